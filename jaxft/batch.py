@@ -1,0 +1,58 @@
+"""What a batch holds: names, shapes and dtypes.
+
+A row is `[row, position]`; an example is a segment of a row. `segment_ids` is 0 at padding and 1, 2, ... for the row's
+examples; `positions` restart in each. Arrays per example are `[rows, slots]`, slot s for segment s + 1, so that every
+array is split by rows alike. The padded batch is the case of one example a row.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+TOKEN_INPUTS = ("input_ids", "token_type_ids", "positions", "segment_ids")
+"""`[rows, length]` int32, for the model."""
+
+EXAMPLE_INPUTS = {"starts": np.int32, "weights": np.float32}
+"""`[rows, slots]`: where an example begins in its row, and 1 for an example, 0 for an empty slot."""
+
+
+class Target(NamedTuple):
+    """An array for the loss: per example `[rows, slots]` or per token `[rows, length]`; `fill` where there is none."""
+
+    per: str  # "example" or "token"
+    dtype: Any
+    fill: float = 0
+
+
+class BatchShape(NamedTuple):
+    """The static shape of a batch: rows, positions a row, and at most so many examples a row."""
+
+    rows: int
+    length: int
+    slots: int
+
+    def __str__(self) -> str:
+        return f"{self.rows} x {self.length} (up to {self.slots} examples a row)"
+
+
+def arrays(shape: BatchShape, targets: Mapping[str, Target]) -> dict[str, tuple[tuple[int, int], Any]]:
+    """Name -> dimensions and dtype of each array of a batch."""
+    token, example = (shape.rows, shape.length), (shape.rows, shape.slots)
+    return (
+        {name: (token, np.int32) for name in TOKEN_INPUTS}
+        | {name: (example, dtype) for name, dtype in EXAMPLE_INPUTS.items()}
+        | {name: (token if t.per == "token" else example, t.dtype) for name, t in targets.items()}
+    )
+
+
+def abstract(
+    shape: BatchShape, targets: Mapping[str, Target], place: NamedSharding | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The same, as jax takes it for ahead-of-time compilation."""
+    return {
+        name: jax.ShapeDtypeStruct(dims, dtype, sharding=place)
+        for name, (dims, dtype) in arrays(shape, targets).items()
+    }

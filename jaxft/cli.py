@@ -1,0 +1,165 @@
+"""The command line: absl flags in, an exit code out."""
+
+import errno
+import importlib.util
+import sys
+from pathlib import Path
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from jaxft import config
+from jaxft.errors import TrainingError, UserError, nearest
+
+MODES = ("train", "evaluate", "predict", "export")
+
+EXIT_USER, EXIT_FAILED, EXIT_PREEMPTED = 2, 1, 75
+"""A mistake that the user can mend; a run that cannot go on; SIGTERM, after which the same command resumes."""
+
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EACCES: "permission denied",
+    errno.EROFS: "the file system is read-only",
+}
+
+
+def main(argv: list[str], usage: str | None) -> int:
+    """Runs one command line; prints one line and returns 2 where the user made a mistake."""
+    values = flags.FlagValues()
+    _define(values, argv)
+    debug = any(arg.lstrip("-") == "debug" for arg in argv)
+    try:
+        return _run(argv, usage or "", values)
+    except Exception as error:
+        if debug:
+            raise
+        code, line = _explain(error)
+        if not line:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return code
+
+
+def _define(values: flags.FlagValues, argv: list[str]) -> None:
+    flags.DEFINE_enum("mode", "train", MODES, "what to do", flag_values=values)
+    flags.DEFINE_string("workdir", None, "folder of the run: written by train, read by the others", flag_values=values)
+    flags.DEFINE_string("input", None, "predict: a text, CSV or JSON lines file", flag_values=values)
+    flags.DEFINE_string("output", "", "predict: JSON lines file to write; empty: standard output", flag_values=values)
+    flags.DEFINE_bool(
+        "overwrite", False, "train: delete the run that --workdir holds and start anew", flag_values=values
+    )
+    flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
+    flags.DEFINE_bool("help", False, "show this text", short_name="h", flag_values=values)
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "experiment file, FILE.py or FILE.py:ARGUMENT",
+        flag_values=values,
+        lock_config=False,
+        sys_argv=argv,
+    )
+
+
+def _run(argv: list[str], usage: str, values: flags.FlagValues) -> int:
+    if any(arg in ("--help", "-h", "--helpfull", "-help") for arg in argv):
+        print(f"{usage}\n{_keys()}\n\nflags:\n{values.main_module_help() or values.get_help()}")
+        return 0
+    _check_config(argv)
+    rest = values(argv)[1:]
+    if rest:
+        raise UserError(f"unexpected argument {rest[0]!r}; write --flag=value")
+    logging.set_verbosity(logging.ERROR)
+    logging.use_absl_handler()
+    if not values.workdir:
+        raise UserError("--workdir is missing; give the folder of the run")
+    return _dispatch(values)
+
+
+def _dispatch(values: flags.FlagValues) -> int:
+    from jaxft import modes  # jax and all that follows: not needed for --help or a misspelt flag
+    from jaxft.train.loop import Preempted
+
+    if values.mode == "train":
+        if values.config is None:
+            raise UserError("--config is missing; give an experiment file, e.g. --config=configs/quickstart.py")
+        try:
+            modes.train(values.config, values.workdir, overwrite=values.overwrite)
+        except Preempted as stopped:
+            modes.say(str(stopped))
+            return EXIT_PREEMPTED
+    elif values.mode == "evaluate":
+        modes.evaluate(values.workdir)
+    elif values.mode == "predict":
+        if not values.input:
+            raise UserError("--input is missing; give a text, CSV or JSON lines file")
+        modes.predict(values.workdir, values.input, values.output)
+    else:
+        modes.export(values.workdir)
+    return 0
+
+
+def _check_config(argv: list[str]) -> None:
+    """Loads the config file once by itself, and looks up each `--config.KEY`, so that mistakes are named plainly."""
+    given = [arg.split("=", 1)[1] for arg in argv if arg.lstrip("-").startswith("config=")]
+    keyed = [
+        arg.lstrip("-")[len("config.") :].split("=", 1)[0] for arg in argv if arg.lstrip("-").startswith("config.")
+    ]
+    if not given:
+        if keyed:
+            raise UserError(f"--config.{keyed[0]} without --config; put --config=FILE.py before it")
+        return
+    known = config.keys(_load(given[-1]))
+    for key in keyed:
+        if key not in known:
+            group = [name for name in known if name.startswith(f"{key}.")]
+            hint = f"it is a group of keys: {', '.join(group)}" if group else nearest(key, known)
+            raise UserError(f"--config.{key}: there is no such key; {hint}")
+
+
+def _load(target: str) -> config.Experiment:
+    path, _, argument = target.partition(":")
+    file = Path(path)
+    if not file.is_file():
+        beside = [str(f) for f in file.parent.glob("*.py")] if file.parent.is_dir() else []
+        raise UserError(f"--config: there is no file {path}; {nearest(path, beside)}")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        experiment = module.get_config(argument) if argument else module.get_config()
+    except UserError:
+        raise
+    except Exception as error:  # a config file is the user's program: whatever it raises is theirs to mend
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+    if not isinstance(experiment, config.Experiment):
+        raise UserError(f"{path}: get_config returns a {type(experiment).__name__}; it must return a jaxft Experiment")
+    return experiment
+
+
+def _keys() -> str:
+    """Every key with its default and meaning, for --help."""
+    width = max(map(len, config.keys(config.Experiment()))) + 2
+    lines = [
+        f"  {key:{width}}{field.metadata['doc']} [{getattr(holder, field.name)!r}]"
+        for key, holder, field in config.walk(config.Experiment())
+    ]
+    return "\n".join(lines)
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """The exit code and the line for an error; no line where it is a defect of ours."""
+    if isinstance(error, TrainingError):
+        return EXIT_FAILED, str(error)
+    if isinstance(error, UserError | flags.Error):
+        return EXIT_USER, " ".join(str(error).split())
+    cause: BaseException | None = error
+    while cause is not None:  # orbax wraps what the file system said
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            return (
+                EXIT_USER,
+                f"{cause.filename or '--workdir'}: {FULL[cause.errno]}; what is on disk is whole: mend and resume",
+            )
+        cause = cause.__cause__ or cause.__context__
+    return EXIT_FAILED, ""

@@ -1,0 +1,269 @@
+"""Every knob of an experiment: its name, type, default, meaning and bounds.
+
+A config file returns an `Experiment`; `--config.section.key=value` changes it (ml_collections.config_flags sets the
+attributes), then `check` verifies it and freezes it. Nothing here imports more than the standard library.
+"""
+
+# No `from __future__ import annotations`: config_flags reads the fields' types, which must not be strings.
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args, get_origin
+
+from jaxft.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+def knob(default: T, doc: str, *, low: float | None = None, high: float | None = None, choices: tuple = ()) -> T:
+    """A documented dataclass field with bounds (inclusive) or choices."""
+    meta = {"doc": doc, "low": low, "high": high, "choices": choices}
+    return dataclasses.field(default=default, metadata=meta)  # pyright: ignore[reportReturnType]
+
+
+@dataclass(kw_only=True)
+class Section:
+    """A group of knobs: plain attributes until `freeze`, read-only afterwards."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in {f.name for f in dataclasses.fields(self)}:
+            raise AttributeError(f"no key {name!r}; {nearest(name, keys(self))}")
+        if self.__dict__.get("_frozen"):
+            raise AttributeError(f"the experiment is frozen; make a changed copy: dataclasses.replace(..., {name}=...)")
+        object.__setattr__(self, name, value)
+
+    def freeze(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Section):
+                value.freeze()
+        object.__setattr__(self, "_frozen", True)
+
+
+@dataclass(kw_only=True)
+class Model(Section):
+    path: str = knob("", "directory of a Hugging Face model, pkg://PACKAGE/PATH inside a pip package, or a Hub name")
+    revision: str = knob("main", "branch, tag or commit, for a Hub name")
+    dropout: float | None = knob(
+        None, "rate of every dropout; none: as the checkpoint's config.json says", low=0, high=0.99
+    )
+
+
+@dataclass(kw_only=True)
+class SequenceClassification(Section):
+    """Classify or score a text or a pair of texts."""
+
+    text: str = knob("text", "column with the text")
+    text_pair: str = knob("", "column with the second text of a pair; empty: single texts")
+    label: str = knob("label", "column with the label")
+    labels: tuple[str, ...] = knob(
+        (), "label names in the order of their ids; empty: those of the training data, sorted"
+    )
+    problem: str = knob("auto", "what the label is; auto: single_label", choices=("auto", "single_label", "regression"))
+
+
+Task = SequenceClassification
+TASKS: dict[str, type[Section]] = {"sequence_classification": SequenceClassification}
+
+
+@dataclass(kw_only=True)
+class Data(Section):
+    source: str = knob(
+        "", "a file (CSV, TSV, JSON lines, Parquet), a folder, pkg://PACKAGE/PATH, save_to_disk, or a Hub name"
+    )
+    subset: str = knob("", "configuration of a Hub dataset, e.g. sst2 of nyu-mll/glue")
+    train: str = knob("train", "name of the training split, or its file below `source`")
+    validation: str = knob(
+        "validation", "split to select the best checkpoint on; where there is none it is carved off training"
+    )
+    test: str = knob("test", "split to test on at the end; empty or absent: none, unless test_examples carves one")
+    encoding: str = knob("utf-8", "character encoding of CSV, JSON and text files")
+    columns: tuple[str, ...] = knob(
+        (), "column names of CSV/TSV files that have no header line; empty: the first line names them"
+    )
+    validation_fraction: float = knob(
+        0.1, "share of training data to carve off where there is no validation split", low=0, high=0.9
+    )
+    train_examples: int = knob(0, "use at most so many training examples; 0: all", low=0)
+    validation_examples: int = knob(
+        0, "use (or carve off) at most so many validation examples; 0: all, or the fraction", low=0
+    )
+    test_examples: int = knob(0, "use (or carve off) at most so many test examples; 0: all, carve none", low=0)
+    max_length: int = knob(128, "longest input in tokens, special tokens included; longer ones are cut", low=4)
+    packing: str = knob("auto", "rows of a batch; auto: several examples a row, off: one", choices=("auto", "off"))
+    group_by_length: bool = knob(False, "put examples of like length into one batch (for packing=off)")
+    shapes: int = knob(4, "how many batch shapes a run may compile", low=1, high=16)
+    workers: int = knob(2, "threads that prepare batches ahead", low=1)
+    cache: str = knob("~/.cache/jaxft", "folder of the tokenized data and of compiled programs; empty: none")
+
+
+@dataclass(kw_only=True)
+class Optimizer(Section):
+    """AdamW (Loshchilov and Hutter 2019) with linear warmup."""
+
+    learning_rate: float = knob(2e-5, "peak learning rate", low=0)
+    schedule: str = knob("linear", "decay after warmup, down to zero", choices=("linear", "cosine", "constant"))
+    warmup: float = knob(0.1, "below 1: share of all steps; 1 and above: steps", low=0)
+    weight_decay: float = knob(0.01, "decoupled weight decay; biases and LayerNorm are left out", low=0)
+    b1: float = knob(0.9, "decay of the first moment", low=0, high=1)
+    b2: float = knob(0.999, "decay of the second moment", low=0, high=1)
+    eps: float = knob(1e-8, "added to the root of the second moment", low=0)
+    clip_norm: float = knob(1.0, "largest global norm of the gradient; 0: no clipping", low=0)
+
+
+@dataclass(kw_only=True)
+class Train(Section):
+    batch_size: int = knob(32, "examples a step, over all devices", low=1)
+    accumulate: int = knob(1, "split each batch into so many parts computed one after the other, to save memory", low=1)
+    epochs: float = knob(3.0, "passes over the training data", low=0)
+    steps: int = knob(0, "steps; 0: as many as `epochs` make", low=0)
+    log_every: int = knob(20, "steps between two lines of training metrics", low=1)
+    eval_every: int = knob(0, "steps between two evaluations; 0: once an epoch", low=0)
+    save_every: int = knob(0, "steps between two checkpoints beside those at evaluations; 0: none", low=0)
+    keep: int = knob(2, "checkpoints kept beside the best one", low=1)
+    metric: str = knob("", "validation metric that selects the best checkpoint; empty: the task's own")
+    patience: int = knob(0, "stop after so many evaluations without a better one; 0: never", low=0)
+    max_skipped: int = knob(20, "stop after so many non-finite steps in a row", low=1)
+
+
+@dataclass(kw_only=True)
+class Mesh(Section):
+    """How many devices lie along each axis; -1: all that remain. The product is the number of devices."""
+
+    data: int = knob(-1, "data-parallel: rows are split, parameters copied", low=-1)
+    fsdp: int = knob(1, "fully sharded data-parallel: rows and parameters are split", low=-1)
+    tensor: int = knob(1, "tensor-parallel: heads, hidden units and vocabulary are split", low=-1)
+    rules: tuple[str, ...] = knob((), "overrides, 'AXIS=MESH_AXIS' or 'PATH_PATTERN=AXIS,AXIS'; see docs/sharding.md")
+
+
+@dataclass(kw_only=True)
+class Compute(Section):
+    dtype: str = knob(
+        "float32", "dtype of activations and matmuls; parameters stay float32", choices=("float32", "bfloat16")
+    )
+    attention: str = knob("auto", "implementation of attention; auto: by platform", choices=("auto", "plain"))
+    remat: bool = knob(False, "recompute each layer's activations in the backward pass, to save memory")
+    dropout: str = knob("exact", "generator of dropout masks; fast: fewer random bits", choices=("exact", "fast"))
+
+
+@dataclass(kw_only=True)
+class Experiment(Section):
+    """One fine-tuning run."""
+
+    name: str = knob("", "shown in logs and in the report")
+    seed: int = knob(0, "of data order, new parameters and dropout", low=0)
+    model: Model = dataclasses.field(default_factory=Model)
+    task: Task = dataclasses.field(default_factory=SequenceClassification)
+    data: Data = dataclasses.field(default_factory=Data)
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    train: Train = dataclasses.field(default_factory=Train)
+    mesh: Mesh = dataclasses.field(default_factory=Mesh)
+    compute: Compute = dataclasses.field(default_factory=Compute)
+
+
+RESUMABLE = (
+    "name",
+    "mesh",
+    "compute",
+    "train.log_every",
+    "train.save_every",
+    "train.keep",
+    "data.workers",
+    "data.cache",
+)
+"""Keys that may change between two starts of one run: they say how it is computed and shown, not what."""
+
+
+def walk(section: Section, prefix: str = "") -> Iterator[tuple[str, Section, dataclasses.Field]]:
+    """Every knob as `(dotted key, the section that holds it, its field)`."""
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if isinstance(value, Section):
+            yield from walk(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, section, field
+
+
+def keys(section: Section) -> list[str]:
+    return [key for key, _, _ in walk(section)]
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(v, get_args(kind)[0]) for v in value)
+    if type(None) in get_args(kind):
+        return value is None or _fits(value, get_args(kind)[0])
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def check(experiment: Experiment) -> Experiment:
+    """Verifies types, bounds and choices, then freezes the experiment and returns it.
+
+    Raises:
+      UserError: naming the key, its value and what it may be.
+    """
+    for key, holder, field in walk(experiment):
+        value, meta = getattr(holder, field.name), field.metadata
+        if not _fits(value, field.type):
+            kind = getattr(field.type, "__name__", field.type) if not get_args(field.type) else field.type
+            raise UserError(f"config.{key} is {value!r}; it must be of type {kind} ({meta['doc']})")
+        if meta["choices"] and value not in meta["choices"]:
+            raise UserError(f"config.{key} is {value!r}; {nearest(str(value), meta['choices'])}")
+        for bound, ok in (("low", lambda v, b: v >= b), ("high", lambda v, b: v <= b)):
+            if value is not None and meta[bound] is not None and not ok(value, meta[bound]):
+                word = "at least" if bound == "low" else "at most"
+                raise UserError(f"config.{key} is {value}; it must be {word} {meta[bound]} ({meta['doc']})")
+    for key, value in (("model.path", experiment.model.path), ("data.source", experiment.data.source)):
+        if not value:
+            raise UserError(f"config.{key} is empty; set it in the config file or by --config.{key}=...")
+    if experiment.train.steps == 0 and experiment.train.epochs == 0:
+        raise UserError("config.train.steps and config.train.epochs are both 0; set one of them")
+    experiment.freeze()
+    return experiment
+
+
+def to_dict(section: Section) -> dict[str, Any]:
+    """The experiment as plain JSON values; a task also says its name."""
+    plain = {f.name: getattr(section, f.name) for f in dataclasses.fields(section)}
+    kinds = {cls: kind for kind, cls in TASKS.items()}
+    named = {"kind": kinds[type(section)]} if type(section) in kinds else {}
+    return named | {
+        k: to_dict(v) if isinstance(v, Section) else list(v) if isinstance(v, tuple) else v for k, v in plain.items()
+    }
+
+
+def from_dict(plain: Mapping[str, Any]) -> Experiment:
+    """The inverse of `to_dict`.
+
+    Raises:
+      UserError: an unknown key or task (a config.json of another version).
+    """
+
+    def build(cls: Any, values: Mapping[str, Any]) -> Any:
+        values = dict(values)
+        kind = values.pop("kind", None)
+        if kind is not None:
+            if kind not in TASKS:
+                raise UserError(f"unknown task {kind!r} in config.json; {nearest(kind, TASKS)}")
+            cls = TASKS[kind]
+        fields = {f.name: f.type for f in dataclasses.fields(cls)}
+        for name in values.keys() - fields.keys():
+            raise UserError(f"unknown key {name!r} in config.json; {nearest(name, fields)}")
+        return cls(**{
+            k: build(fields[k], v) if isinstance(v, Mapping) else tuple(v) if isinstance(v, list) else v
+            for k, v in values.items()
+        })  # fmt: skip
+
+    return build(Experiment, plain)
+
+
+def differences(a: Experiment, b: Experiment) -> list[str]:
+    """The keys, resumable ones left out, in which two experiments differ: `key: VALUE in a, VALUE in b`."""
+    flat = [{k: getattr(h, f.name) for k, h, f in walk(e)} for e in (a, b)]
+    fixed = [k for k in {**flat[0], **flat[1]} if not any(k == r or k.startswith(r + ".") for r in RESUMABLE)]
+    return [
+        f"{k}: {flat[0].get(k)!r} there, {flat[1].get(k)!r} here" for k in fixed if flat[0].get(k) != flat[1].get(k)
+    ]

@@ -1,0 +1,1 @@
+"""From a data source to batches: `sources` reads tables, `splits` makes train, validation and test of them."""

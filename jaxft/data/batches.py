@@ -1,0 +1,180 @@
+"""Batch i of a run: a pure function of (seed, i), made ahead on threads and placed on the devices ahead of use."""
+
+import collections
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from jaxft import batch
+from jaxft.batch import BatchShape, Target
+from jaxft.data.features import Features
+from jaxft.data.packing import Rows, pack
+
+GROUP = 50
+"""Batches that are sorted by length together, as LengthGroupedSampler of transformers does."""
+
+AHEAD = 2
+"""Batches on the devices before the step asks for them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """Which examples make up each batch of a run over n examples: each epoch a permutation of its own.
+
+    The last batch of an epoch is smaller where the batch size does not divide n.
+    """
+
+    lengths: np.ndarray
+    batch_size: int
+    seed: int
+    group_by_length: bool = False
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """The examples of batch i, `[batch_size]` or fewer."""
+        epoch, at = divmod(i, self.batches_per_epoch)
+        return self._epoch(epoch)[at * self.batch_size : (at + 1) * self.batch_size]
+
+    @lru_cache(maxsize=2)  # noqa: B019
+    def _epoch(self, epoch: int) -> np.ndarray:
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+        order = rng.permutation(len(self.lengths))
+        if not self.group_by_length:
+            return order
+        size = self.batch_size
+        groups = [order[i : i + GROUP * size] for i in range(0, len(order), GROUP * size)]
+        order = np.concatenate([group[np.argsort(-self.lengths[group], kind="stable")] for group in groups])
+        full = len(order) // size
+        shuffled = rng.permutation(full)
+        batches = [order[i * size : (i + 1) * size] for i in (*shuffled, *range(full, self.batches_per_epoch))]
+        return np.concatenate(batches)
+
+
+@dataclass(frozen=True)
+class HostBatch:
+    """Arrays of one batch on this host (its own rows of them), and which example lies where.
+
+    Attributes:
+      examples: `[n]` indices, in the order of `rows`.
+    """
+
+    shape: BatchShape
+    arrays: Mapping[str, np.ndarray]
+    examples: np.ndarray
+    rows: Rows
+    tokens: int
+
+
+def smallest(shapes: list[BatchShape], rows: int, length: int) -> BatchShape:
+    """The first of the (ascending) shapes that holds so many rows of that length."""
+    return next(shape for shape in shapes if shape.rows >= rows and shape.length >= length)
+
+
+def assemble(
+    features: Features,
+    examples: np.ndarray,
+    rows: Rows,
+    shape: BatchShape,
+    targets: Mapping[str, Target],
+    local: tuple[int, int] | None = None,
+) -> HostBatch:
+    """Lays the examples out.
+
+    Args:
+      local: the first and the last-plus-one row that this process holds; all by default.
+    """
+    low, high = local or (0, shape.rows)
+    here = (rows.row >= low) & (rows.row < high)
+    index, row, slot, start = examples[here], rows.row[here] - low, rows.slot[here], rows.start[here]
+    sizes = features.lengths[index]
+    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    source = np.repeat(features.offsets[index], sizes) + within
+    place = np.repeat(row * shape.length + start, sizes) + within
+
+    def fill(name: str, dims: tuple[int, int], dtype: type) -> np.ndarray:
+        out = np.full((high - low, dims[1]), targets[name].fill if name in targets else 0, dtype)
+        if name == "positions":
+            out.reshape(-1)[place] = within
+        elif name == "segment_ids":
+            out.reshape(-1)[place] = np.repeat(slot + 1, sizes)
+        elif name == "starts":
+            out[row, slot] = start
+        elif name == "weights":
+            out[row, slot] = 1
+        elif name in features.tokens:
+            out.reshape(-1)[place] = features.tokens[name][source]
+        elif name in features.examples:
+            out[row, slot] = features.examples[name][index]
+        return out
+
+    arrays = {name: fill(name, dims, dtype) for name, (dims, dtype) in batch.arrays(shape, targets).items()}
+    return HostBatch(shape, arrays, examples, rows, int(features.lengths[examples].sum()))
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The batches of a run, from features to device arrays."""
+
+    features: Features
+    targets: Mapping[str, Target]
+    shapes: list[BatchShape]
+    place: NamedSharding
+    workers: int = 2
+
+    def train(self, order: Order, start: int, stop: int) -> Iterator[tuple[HostBatch, dict[str, jax.Array]]]:
+        """Batches start .. stop - 1 of the order."""
+        length, slots = self.shapes[-1].length, self.shapes[-1].slots
+
+        def make(i: int) -> HostBatch:
+            examples = order[i]
+            rows = pack(self.features.lengths[examples], length, slots)
+            return self._assemble(examples, rows)
+
+        return self._ahead(make, start, stop)
+
+    def all(self) -> Iterator[tuple[HostBatch, dict[str, jax.Array]]]:
+        """Every example once, in rows as full as can be."""
+        largest = self.shapes[-1]
+        packed = pack(self.features.lengths, largest.length, largest.slots)
+        order = np.argsort(packed.row, kind="stable")
+        bounds = np.searchsorted(packed.row[order], np.arange(0, packed.count + largest.rows, largest.rows))
+
+        def make(i: int) -> HostBatch:
+            examples = order[bounds[i] : bounds[i + 1]]
+            rows = Rows(packed.row[examples] - i * largest.rows, packed.slot[examples], packed.start[examples])
+            return self._assemble(examples, rows, rows_at_least=largest.rows)
+
+        return self._ahead(make, 0, len(bounds) - 1)
+
+    def _assemble(self, examples: np.ndarray, rows: Rows, rows_at_least: int = 0) -> HostBatch:
+        longest = int(self.features.lengths[examples].max())
+        shape = smallest(self.shapes, max(rows.count, rows_at_least), longest)
+        return assemble(self.features, examples, rows, shape, self.targets, self._local(shape.rows))
+
+    def _local(self, rows: int) -> tuple[int, int]:
+        spans = [s[0].indices(rows)[:2] for s in self.place.addressable_devices_indices_map((rows,)).values() if s]
+        return min(low for low, _ in spans), max(high for _, high in spans)
+
+    def _ahead(self, make, start: int, stop: int) -> Iterator[tuple[HostBatch, dict[str, jax.Array]]]:
+        options = grain.ReadOptions(num_threads=self.workers, prefetch_buffer_size=8 * self.workers)
+        hosts = iter(grain.MapDataset.range(start, stop).map(make).to_iter_dataset(options))
+        ready = collections.deque((host, self._put(host)) for host in itertools.islice(hosts, AHEAD))
+        while ready:
+            yield ready.popleft()
+            ready.extend((host, self._put(host)) for host in itertools.islice(hosts, 1))
+
+    def _put(self, host: HostBatch) -> dict[str, jax.Array]:
+        full = host.shape
+        return {
+            name: jax.make_array_from_process_local_data(self.place, array, (full.rows, array.shape[1]))
+            for name, array in host.arrays.items()
+        }

@@ -1,0 +1,101 @@
+"""Tokenized examples: made once, kept in an Arrow file, read without copying."""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+FORMAT = 1
+"""Part of each cache key; a change of the columns' meaning changes it."""
+
+CHUNK = 10_000
+"""Examples tokenized at a time."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Columns of n examples.
+
+    Attributes:
+      offsets: `[n + 1]`; example i has the tokens offsets[i] .. offsets[i + 1] of each flat array.
+      tokens: flat arrays per token: input_ids, token_type_ids and the targets per token.
+      examples: arrays `[n]`: the targets per example.
+    """
+
+    offsets: np.ndarray
+    tokens: Mapping[str, np.ndarray]
+    examples: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example, `[n]`."""
+        return np.diff(self.offsets)
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "Features":
+        """List columns are per token, others per example. All lists of a row must have one length."""
+        offsets, tokens, examples = np.zeros(1, np.int64), {}, {}
+        for name in table.column_names:
+            column = table.column(name).combine_chunks()
+            if isinstance(column, pa.ChunkedArray):
+                column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
+            if pa.types.is_list(column.type):
+                offsets = column.offsets.to_numpy().astype(np.int64)
+                tokens[name] = column.values.to_numpy()
+            else:
+                examples[name] = column.to_numpy(zero_copy_only=False)
+        return cls(offsets, tokens, examples)
+
+
+def cache_key(parts: Mapping[str, Any]) -> str:
+    """A name for what is made from these parts (JSON values)."""
+    return hashlib.sha256(json.dumps([FORMAT, parts], sort_keys=True).encode()).hexdigest()[:24]
+
+
+def tokenize(count: int, make: Callable[[int, int], Mapping[str, Any]], path: Path | None) -> Features:
+    """The features of `count` examples: from the file if it is there, else made and written to it.
+
+    Args:
+      make: `(start, stop) -> columns` of those examples.
+      path: of the Arrow file; None: keep them in memory. An unwritable cache is no error.
+    """
+    if path and path.exists():
+        with pa.memory_map(str(path)) as source:
+            return Features.of(pa.ipc.open_file(source).read_all())
+    chunks = [_table(make(start, min(start + CHUNK, count))) for start in range(0, count, CHUNK)]
+    table = pa.concat_tables(chunks)
+    if path:
+        _write(table, path)
+    return Features.of(table)
+
+
+def _table(columns: Mapping[str, Any]) -> pa.Table:
+    def array(values: Any) -> pa.Array:
+        if isinstance(values, np.ndarray):
+            return pa.array(values)
+        flat = np.fromiter(itertools.chain.from_iterable(values), np.int32)
+        offsets = np.concatenate([[0], np.cumsum([len(row) for row in values])]).astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
+
+    return pa.table({name: array(values) for name, values in columns.items()})
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with pa.ipc.new_file(str(temporary), table.schema) as writer:
+            writer.write_table(table.combine_chunks())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,466 @@
+"""Reads whatever the user has into Arrow tables, one a split, or says exactly which file, row and column is at fault.
+
+CSV and JSON lines are parsed by the standard library: Arrow's own parsers accept broken quoting, turn text such as
+2020-01-01 into timestamps, and count rows where a user needs line numbers.
+"""
+
+import codecs
+import csv
+import gzip
+import io
+import itertools
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jaxft import paths
+from jaxft.config import Data
+from jaxft.errors import UserError, nearest
+
+T = TypeVar("T")
+
+KEYS = ("train", "validation", "test")
+ALIASES = {"validation": ("valid", "val", "dev")}
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+JSON = (".json", ".jsonl", ".ndjson")
+SUFFIXES = (*DELIMITERS, *JSON, ".parquet")
+BATCH = 1 << 16
+SHARD = re.compile(r"(?P<stem>.+)-(?P<index>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]+)?")
+INTEGER = r"^-?(0|[1-9]\d{0,17})$"
+# No leading zeros and at most 15 digits before the point: codes and long ids stay text, digit for digit.
+NUMBER = r"^-?((0|[1-9]\d{0,14})(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
+
+
+class Split(NamedTuple):
+    """The examples of one split.
+
+    `origin` is the file or data set they come from; `rows[i]` is the row of example i there (None: row i itself).
+    """
+
+    table: pa.Table
+    origin: str
+    rows: np.ndarray | None = None
+
+    def where(self, row: int) -> str:
+        """Names an example to the user: `reviews.csv, row 17`, counted from 1, the header not counted."""
+        return f"{self.origin}, row {(row if self.rows is None else int(self.rows[row])) + 1}"
+
+    def take(self, indices: np.ndarray) -> "Split":
+        """The examples at `indices`, which still know the row they came from."""
+        rows = indices if self.rows is None else self.rows[indices]
+        return Split(self.table.take(pa.array(indices, pa.int64())), self.origin, rows)
+
+
+def read(data: Data) -> dict[str, Split]:
+    """Reads the splits that `data.source` has; `splits.prepare` carves those that it lacks.
+
+    Args:
+      data: which source, which of its splits (`train`, `validation`, `test`), and how its files are encoded.
+
+    Returns:
+      "train" and, where there are such, "validation" and "test". Class ids of Hugging Face data are replaced by the
+      classes' names, -1 (a hidden label) by null.
+
+    Raises:
+      UserError: the source does not exist, has no such split, or a file of it is broken; names file and line.
+    """
+    path = paths.resolve(data.source)
+    if path is None and paths.looks_local(data.source):
+        raise UserError(f"config.data.source: {paths.missing(data.source)}")
+    if path is not None and data.subset:
+        raise UserError(f"config.data.subset is {data.subset!r}, but {path} is not a Hub data set; leave it empty")
+    if path is None:
+        splits = _from_hub(data)
+    elif path.is_file():
+        splits = _from_file(path, data)
+    elif (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        splits = _from_saved(path, data)
+    else:
+        splits = _from_folder(path, data)
+    for key, split in splits.items():
+        if not split.table.num_rows:
+            raise UserError(f"{split.origin} (the {key} split) has no rows")
+    return splits
+
+
+def require_columns(split: Split, columns: Mapping[str, str]) -> None:
+    """Checks that a split has the columns that the experiment names.
+
+    Args:
+      split: what to check.
+      columns: config key -> column, e.g. `{"task.text": "sentence"}`; empty column names are passed over.
+
+    Raises:
+      UserError: a column is missing; names the columns there are and the config key.
+    """
+    have = split.table.column_names
+    for key, column in columns.items():
+        if column and column not in have:
+            listed = ", ".join(repr(name[:40]) for name in have[:20])
+            hint = ""
+            if split.origin.removesuffix(".gz").endswith(tuple(DELIMITERS)):
+                hint = ", or, if the file has no header line, name its columns in config.data.columns"
+            raise UserError(
+                f"{split.origin} has no column {column!r}; it has {listed}; set config.{key} to one of them{hint}"
+            )
+
+
+def check_text(split: Split, column: str) -> None:
+    """Checks that a column holds nothing but non-empty text.
+
+    Raises:
+      UserError: names the first bad row, what it holds, and how many there are.
+    """
+    values = split.table[column]
+    if not (pa.types.is_null(values.type) or pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        row = pc.index(pc.is_valid(values), True).as_py()  # type: ignore[attr-defined]
+        value = f"such as {values[row].as_py()!r}"[:60] if row >= 0 else "all null"
+        raise UserError(
+            f"{split.where(max(row, 0))}: column {column!r} must hold text, but all {len(values)} rows hold "
+            f"{values.type} values ({value}); name another column or turn the values into text"
+        )
+    text = values.cast(pa.large_string())
+    bad = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(text), ""), True)  # type: ignore[attr-defined]
+    count = pc.sum(bad).as_py()  # type: ignore[attr-defined]
+    if count:
+        row = pc.index(bad, True).as_py()  # type: ignore[attr-defined]
+        what = "empty text" if text[row].is_valid else "null"
+        raise UserError(
+            f"{split.where(row)}: column {column!r} holds {what}; so do {count} of {len(bad)} rows (null or empty); "
+            "remove these rows or fill them"
+        )
+
+
+def _select(there: Mapping[str, T], data: Data, origin: str) -> dict[str, T]:
+    """Picks train, validation and test among the splits that a source has, by the names that the experiment gives."""
+    chosen = {}
+    for key in KEYS:
+        name = getattr(data, key)
+        aliases = ALIASES.get(key, ()) if name == key else ()
+        found = next((n for n in (name, *aliases) if n in there), None)
+        if found is not None:
+            chosen[key] = there[found]
+        elif key == "train" or name not in ("", key):
+            raise UserError(f"config.data.{key} is {name!r}, but {origin} has no such split; {nearest(name, there)}")
+    return chosen
+
+
+def _from_hub(data: Data) -> dict[str, Split]:
+    import datasets
+
+    name = f"{data.source} ({data.subset})" if data.subset else data.source
+    try:
+        found = datasets.load_dataset(data.source, data.subset or None)
+    except Exception as error:  # of many kinds: no network, no such name, no such subset, a script, broken files
+        raise UserError(
+            f"config.data.source: there is no file or folder {Path(data.source).absolute()}, and the Hugging Face Hub "
+            f"did not give {name!r} ({_short(error)}); check the name, config.data.subset and the network, or give "
+            "a local file, a folder, a save_to_disk folder or pkg://PACKAGE/PATH"
+        ) from error
+    return _from_datasets(found, data, name)
+
+
+def _from_saved(path: Path, data: Data) -> dict[str, Split]:
+    import datasets
+
+    try:
+        found = datasets.load_from_disk(str(path))
+    except Exception as error:  # whatever a damaged folder makes the library trip over
+        raise UserError(f"cannot read the save_to_disk folder {path} ({_short(error)}); save it again") from error
+    return _from_datasets(found, data, path.name)
+
+
+def _from_datasets(found: Any, data: Data, name: str) -> dict[str, Split]:
+    there = found if isinstance(found, dict) else {data.train: found}
+    chosen = _select(there, data, name)
+    return {key: Split(_plain(one.with_format("arrow")[:]), f"{name}, {key}") for key, one in chosen.items()}
+
+
+def _from_file(path: Path, data: Data) -> dict[str, Split]:
+    chosen = {"train": [path]}
+    for key in KEYS[1:]:
+        name = getattr(data, key)
+        if name not in ("", key):
+            beside = path.parent / name
+            if not beside.is_file():
+                raise UserError(f"config.data.{key} is {name!r}; {paths.missing(beside)}")
+            chosen[key] = [beside]
+    return _read_all(chosen, data)
+
+
+def _from_folder(folder: Path, data: Data) -> dict[str, Split]:
+    """Files or folders of classes named after splits, or else folders of classes, which are all training data."""
+    there: dict[str, list[Path]] = {}
+    for entry in sorted(folder.iterdir()):
+        usable = _suffix(entry) if entry.is_file() else _classes(entry)
+        if usable and not entry.name.startswith("."):
+            there.setdefault(_stem(entry), []).append(entry)
+    for name in (data.train, data.validation, data.test):
+        if name and (folder / name).is_file():
+            there[name] = [folder / name]
+    if data.train not in there and _classes(folder):
+        there = {data.train: [folder]}
+    if not there:
+        raise UserError(
+            f"config.data.source: {folder} holds no data; it needs files named after splits (train.csv, dev.tsv, "
+            f"test.jsonl, train.parquet) or a folder of .txt files a class"
+        )
+    chosen = _select(there, data, str(folder))
+    for files in chosen.values():
+        _check_shards(files)
+    return _read_all(chosen, data)
+
+
+def _suffix(path: Path) -> str:
+    """The suffix that says how to read a file, `.gz` aside; empty: none that we read."""
+    name = path.name.lower()
+    suffix = Path(name.removesuffix(".gz")).suffix
+    return suffix if suffix in SUFFIXES and not (suffix == ".parquet" and name.endswith(".gz")) else ""
+
+
+def _stem(path: Path) -> str:
+    """`train` of train.csv.gz, of train-00000-of-00003.parquet and of a folder train."""
+    if path.is_dir():
+        return path.name
+    stem = path.name[: path.name.lower().rindex(_suffix(path))]
+    shard = SHARD.fullmatch(stem)
+    return shard["stem"] if shard else stem
+
+
+def _check_shards(files: Sequence[Path]) -> None:
+    shards = [SHARD.match(file.name) for file in files]
+    counts = {int(shard["count"]) if shard else None for shard in shards}
+    if len(files) > 1 and (None in counts or len({_suffix(f) for f in files}) > 1 or len(counts) > 1):
+        names = " and ".join(file.name for file in files[:2])
+        raise UserError(
+            f"{files[0].parent} has both {names}; name the right one in config.data (train, validation, test)"
+        )
+    count = counts.pop()
+    if count is not None and count != len(files):
+        there = {int(shard["index"]) for shard in shards if shard}
+        lost = next((i for i in range(count) if i not in there), count)
+        raise UserError(
+            f"{files[0].parent} has {len(files)} of {count} parts of {_stem(files[0])}; part {lost:05d} is missing"
+        )
+
+
+def _classes(folder: Path) -> list[Path]:
+    """The subfolders that hold text files, in the order of their names."""
+    if not folder.is_dir():
+        return []
+    return sorted(d for d in folder.iterdir() if d.name[0] != "." and d.is_dir() and any(d.glob("*.txt")))
+
+
+def _read_all(chosen: Mapping[str, Sequence[Path]], data: Data) -> dict[str, Split]:
+    tables = {key: _concat([_read_one(file, data) for file in files], files) for key, files in chosen.items()}
+    tables |= _numbers({key: table for key, table in tables.items() if _suffix(chosen[key][0]) in DELIMITERS})
+    return {
+        key: Split(tables[key], re.sub(r"-\d+-of-", "-*-of-", files[0].name) if len(files) > 1 else files[0].name)
+        for key, files in chosen.items()
+    }
+
+
+def _concat(tables: Sequence[pa.Table], files: Sequence[Path]) -> pa.Table:
+    for table, file in zip(tables, files, strict=True):
+        if set(table.column_names) != set(tables[0].column_names):
+            raise UserError(f"{file} has other columns than {files[0].name}: {table.column_names}")
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise UserError(f"the parts of {files[0]} do not fit together ({_short(error)})") from error
+
+
+def _read_one(path: Path, data: Data) -> pa.Table:
+    """Reads one file, or one folder of class folders."""
+    suffix = _suffix(path)
+    if path.is_dir():
+        return _class_texts(path, data.encoding)
+    if suffix == ".parquet":
+        import pyarrow.parquet
+
+        try:
+            return _plain(pyarrow.parquet.read_table(path, partitioning=None))
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"cannot read {path} as Parquet ({_short(error)})") from error
+    if not suffix:
+        raise UserError(f"{path} is no file that can be read; it must end in {', '.join(SUFFIXES)} (or .gz after that)")
+    text = _decode(path, data.encoding)
+    if not text.strip():
+        raise UserError(f"{path} is empty")
+    return _delimited(text, path, data.columns) if suffix in DELIMITERS else _json(text, path)
+
+
+def _decode(path: Path, encoding: str) -> str:
+    """The text of a file, a byte order mark left out; never guesses and never replaces a byte."""
+    try:
+        codecs.lookup(encoding)
+        raw = path.read_bytes()
+        raw = gzip.decompress(raw) if path.suffix.lower() == ".gz" else raw
+        return raw.decode(encoding).removeprefix("\ufeff")
+    except LookupError as error:
+        raise UserError(f"config.data.encoding is {encoding!r}; {error} (e.g. utf-8, cp1252, mac_roman)") from error
+    except UnicodeDecodeError as error:
+        byte, line = error.object[error.start], error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path} is not {encoding}: byte 0x{byte:02x} at offset {error.start} (line {line}); set "
+            "config.data.encoding to what the file is encoded in (e.g. cp1252, latin-1, mac_roman)"
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"cannot read {path} ({_short(error)})") from error
+
+
+def _class_texts(folder: Path, encoding: str) -> pa.Table:
+    texts, labels = [], []
+    for one in _classes(folder):
+        for file in sorted(one.glob("*.txt")):
+            text = _decode(file, encoding)
+            if not text.strip():
+                raise UserError(f"{file} is empty; remove it or fill it")
+            texts.append(text[:-2] if text.endswith("\r\n") else text.removesuffix("\n"))
+            labels.append(one.name)
+    return pa.table({"text": pa.array(texts, pa.large_string()), "label": pa.array(labels, pa.string())})
+
+
+def _delimited(text: str, path: Path, columns: Sequence[str]) -> pa.Table:
+    """Parses CSV (RFC 4180) or TSV (no quoting); every cell stays the text that it is."""
+    delimiter = DELIMITERS[_suffix(path)]
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    csv.field_size_limit(2**31 - 1)  # the default takes a document of more than 128 KiB for an error
+
+    def parse() -> Any:
+        return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+
+    def fail(width: int, named_by: str) -> UserError:
+        """Finds the first row that is broken; only now, so that good files are not slowed down by the bookkeeping."""
+        reader, line = parse(), 1
+        try:
+            for row in reader:
+                if row and len(row) != width:
+                    cells = f"{len(row)} cell{'s' * (len(row) != 1)}"
+                    return UserError(f"{path.name}, line {line}: {cells}, but {named_by} names {width} columns")
+                line = reader.line_num + 1
+        except csv.Error as error:
+            return UserError(f"{path.name}, line {line}: broken quotes in the row that begins here ({error})")
+        raise AssertionError("called for a file without a broken row")
+
+    rows, tables, names = filter(None, parse()), [], tuple(columns)
+    try:
+        names = names or tuple(next(rows))
+        named_by = "config.data.columns" if columns else f"the first line ({', '.join(names)[:80]})"
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"{path.name}: {named_by} names the column {twice!r} twice")
+        while batch := list(itertools.islice(rows, BATCH)):
+            if set(map(len, batch)) != {len(names)}:
+                raise fail(len(names), named_by)
+            tables.append(pa.table([pa.array(cells, pa.string()) for cells in zip(*batch, strict=True)], names=names))
+    except csv.Error as error:
+        raise fail(len(names), "the header") from error
+    return pa.concat_tables(tables) if tables else pa.table({name: pa.array([], pa.string()) for name in names})
+
+
+def _numbers(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    """Turns columns that hold nothing but numbers, in every split, into int64 or float64; an empty cell becomes null."""
+    tables = dict(tables)
+    for name in dict.fromkeys(name for table in tables.values() for name in table.column_names):
+        holders = [key for key, table in tables.items() if name in table.column_names]
+        cells = [
+            pc.if_else(pc.equal(tables[key][name], ""), pa.scalar(None, pa.string()), tables[key][name])
+            for key in holders
+        ]  # type: ignore[attr-defined]
+        kinds = {INTEGER: pa.int64(), NUMBER: pa.float64()}
+        kind = next((kind for regex, kind in kinds.items() if _all_match(cells, regex)), None)
+        for key, column in zip(holders, cells, strict=True):
+            if kind is not None:
+                index = tables[key].column_names.index(name)
+                tables[key] = tables[key].set_column(index, name, column.cast(kind))
+    return tables
+
+
+def _all_match(columns: Sequence[pa.ChunkedArray], regex: str) -> bool:
+    """Whether every non-null text matches, and there is one at all."""
+    # type: ignore comments: pyarrow.compute makes its functions at run time
+    some = any(column.null_count < len(column) for column in columns)
+    return some and all(pc.all(pc.match_substring_regex(c, regex)).as_py() is not False for c in columns)  # type: ignore[attr-defined]
+
+
+def _json(text: str, path: Path) -> pa.Table:
+    """Parses JSON lines, or a file that is one array of objects."""
+    rows = (row for _, row in _objects(text, path))
+    try:
+        tables = []
+        while batch := list(itertools.islice(rows, BATCH)):
+            names = dict.fromkeys(name for row in batch for name in row)
+            tables.append(pa.table({name: pa.array([row.get(name) for row in batch]) for name in names}))
+        return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        raise _misfit(_objects(text, path), path, error) from error
+
+
+def _objects(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each object of a JSON file, with the name of its place."""
+
+    def load(part: str, line: Callable[[int], int]) -> Any:
+        try:
+            return json.loads(part)
+        except json.JSONDecodeError as error:
+            place = f"{path.name}, line {line(error.lineno)}, column {error.colno}"
+            raise UserError(f"{place}: broken JSON ({error.msg}); each line must be one JSON object") from error
+
+    if text.lstrip().startswith("["):
+        places = ((f"row {i}", row) for i, row in enumerate(load(text, int), 1))
+    else:
+        lines = enumerate(io.StringIO(text), 1)
+        places = ((f"line {i}", load(line, lambda _, i=i: i)) for i, line in lines if not line.isspace())
+    for place, row in places:
+        if not isinstance(row, dict):
+            raise UserError(f'{path.name}, {place}: {str(row)[:40]!r} is not a JSON object such as {{"text": ...}}')
+        yield place, row
+
+
+def _misfit(rows: Iterable[tuple[str, dict[str, Any]]], path: Path, error: Exception) -> UserError:
+    """Finds the first JSON value that does not go with those above it in its column."""
+    kinds = {int: "a number", float: "a number", str: "text", bool: "true/false", list: "a list", dict: "an object"}
+    first: dict[str, tuple[str, str]] = {}
+    for place, row in rows:
+        for name, value in row.items():
+            if value is None:
+                continue
+            here = f"{path.name}, {place}: column {name!r}"
+            try:
+                pa.array([value])
+            except (pa.ArrowException, OverflowError, UnicodeEncodeError) as cause:
+                return UserError(f"{here} holds a value that cannot be stored ({_short(cause)})")
+            kind, above = first.setdefault(name, (kinds[type(value)], place))
+            if kind != kinds[type(value)]:
+                return UserError(f"{here} holds {kinds[type(value)]} ({str(value)[:40]}), but {kind} in {above}")
+    return UserError(f"{path.name}: the values of a column do not fit together ({_short(error)})")
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """Names in place of class ids (null in place of -1), values in place of dictionary codes, and no metadata."""
+    described = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = described.get("info", {}).get("features", {})
+    columns = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        feature = features.get(name)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        elif isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and pa.types.is_integer(column.type):
+            ids = pc.if_else(pc.less(column, 0), pa.scalar(None, column.type), column)  # type: ignore[attr-defined]
+            column = pc.take(pa.array(feature["names"], pa.string()), ids)
+        columns.append(column)
+    return pa.table(columns, names=table.column_names)
+
+
+def _short(error: BaseException) -> str:
+    """The kind of an error and the beginning of its first line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

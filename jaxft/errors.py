@@ -1,0 +1,25 @@
+"""The one exception that a user is meant to read."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake the user can mend: one line that says what is wrong, where, and what to do.
+
+    `run.py` prints it without a traceback and exits with code 2.
+    """
+
+
+class TrainingError(Exception):
+    """A run that cannot go on (the loss stays non-finite, say): one line; `run.py` exits with code 1."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint to end an error with: the nearest known name, or all of them (at most 20)."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return f"there are: {', '.join(names[:20]) or 'none'}{more}"

@@ -1,0 +1,173 @@
+"""Trained parameters as a Hugging Face model directory, and the model card in it."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxft.models import nn
+from jaxft.pretrained import SAFETENSORS, is_transposed, tokenizer_files, torch_name
+from jaxft.types import Array, Params
+
+
+def export(
+    directory: Path,
+    params: Params,
+    hf_config: Mapping[str, Any],
+    architecture: str,
+    tokenizer_source: Path,
+    card: str,
+    *,
+    max_shard_size: int | str = "5GB",
+) -> None:
+    """Writes config.json, float32 safetensors under PyTorch names, the tokenizer's files and README.md.
+
+    The directory appears, or replaces an earlier export, as a whole. Every process must call this (sharded arrays are
+    gathered, a tensor at a time); process 0 alone writes, and holds at most one weights file in memory.
+
+    Args:
+      directory: where to; its parents are made.
+      params: arrays, wherever they live.
+      hf_config: of the model, with id2label and the like already in it.
+      architecture: the transformers class that has these parameters, e.g. BertForSequenceClassification.
+      tokenizer_source: the model directory that the tokenizer came from.
+      card: the text of README.md.
+      max_shard_size: of a weights file, in bytes or as "5GB"; more than that becomes several files and an index.
+
+    Raises:
+      UserError: `tokenizer_source` has no tokenizer.
+    """
+    directory = directory.absolute()
+    new, old = (directory.with_name(f".{directory.name}.{word}") for word in ("new", "old"))
+    tokenizer = tokenizer_files(tokenizer_source)
+    writes = jax.process_index() == 0
+    if writes:
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        (new / "config.json").write_text(_config_text(hf_config, architecture), encoding="utf-8")
+        (new / "README.md").write_text(card, encoding="utf-8")
+        for file in tokenizer:
+            shutil.copyfile(file, new / file.name)
+    _write_weights(new, params, max_shard_size, writes)
+    if writes:
+        shutil.rmtree(old, ignore_errors=True)
+        if directory.exists():
+            directory.rename(old)
+        new.rename(directory)
+        shutil.rmtree(old, ignore_errors=True)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"exported {directory.name}")
+
+
+def _config_text(hf_config: Mapping[str, Any], architecture: str) -> str:
+    # transformers 5 writes `dtype` and reads both; transformers 4 knows torch_dtype alone.
+    kept = {k: v for k, v in hf_config.items() if k not in ("dtype", "_name_or_path")}
+    return (
+        json.dumps(kept | {"architectures": [architecture], "torch_dtype": "float32"}, indent=2, sort_keys=True) + "\n"
+    )
+
+
+def _write_weights(directory: Path, params: Params, max_shard_size: int | str, writes: bool) -> None:
+    from huggingface_hub import split_state_dict_into_shards_factory
+    from safetensors.numpy import save_file
+
+    flat = nn.flatten(params)
+    paths = {torch_name(path): path for path in flat}
+    split = split_state_dict_into_shards_factory(
+        {name: flat[path] for name, path in paths.items()},
+        get_storage_size=lambda array: 4 * array.size,
+        filename_pattern=SAFETENSORS.replace(".", "{suffix}."),
+        max_shard_size=max_shard_size,
+    )
+    for file, names in split.filename_to_tensors.items():
+        tensors = {}
+        for name in names:
+            array = _fetch(flat[paths[name]])
+            if writes:
+                # save_file copies memory as it lies: a transposed view must become an array of its own.
+                tensors[name] = np.array(array.T if is_transposed(paths[name]) else array, np.float32, order="C")
+        if writes:
+            save_file(tensors, directory / file, metadata={"format": "pt"})
+            (directory / file).chmod((directory / "config.json").stat().st_mode)  # save_file makes it private
+    if writes and split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (directory / f"{SAFETENSORS}.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _fetch(array: Array | np.ndarray) -> np.ndarray:
+    if isinstance(array, np.ndarray) or array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(jax.device_get(array))
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
+def model_card(
+    name: str,
+    experiment: Mapping[str, Any],
+    results: Mapping[str, float],
+    command: str,
+    base_model: str,
+    *,
+    pipeline: str = "text-classification",
+) -> str:
+    """The README.md of an export: what the model is, what it was trained on, how well it does, how to use it.
+
+    Args:
+      name: of the model.
+      experiment: as `config.to_dict` gives it.
+      results: `SPLIT/METRIC` -> value; the table shows those of validation and test.
+      command: that trained it.
+      base_model: the `model.path` that it was fine-tuned from.
+      pipeline: what transformers calls the task.
+    """
+    from huggingface_hub import ModelCardData
+
+    rows = {key: value for key, value in sorted(results.items()) if key.split("/")[0] in ("validation", "test")}
+    metrics = sorted({key.split("/")[-1] for key in rows} - {"loss"})
+    # The Hub takes only its own names here, and lets the page of the base model link to this one.
+    on_hub = base_model if "://" not in base_model and not Path(base_model).expanduser().exists() else None
+    header = ModelCardData(
+        library_name="transformers", base_model=on_hub, pipeline_tag=pipeline, metrics=metrics or None, tags=["jaxft"]
+    )
+    data, train, optimizer = experiment["data"], experiment["train"], experiment["optimizer"]
+    length = f"{train['steps']} steps" if train["steps"] else f"{train['epochs']:g} epochs"
+    table = "\n".join(f"| {key} | {value:.4g} |" for key, value in rows.items())
+    return f"""---
+{header.to_yaml()}
+---
+
+# {name}
+
+`{base_model}` fine-tuned by jaxft for {pipeline}.
+
+## Data
+
+`{" ".join(part for part in (data["source"], data["subset"]) if part)}`, split `{data["train"]}`; inputs are cut at \
+{data["max_length"]} tokens. Trained for {length} in batches of {train["batch_size"]}, peak learning rate \
+{optimizer["learning_rate"]:g}, seed {experiment["seed"]}.
+
+## Metrics
+
+| metric | value |
+|---|---|
+{table}
+
+## How to use
+
+```python
+from transformers import pipeline
+
+predict = pipeline("{pipeline}", model="path/to/this/directory")
+print(predict("A text."))
+```
+
+## Command
+
+```sh
+{command}
+```
+"""

@@ -1,0 +1,184 @@
+"""An experiment made ready to run: data read and tokenized, model and task built, shapes chosen, program composed."""
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxft import config, models, pretrained, program, sharding, tasks
+from jaxft.batch import BatchShape
+from jaxft.data import packing, sources, splits
+from jaxft.data.batches import Feed, Order, smallest
+from jaxft.data.features import Features, cache_key, tokenize
+from jaxft.data.sources import Split
+from jaxft.errors import UserError
+from jaxft.models import Model
+from jaxft.program import Program
+from jaxft.tasks import Task
+from jaxft.types import Params
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Body:
+    """A pretrained model: where it is, its config.json, what it computes."""
+
+    directory: Path
+    hf: dict[str, Any]
+    model: Model
+
+    @classmethod
+    def of(cls, options: config.Model, max_length: int) -> "Body":
+        """Raises UserError where the model cannot be used, or is too short for `max_length`."""
+        directory = pretrained.locate(options.path, options.revision)
+        hf = pretrained.read_config(directory)
+        model = models.build(hf, options.dropout)
+        if max_length > model.cfg.max_position_embeddings:
+            raise UserError(
+                f"config.data.max_length is {max_length}, but {options.path} has only "
+                f"{model.cfg.max_position_embeddings} positions"
+            )
+        return cls(directory, hf, model)
+
+    def features(self, split: Split, task: Task, data: config.Data, labelled: bool = True) -> Features:
+        """The tokenized split, from the cache where it has been made before."""
+        parts = {
+            "table": splits.fingerprint(split.table),
+            "tokenizer": pretrained.tokenizer_fingerprint(self.directory),
+            "task": config.to_dict(task.options),
+            "rest": [data.max_length, self.model.cfg.vocab_size, labelled],
+        }
+        path = Path(data.cache).expanduser() / "features" / f"{cache_key(parts)}.arrow" if data.cache else None
+        tokenizer: list[Any] = []
+
+        def make(start: int, stop: int) -> Mapping[str, Any]:
+            if not tokenizer:
+                tokenizer.append(self._tokenizer())
+            part = split._replace(table=split.table.slice(start, stop - start))
+            return task.features(part, tokenizer[0], data.max_length, labelled)
+
+        return tokenize(split.table.num_rows, make, path)
+
+    def _tokenizer(self) -> Any:
+        tokenizer = pretrained.tokenizer(self.directory)
+        if len(tokenizer) > self.model.cfg.vocab_size:
+            raise UserError(
+                f"{self.directory}: the tokenizer has {len(tokenizer)} entries, more than the model's embedding "
+                f"({self.model.cfg.vocab_size}); take the tokenizer that belongs to the weights"
+            )
+        return tokenizer
+
+
+@dataclass(frozen=True)
+class Job:
+    """All of a run but its state and its folder."""
+
+    experiment: config.Experiment
+    body: Body
+    task: Task
+    splits: Mapping[str, Split]
+    features: Mapping[str, Features]
+    order: Order
+    steps: int
+    shapes: list[BatchShape]
+    program: Program
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def eval_every(self) -> int:
+        return self.experiment.train.eval_every or self.order.batches_per_epoch
+
+    def padding(self, batches: int = 50) -> float:
+        """The share of computed positions that hold no token, over the first batches."""
+        first = [self.order.lengths[self.order[i]] for i in range(min(batches, self.steps))]
+        length, slots = self.shapes[-1].length, self.shapes[-1].slots
+        shapes = [smallest(self.shapes, packing.pack(n, length, slots).count, int(n.max())) for n in first]
+        return 1 - sum(int(n.sum()) for n in first) / sum(shape.rows * shape.length for shape in shapes)
+
+    def feed(self, split: str) -> Feed:
+        data = self.experiment.data
+        return Feed(self.features[split], self.task.targets, self.shapes, self.program.batch_sharding, data.workers)
+
+
+def prepare(experiment: config.Experiment, loss: program.Loss | None = None) -> Job:
+    """Reads, checks and composes.
+
+    Raises:
+      UserError: anything in the experiment, the model or the data that cannot be used.
+    """
+    data = experiment.data
+    mesh = sharding.make_mesh(experiment.mesh)
+    parts = sharding.row_shards(mesh) * experiment.train.accumulate
+    body = Body.of(experiment.model, data.max_length)
+    raw = sources.read(data)
+    options = tasks.resolve(experiment.task, raw)
+    experiment = config.check(replace(experiment, task=options))
+    task = tasks.build(options)
+    prepared, notes = splits.prepare(raw, data, experiment.seed, task.inputs)
+    features = {name: body.features(split, task, data) for name, split in prepared.items()}
+    train = experiment.train
+    order = Order(features["train"].lengths, train.batch_size, experiment.seed, data.group_by_length)
+    steps = train.steps or max(round(train.epochs * order.batches_per_epoch), 1)
+    if train.batch_size % parts and data.packing == "off":
+        raise UserError(
+            f"config.train.batch_size is {train.batch_size}; with packing=off it must be a multiple of {parts} "
+            f"({sharding.row_shards(mesh)} devices that share rows x accumulate {train.accumulate})"
+        )
+    shapes = _shapes(features, order, steps, parts, data, body.model)
+    composed = program.compose(experiment, body.model, task, steps, mesh=mesh, loss=loss)
+    return Job(experiment, body, task, prepared, features, order, steps, shapes, composed, notes)
+
+
+def _shapes(
+    features: Mapping[str, Features], order: Order, steps: int, parts: int, data: config.Data, model: Model
+) -> list[BatchShape]:
+    """The batch shapes of the run: those that its batches need, wide enough for the longest example of any split."""
+    longest = max(int(part.lengths.max()) for part in features.values())
+    batches = [order.lengths[order[i]] for i in range(steps)]
+    return packing.plan(
+        batches,
+        longest=longest,
+        packing=data.packing != "off",
+        rows_multiple=parts,
+        count=data.shapes,
+        cost=lambda rows, length: rows * length * (1 + length / (6 * model.cfg.hidden_size)),
+    )
+
+
+def load(job: Job) -> tuple[Params, pretrained.Accounting]:
+    """The pretrained parameters, each straight into its shards, and new ones for the head."""
+    key = jax.random.key(job.experiment.seed)
+    prefix, places = job.body.model.prefix, job.program.param_shardings
+    return pretrained.load(job.body.directory, job.program.spec, key=key, base_prefix=prefix, shardings=places)
+
+
+class Compiled:
+    """A jitted function compiled ahead for each batch shape, on threads; calling it never compiles anything else."""
+
+    def __init__(
+        self, function: Any, first: Any, abstract_batch: Callable[[BatchShape], Any], shapes: list[BatchShape]
+    ):
+        """`first` is the abstract first argument, the batch is the second."""
+        self._pool = ThreadPoolExecutor(2)
+        self._compiled: dict[tuple[int, ...], Future] = {
+            (shape.rows, shape.length): self._pool.submit(self._compile, function, first, abstract_batch(shape))
+            for shape in shapes
+        }
+        self._pool.shutdown(wait=False)
+        self.first_step: float | None = None
+
+    @staticmethod
+    def _compile(function: Any, first: Any, batch: Any) -> Any:
+        return function.lower(first, batch).compile()
+
+    def __call__(self, first: Any, batch: Mapping[str, jax.Array]) -> Any:
+        result = self._compiled[batch["input_ids"].shape].result()(first, batch)
+        if self.first_step is None:
+            jax.block_until_ready(result)
+            self.first_step = time.time()
+        return result

@@ -1,0 +1,149 @@
+"""The parts that models are made of: pure functions on (params, x), and how a parameter is declared."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from jaxft.types import Array, Float, Int, Key, Params
+
+Spec = dict[str, Any]
+"""A tree of `Leaf`, of the shape of the parameters that it declares."""
+
+
+class Leaf(NamedTuple):
+    """One parameter: its shape, a logical axis a dimension (None: never sharded), and its initializer."""
+
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    init: str = "normal"
+    stddev: float = 0.02
+
+    def initial(self, key: Key[Array, ""]) -> Float[Array, "..."]:
+        """A new float32 value: N(0, stddev^2), zeros or ones."""
+        if self.init == "normal":
+            return self.stddev * jax.random.normal(key, self.shape)
+        return {"zeros": jnp.zeros, "ones": jnp.ones}[self.init](self.shape)
+
+
+def flatten(tree: dict[str, Any]) -> dict[str, Any]:
+    """`{"bert/pooler/dense/kernel": leaf}` of a nested dict."""
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def path_key(key: Key[Array, ""], path: str) -> Key[Array, ""]:
+    """The key of one parameter: the same whatever other parameters there are."""
+    return jax.random.fold_in(key, zlib.crc32(path.encode()))
+
+
+def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*shape"]:
+    """Zeroes entries with probability `rate` and scales the rest by 1 / (1 - rate) (Srivastava et al. 2014).
+
+    The rate is rounded to a multiple of 2**-16 (0.1 becomes 0.1 + 6e-6) and the scale is that of the rounded rate, so
+    the expectation is exact.
+    """
+    if key is None or rate == 0:
+        return x
+    threshold = round(rate * 2**16)
+    keep = jax.random.bits(key, x.shape, jnp.uint16) >= jnp.uint16(threshold)
+    return jnp.where(keep, x * jnp.asarray(2**16 / (2**16 - threshold), x.dtype), 0)
+
+
+def attention(
+    query: Float[Array, "rows length heads dim"],
+    key: Float[Array, "rows length heads dim"],
+    value: Float[Array, "rows length heads dim"],
+    segment_ids: Int[Array, "rows length"],
+    drop: Callable[[Array], Array],
+) -> Float[Array, "rows length heads dim"]:
+    """softmax(Q K^T / sqrt(dim)) V within each segment (Vaswani et al. 2017, eq. 1), softmax in float32.
+
+    Positions attend only to positions of their own segment, so examples that share a row do not see each other.
+    Padding is segment 0 and sees padding alone: its rows of the softmax stay finite and reach nothing.
+    """
+    scores = jnp.einsum("rqhd,rkhd->rhqk", query * query.shape[-1] ** -0.5, key).astype(jnp.float32)
+    same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+    probs = jax.nn.softmax(jnp.where(same, scores, -jnp.inf)).astype(value.dtype)
+    return jnp.einsum("rhqk,rkhd->rqhd", drop(probs), value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How a model is computed: everything that is not what.
+
+    Attributes:
+      dtype: of activations and matmuls; parameters keep theirs.
+      key: of the dropout masks; None: no dropout.
+      attention: an implementation with the signature of `attention`.
+      remat: recompute each layer in the backward pass (Chen et al. 2016).
+      constrain: places an activation by its logical axes; see `jaxft.sharding`.
+    """
+
+    dtype: Any = jnp.float32
+    key: Key[Array, ""] | None = None
+    attention: Callable[..., Array] = attention
+    dropout: Callable[[Array, float, Any], Array] = dropout
+    remat: bool = False
+    constrain: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
+
+    def fold(self, n: int) -> "Run":
+        """The same run with dropout masks of its own for part n of the model."""
+        return self if self.key is None else dataclasses.replace(self, key=jax.random.fold_in(self.key, n))
+
+    def drop(self, x: Array, rate: float, site: int = 0) -> Array:
+        """Dropout with the mask of the given site of this part."""
+        return self.dropout(x, rate, None if self.key is None else jax.random.fold_in(self.key, site))
+
+
+def dense(p: Params, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+    """x W + b in x's dtype."""
+    return x @ p["kernel"].astype(x.dtype) + p["bias"].astype(x.dtype)
+
+
+def layer_norm(p: Params, x: Float[Array, "*batch embed"], eps: float) -> Float[Array, "*batch embed"]:
+    """Layer normalization over the last axis (Ba et al. 2016), computed in float32."""
+    h = x.astype(jnp.float32)
+    h = h - h.mean(-1, keepdims=True)
+    h = h * jax.lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + eps)
+    return (h * p["scale"] + p["bias"]).astype(x.dtype)
+
+
+def embed(p: Params, ids: Int[Array, "*batch"], dtype: Any) -> Float[Array, "*batch embed"]:
+    """Rows of an embedding table."""
+    return p["embedding"].astype(dtype)[ids]
+
+
+def first(
+    hidden: Float[Array, "rows length embed"], starts: Int[Array, "rows slots"]
+) -> Float[Array, "rows slots embed"]:
+    """The hidden state at the first position of each example ([CLS])."""
+    return jnp.take_along_axis(hidden, starts[..., None], axis=1)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+def dense_spec(inputs: int, outputs: int, axes: tuple[str | None, str | None], stddev: float) -> Spec:
+    return {"kernel": Leaf((inputs, outputs), axes, stddev=stddev), "bias": Leaf((outputs,), axes[1:], "zeros")}
+
+
+def layer_norm_spec(size: int) -> Spec:
+    return {"scale": Leaf((size,), ("embed",), "ones"), "bias": Leaf((size,), ("embed",), "zeros")}

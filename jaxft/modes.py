@@ -1,0 +1,313 @@
+"""What `run.py --mode=...` does: train, evaluate, predict, export."""
+
+import dataclasses
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxft import config, pretrained, program, sharding, tasks
+from jaxft.batch import BatchShape
+from jaxft.data import packing, sources
+from jaxft.data.batches import Feed
+from jaxft.errors import UserError
+from jaxft.job import Body, Compiled, Job, load, prepare
+from jaxft.report.progress import Progress
+from jaxft.train.checkpoint import Checkpoints
+from jaxft.train.evaluate import Evaluated
+from jaxft.train.evaluate import evaluate as run_evaluation
+from jaxft.train.loop import Events, Position, fit
+from jaxft.train.state import State
+from jaxft.types import Params
+from jaxft.workdir import Workdir
+
+STARTED = time.time()
+
+
+def say(text: str) -> None:
+    """A line for a person, from one process of the run."""
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def train(
+    experiment: config.Experiment, workdir: str, *, overwrite: bool = False, loss: program.Loss | None = None
+) -> dict[str, float]:
+    """Trains, tests and exports; goes on where an earlier call with the same arguments was cut off.
+
+    Args:
+      loss: instead of the task's own; see `jaxft.program.Loss`.
+
+    Returns:
+      What results.json holds.
+
+    Raises:
+      UserError, TrainingError, Preempted.
+    """
+    from jaxft.report import tables
+    from jaxft.report.tensorboard import TensorBoard
+
+    _cache_programs(experiment.data.cache)
+    job = prepare(config.check(experiment), loss)
+    folder = Workdir(workdir)
+    folder.claim(job.experiment, overwrite)
+    if (results := folder.results()) is not None:
+        say(f"{folder.path} is finished; for another run choose another --workdir, or start anew by --overwrite")
+        return results
+    step = Compiled(job.program.train_step, job.program.state, job.program.abstract_batch, job.shapes)
+    checkpoints = Checkpoints(folder.checkpoints, job.experiment.train.keep, say)
+    state, position = _start(job, checkpoints)
+    folder.truncate_log(position.log_bytes)
+    say(tables.summary(_facts(job, folder)))
+
+    evaluations = _evaluations(job)
+    board = TensorBoard(folder.tensorboard, purge_step=position.step + 1)
+    with Progress(job.steps, position.step) as progress, jax.transfer_guard("disallow"):
+
+        def log(at: int, split: str, values: Mapping[str, float]) -> int:
+            board.scalars(at, split, values)
+            if split != "train":
+                shown = "  ".join(f"{k} {v:.4f}" for k, v in values.items() if "/" not in k)
+                progress.note(f"step {at}  {split}  {shown}")
+            return folder.log(at, split, values)
+
+        def validate(state: State) -> dict[str, float]:
+            return _measure(job, evaluations, "validation", (state.trainable, state.frozen))[0]
+
+        state, position = fit(
+            step,
+            state,
+            job.feed("train").train(job.order, position.step, job.steps),
+            position,
+            job.experiment.train,
+            steps=job.steps,
+            eval_every=job.eval_every,
+            metric=job.experiment.train.metric or job.task.metric,
+            events=Events(log, validate, progress.update),
+            checkpoints=checkpoints,
+        )
+    results = {"train/seconds_to_first_step": step.first_step - STARTED} if step.first_step else {}
+    results |= _finish(job, folder, checkpoints, state, position, evaluations, log)
+    board.close()
+    checkpoints.close()
+    say(f"report: {folder.path}/report/index.html  results: {folder.path}/results.json")
+    return results
+
+
+def _start(job: Job, checkpoints: Checkpoints) -> tuple[State, Position]:
+    """The newest checkpoint, or the pretrained parameters."""
+    if found := checkpoints.restore(job.program.state, frozen={}):
+        state, position = found
+        say(f"resuming at step {position['step']} of {job.steps}")
+        return state, Position(**position)
+    params, accounting = load(job)
+    for line in (*job.notes, *accounting.lines()):
+        say(line)
+    return job.program.init(params), Position()
+
+
+def _evaluations(job: Job) -> Compiled:
+    """The evaluation step, compiled for the shapes that evaluation uses."""
+    weights = (job.program.state.trainable, job.program.state.frozen)
+    full = [shape for shape in job.shapes if shape.rows == job.shapes[-1].rows]
+    return Compiled(job.program.eval_step, weights, job.program.abstract_batch, full)
+
+
+def _measure(job: Job, step: Any, split: str, weights: tuple[Params, Params]) -> tuple[dict[str, float], Evaluated]:
+    found = run_evaluation(step, weights, job.feed(split), job.task.outputs)
+    features = job.features[split]
+    return {"loss": found.loss} | job.task.metrics(found.outputs, {**features.examples, **features.tokens}), found
+
+
+def _facts(job: Job, folder: Workdir) -> dict[str, str]:
+    """What a person wants to know before the first step."""
+    count = lambda tree: sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
+    learns, still = count(job.program.state.trainable), count(job.program.state.frozen)
+    e, mesh = job.experiment, job.program.mesh
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in job.features.items())
+    devices = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "1 device"
+    return {
+        "run": f"{e.name or 'unnamed'}  ({folder.path})",
+        "model": f"{e.model.path}  {learns + still:.1f}M parameters, {100 * learns / (learns + still):.3g}% learn",
+        "data": f"{e.data.source}  {sizes}; {job.features['train'].lengths.mean():.1f} tokens an example",
+        "steps": f"{job.steps:,} of {e.train.batch_size} examples ({job.steps / job.order.batches_per_epoch:.2f} epochs)",
+        "shapes": f"{'; '.join(map(str, job.shapes))}; {100 * job.padding():.1f}% padding",
+        "devices": f"{devices} ({mesh.devices.flat[0].device_kind}), {e.compute.dtype}",
+    }
+
+
+def _finish(
+    job: Job, folder: Workdir, checkpoints: Checkpoints, state: State, position: Position, step: Compiled, log: Any
+) -> dict[str, float]:
+    """Tests and exports the best checkpoint, writes the report and, last, results.json."""
+    from jaxft.report import page, tables
+
+    best = position.step if position.best_step is None else position.best_step
+    checkpoints.wait()
+    if best != position.step:
+        state = checkpoints.read(best, job.program.state, state.frozen)
+    weights = (state.trainable, state.frozen)
+    split = "test" if "test" in job.features else "validation"
+    values, found = _measure(job, step, split, weights)
+    if split == "test":
+        log(best, split, values)
+    chosen = next(line for line in folder.history() if (line["step"], line["split"]) == (best, "validation"))
+    results = {f"validation/{k}": v for k, v in chosen.items() if k not in ("step", "split")}
+    results |= {f"{split}/{k}": v for k, v in values.items()} | {"best_step": best} | _training(position, state)
+    results["train/compiled_shapes"] = len(job.shapes)
+    _export(job, folder, job.program.join(*weights), results)
+    plots = job.task.plots(found.outputs, job.features[split].examples)
+    page.write(folder.path, config.to_dict(job.experiment), folder.history(), results, plots)
+    folder.write_results(results)
+    say(tables.metrics_table(results, split, plots.get("names", ())))
+    if "probabilities" in plots:
+        from jaxft.metrics import confusion
+
+        matrix = confusion(plots["labels"], plots["probabilities"].argmax(-1), len(plots["names"]))
+        say("\n" + tables.confusion_table(matrix, plots["names"]))
+    return results
+
+
+def _training(position: Position, state: State) -> dict[str, float]:
+    seconds = max(position.seconds, 1e-9)
+    return {
+        "train/steps": position.step,
+        "train/examples_per_second": position.examples / seconds,
+        "train/real_tokens_per_second": position.tokens / seconds,
+        "train/padding_fraction": 1 - position.tokens / max(position.positions, 1),
+        "train/seconds": position.seconds,
+        "train/skipped": int(jax.device_get(state.skipped)),
+    }
+
+
+def _export(job: Job, folder: Workdir, params: Params, results: Mapping[str, float]) -> None:
+    from jaxft import export as hf
+
+    e = job.experiment
+    command = shlex.join(["python", *sys.argv])
+    card = hf.model_card(e.name or folder.path.name, config.to_dict(e), dict(results), command, e.model.path)
+    architecture = job.body.model.module.HF_NAME + job.task.head
+    hf.export(folder.export, params, job.body.hf | job.task.hf_config(), architecture, job.body.directory, card)
+
+
+def evaluate(workdir: str) -> dict[str, float]:
+    """Measures the best parameters of a finished or interrupted run on its validation and test splits."""
+    from jaxft.report import tables
+
+    folder = Workdir(workdir)
+    job = prepare(folder.experiment())
+    weights = job.program.split(_parameters(folder, job.program))
+    step = _evaluations(job)
+    results = {}
+    for split in (name for name in ("validation", "test") if name in job.features):
+        values, found = _measure(job, step, split, weights)
+        results |= {f"{split}/{k}": v for k, v in values.items()}
+        names = job.task.plots(found.outputs, job.features[split].examples).get("names", ())
+        say(tables.metrics_table(results, split, names))
+    return results
+
+
+def predict(workdir: str, inputs: str, output: str = "") -> None:
+    """Writes a JSON line for each example of a text file (a line an example), CSV or JSON lines file.
+
+    Args:
+      inputs: the file; its columns are those the run was trained on, labels not needed.
+      output: a file, written whole or not at all; empty: standard output.
+
+    Raises:
+      UserError: the file cannot be read or lacks a column.
+    """
+    folder = Workdir(workdir)
+    experiment = folder.experiment()
+    task = tasks.build(experiment.task)
+    split = _read_inputs(inputs, experiment, task)
+    body = Body.of(_source(folder, experiment), experiment.data.max_length)
+    composed = program.compose(experiment, body.model, task, steps=10**9)
+    features = body.features(split, task, experiment.data, labelled=False)
+    shapes = _prediction_shapes(features.lengths, experiment, sharding.row_shards(composed.mesh))
+    feed = Feed(features, task.targets, shapes, composed.batch_sharding)
+    weights = composed.split(_parameters(folder, composed))
+    abstract = (composed.state.trainable, composed.state.frozen)
+    step = Compiled(composed.eval_step, abstract, composed.abstract_batch, shapes)
+    found = run_evaluation(step, weights, feed, task.outputs)
+    rows = zip(split.table.to_pylist(), task.predictions(found.outputs), strict=True)
+    _write_lines((json.dumps(row | answer, ensure_ascii=False, default=str) for row, answer in rows), output)
+
+
+def export(workdir: str) -> Path:
+    """Writes `export/` from the best checkpoint of a finished or interrupted run; returns the folder."""
+    folder = Workdir(workdir)
+    job = prepare(folder.experiment())
+    _export(job, folder, _parameters(folder, job.program, checkpoint=True), folder.results() or {})
+    say(f"exported: {folder.export}")
+    return folder.export
+
+
+def _parameters(folder: Workdir, composed: program.Program, checkpoint: bool = False) -> Params:
+    """The exported parameters where there are such, else (or if asked for) those of the best checkpoint."""
+    if folder.export.exists() and not checkpoint:
+        key, prefix = jax.random.key(0), composed.model.prefix
+        places = composed.param_shardings
+        return pretrained.load(folder.export, composed.spec, key=key, base_prefix=prefix, shardings=places)[0]
+    checkpoints = Checkpoints(folder.checkpoints, keep=10**9, note=say)
+    found = checkpoints.restore(composed.state, frozen={})
+    if not found:
+        raise UserError(f"{folder.path} holds no checkpoint and no export yet; train first")
+    state, position = found
+    best = position["best_step"]
+    if best is not None and best != position["step"]:
+        state = checkpoints.read(best, composed.state, frozen={})
+    checkpoints.close()
+    return composed.join(state.trainable, state.frozen)
+
+
+def _source(folder: Workdir, experiment: config.Experiment) -> config.Model:
+    """Where config.json and the tokenizer are: in the export, once there is one."""
+    return config.Model(path=str(folder.export)) if folder.export.exists() else experiment.model
+
+
+def _read_inputs(inputs: str, experiment: config.Experiment, task: tasks.Task) -> sources.Split:
+    data = dataclasses.replace(experiment.data, source=inputs, train="", validation="", test="", subset="")
+    split = sources.read(data)["train"]
+    sources.require_columns(split, {f"task.{name}": getattr(experiment.task, name) for name in ("text", "text_pair")})
+    for column in task.inputs:
+        sources.check_text(split, column)
+    return split
+
+
+def _prediction_shapes(lengths: np.ndarray, experiment: config.Experiment, parts: int) -> list[BatchShape]:
+    """One shape, of about as many examples as a training batch."""
+    sample = np.sort(lengths)[:: max(len(lengths) // experiment.train.batch_size, 1)][-experiment.train.batch_size :]
+    packed = experiment.data.packing != "off"
+    return packing.plan(
+        [sample], longest=int(lengths.max()), packing=packed, rows_multiple=parts, count=1, cost=lambda r, n: r * n
+    )
+
+
+def _write_lines(lines: Iterator[str], output: str) -> None:
+    if not output:
+        sys.stdout.writelines(line + "\n" for line in lines)
+        return
+    file = Path(output).expanduser()
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as out:
+            out.writelines(line + "\n" for line in lines)
+        os.replace(temporary, file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"--output {file}: {error.strerror}; choose a file that can be written") from error
+
+
+def _cache_programs(cache: str) -> None:
+    """Keeps compiled programs on disk, so that the second run starts quickly."""
+    if cache:
+        jax.config.update("jax_compilation_cache_dir", str(Path(cache).expanduser() / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,130 @@
+"""An experiment composed into pure functions: the extension point of the project.
+
+The command line, the benchmarks, a notebook and a test all call `compose`, and replace what they want to change.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+
+from jaxft import adapt, batch, config, sharding
+from jaxft.batch import BatchShape
+from jaxft.models import Model, nn
+from jaxft.tasks.base import Task
+from jaxft.train import optimizer, step
+from jaxft.train.state import State, init
+from jaxft.types import Array, Batch, Outputs, Params
+
+Loss = Callable[[Outputs, Batch], tuple[Array, Array]]
+"""`(outputs of the task, batch) -> (sum of losses, sum of weights)`."""
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The functions of a run, jitted, and the shapes and places of what they take.
+
+    Attributes:
+      init: `params -> State`; the parameters are donated.
+      train_step: `(state, batch) -> (state, metrics)`; the state is donated.
+      eval_step: `((trainable, frozen), batch) -> outputs` with the sums `loss` and `weight`; outputs are replicated.
+      split: `params -> (trainable, frozen)`.
+      join: `(trainable, frozen) -> params`, as the model computes with them.
+      spec: a `Leaf` for each parameter.
+      state: abstract, with shardings.
+      abstract_batch: `BatchShape -> batch`, abstract, with shardings.
+    """
+
+    mesh: Mesh
+    model: Model
+    task: Task
+    spec: nn.Spec
+    init: Callable[[Params], State]
+    train_step: Callable[[State, Batch], tuple[State, dict[str, Array]]]
+    eval_step: Callable[[tuple[Params, Params], Batch], dict[str, Array]]
+    split: Callable[[Params], tuple[Params, Params]]
+    join: Callable[[Params, Params], Params]
+    state: State
+    abstract_batch: Callable[[BatchShape], dict[str, jax.ShapeDtypeStruct]]
+
+    @property
+    def param_shardings(self) -> Any:
+        return sharding.param_shardings(self.spec, self.mesh)
+
+    @property
+    def batch_sharding(self) -> NamedSharding:
+        return sharding.batch_sharding(self.mesh)
+
+
+def compose(
+    experiment: config.Experiment,
+    model: Model,
+    task: Task,
+    steps: int,
+    *,
+    mesh: Mesh | None = None,
+    loss: Loss | None = None,
+    make_optimizer: Callable[..., optax.GradientTransformation] = optimizer.make_optimizer,
+) -> Program:
+    """The program of an experiment of so many steps.
+
+    Args:
+      mesh: instead of the experiment's over all devices.
+      loss: instead of the task's own.
+      make_optimizer: `(options, schedule) -> transformation`, instead of AdamW.
+    """
+    mesh = mesh or sharding.make_mesh(experiment.mesh)
+    method = adapt.full
+    compute = experiment.compute
+    base = nn.Run(dtype=DTYPES[compute.dtype], remat=compute.remat, constrain=sharding.constrain(mesh))
+
+    def objective(params: Params, batch: Batch, key: Array | None) -> tuple[tuple[Array, Array], Outputs]:
+        outputs = task.forward(params, model, batch, dataclasses.replace(base, key=key))
+        return (loss or task.loss)(outputs, batch), outputs
+
+    schedule = optimizer.make_schedule(experiment.optimizer, steps)
+    transform = make_optimizer(experiment.optimizer, schedule)
+    train_step = step.make_train_step(objective, transform, schedule, method.join, experiment.train.accumulate)
+    eval_step = step.make_eval_step(objective, method.join)
+
+    spec = task.param_spec(model)
+    start = lambda params: init(*method.split(params), transform, experiment.seed)  # noqa: E731
+    state = _abstract_state(start, spec, mesh)
+    places = jax.tree.map(lambda x: x.sharding, state)
+    rows, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    return Program(
+        mesh=mesh,
+        model=model,
+        task=task,
+        spec=spec,
+        init=jax.jit(start, out_shardings=places, donate_argnums=0),
+        train_step=jax.jit(
+            train_step, in_shardings=(places, rows), out_shardings=(places, everywhere), donate_argnums=0
+        ),
+        eval_step=jax.jit(eval_step, in_shardings=((places.trainable, places.frozen), rows), out_shardings=everywhere),
+        split=method.split,
+        join=method.join,
+        state=state,
+        abstract_batch=partial(batch.abstract, targets=task.targets, place=rows),
+    )
+
+
+def _abstract_state(start: Callable[[Params], State], spec: nn.Spec, mesh: Mesh) -> State:
+    """The state's shapes, each with a place: a parameter's own, and the same for its moments in the optimizer."""
+    is_leaf = lambda x: isinstance(x, nn.Leaf)  # noqa: E731
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), spec, is_leaf=is_leaf)
+    shapes = jax.eval_shape(start, params)
+    places = nn.flatten(sharding.param_shardings(spec, mesh))
+
+    def place(path: tuple, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places.get("/".join(names), sharding.replicated(mesh)))
+
+    return jax.tree_util.tree_map_with_path(place, shapes)

@@ -1,0 +1,1 @@
+"""What a run shows: progress, tables, TensorBoard files, plots and the report page."""

@@ -1,0 +1,34 @@
+"""What is learned: one file a task, and this registry of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from jaxft import config
+from jaxft.tasks import sequence_classification
+from jaxft.tasks.base import Task
+
+if TYPE_CHECKING:
+    from jaxft.data.sources import Split
+
+TASKS: dict[type[config.Section], ModuleType] = {config.SequenceClassification: sequence_classification}
+"""Options -> the module that has `resolve(options, splits) -> options` and `build(options) -> Task`."""
+
+
+def resolve(options: config.Task, splits: Mapping[str, Split]) -> config.Task:
+    """The options with everything in them that only the data can tell (label names).
+
+    Raises:
+      UserError: a column, a text or a label that the task cannot use, and where.
+    """
+    return TASKS[type(options)].resolve(options, splits)
+
+
+def build(options: config.Task) -> Task:
+    """The task that resolved options describe."""
+    return TASKS[type(options)].build(options)
+
+
+__all__ = ["TASKS", "Task", "build", "resolve"]

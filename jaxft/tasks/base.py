@@ -1,0 +1,84 @@
+"""The interface of a task.
+
+A task is a value with two sides. The loss side is pure and traced by jit: `param_spec`, `forward`, `loss`. The data
+side runs on the host: `features` of a table, `metrics` and `predictions` of the outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from jaxft.batch import Target
+from jaxft.models import Model, nn
+from jaxft.types import Array, Batch, Outputs, Params
+
+if TYPE_CHECKING:
+    from jaxft.data.sources import Split
+
+Host = Mapping[str, np.ndarray]
+"""Arrays by name, the first axis over examples."""
+
+
+class Task(Protocol):
+    """What `compose`, the data path and the evaluation ask of a task."""
+
+    @property
+    def options(self) -> Any:
+        """The section of the experiment that it was built from."""
+        ...
+
+    @property
+    def targets(self) -> Mapping[str, Target]:
+        """The arrays that `loss` reads from a batch; `features` makes a column for each."""
+        ...
+
+    @property
+    def outputs(self) -> Mapping[str, str]:
+        """What `forward` returns, each "example" (`[rows, slots, ...]`) or "token" (`[rows, length, ...]`)."""
+        ...
+
+    @property
+    def metric(self) -> str:
+        """The metric that selects the best checkpoint (the larger the better)."""
+        ...
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """The columns that are read as text; two rows that agree in them are the same example."""
+        ...
+
+    @property
+    def head(self) -> str:
+        """What follows the model's name in that of the Hugging Face class, e.g. ForSequenceClassification."""
+        ...
+
+    def param_spec(self, model: Model) -> nn.Spec:
+        """Of the body and the head."""
+        ...
+
+    def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs: ...
+
+    def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
+        """The sum of the losses and the sum of their weights, both `[]` float32; a batch's loss is their ratio."""
+        ...
+
+    def features(self, split: Split, tokenizer: Any, max_length: int, labelled: bool = True) -> dict[str, Any]:
+        """`input_ids` and `token_type_ids`, a list of ints an example, and, if labelled, a column for each target."""
+        ...
+
+    def metrics(self, outputs: Host, targets: Host) -> dict[str, float]: ...
+
+    def predictions(self, outputs: Host) -> Iterator[dict[str, Any]]:
+        """What a user wants to know of each example, as JSON values."""
+        ...
+
+    def plots(self, outputs: Host, targets: Host) -> dict[str, Any]:
+        """What `jaxft.report.page` draws."""
+        ...
+
+    def hf_config(self) -> dict[str, Any]:
+        """What the head adds to a Hugging Face config.json."""
+        ...

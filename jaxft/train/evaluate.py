@@ -1,0 +1,70 @@
+"""The outputs of a whole split, in the order of its examples."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import jax
+import numpy as np
+
+from jaxft.data.batches import Feed, HostBatch
+from jaxft.types import Array, Batch, Params
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Outputs by name, `[examples, ...]` or, per token, `[tokens, ...]` flat as the features are; and the mean loss."""
+
+    outputs: Mapping[str, np.ndarray]
+    loss: float
+
+
+def evaluate(
+    eval_step: Callable[[tuple[Params, Params], Batch], Mapping[str, Array]],
+    weights: tuple[Params, Params],
+    feed: Feed,
+    kinds: Mapping[str, str],
+) -> Evaluated:
+    """Runs every example of the feed through `eval_step`; reads results one batch behind.
+
+    Args:
+      weights: trainable and frozen parameters.
+      kinds: each output's name -> "example" or "token".
+    """
+    features, losses = feed.features, []
+    sizes = {"example": len(features), "token": int(features.offsets[-1])}
+    outputs: dict[str, np.ndarray] = {}
+    steps = ((host, eval_step(weights, batch)) for host, batch in feed.all())
+    for host, found in ((host, jax.device_get(found)) for host, found in _one_behind(steps)):
+        losses.append((found["loss"], found["weight"]))
+        for name, kind in kinds.items():
+            array = found[name]
+            target = outputs.setdefault(name, np.zeros((sizes[kind], *array.shape[2:]), array.dtype))
+            if kind == "example":
+                target[host.examples] = array[host.rows.row, host.rows.slot]
+            else:
+                source, place = _token_places(host, features.offsets)
+                target[place] = array.reshape(-1, *array.shape[2:])[source]
+    total, weight = np.sum(np.asarray(losses, np.float64).reshape(-1, 2), axis=0)
+    return Evaluated(outputs, float(total / weight) if weight else float("nan"))
+
+
+def _token_places(host: HostBatch, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each token of a batch: where it lies in the flat rows, and where in the flat features."""
+    sizes = np.diff(offsets)[host.examples]
+    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    first = host.rows.row * host.shape.length + host.rows.start
+    return np.repeat(first, sizes) + within, np.repeat(offsets[host.examples], sizes) + within
+
+
+def _one_behind(items: Iterable[T]) -> Iterator[T]:
+    """Each item once the next one has been made."""
+    waiting: deque[T] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting

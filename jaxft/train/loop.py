@@ -1,0 +1,207 @@
+"""The only training loop: feeds batches to the step, and at intervals logs, evaluates, saves and stops."""
+
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxft import config
+from jaxft.data.batches import HostBatch
+from jaxft.errors import TrainingError
+from jaxft.train.checkpoint import Checkpoints
+from jaxft.train.state import State
+from jaxft.types import Array, Batch
+
+Metrics = Mapping[str, float]
+
+
+class Preempted(Exception):
+    """The run was asked to stop (SIGTERM) and has saved a checkpoint."""
+
+
+@dataclasses.dataclass
+class Position:
+    """Where a run is, beside its `State`: what a checkpoint keeps for the loop.
+
+    Attributes:
+      step: updates tried.
+      best_value: of the selecting metric, at `best_step`.
+      bad_evals: evaluations since then.
+      finished: no step is left, by number or by early stopping.
+      seconds, examples, tokens, positions: spent in training steps, and given to them (tokens without padding).
+      pending: metrics of the steps since the last line of the log.
+      log_bytes: length of metrics.jsonl.
+    """
+
+    step: int = 0
+    best_value: float = -math.inf
+    best_step: int | None = None
+    bad_evals: int = 0
+    finished: bool = False
+    seconds: float = 0.0
+    examples: int = 0
+    tokens: int = 0
+    positions: int = 0
+    pending: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    log_bytes: int = 0
+
+
+class Events(NamedTuple):
+    """What the loop calls out.
+
+    Attributes:
+      log: writes a line `(step, split, values)`, returns the log's length in bytes.
+      evaluate: `state -> metrics` of the validation split.
+      progress: shows `(step, values)` to a person.
+    """
+
+    log: Callable[[int, str, Metrics], int]
+    evaluate: Callable[[State], Metrics]
+    progress: Callable[[int, Metrics], None]
+
+
+def fit(
+    train_step: Callable[[State, Batch], tuple[State, Mapping[str, Array]]],
+    state: State,
+    batches: Iterable[tuple[HostBatch, Batch]],
+    position: Position,
+    options: config.Train,
+    *,
+    steps: int,
+    eval_every: int,
+    metric: str,
+    events: Events,
+    checkpoints: Checkpoints,
+) -> tuple[State, Position]:
+    """Trains from `position` to `steps`, or until `options.patience` evaluations in a row bring nothing better.
+
+    The device is never waited for but to log, and then for the metrics of the interval before the last one.
+
+    Raises:
+      TrainingError: too many non-finite steps in a row.
+      Preempted: SIGTERM arrived; a checkpoint of this very step has been saved.
+    """
+    clock = _Clock(position)
+    running: list[Mapping[str, Array]] = []  # metrics of this interval's steps, perhaps still being computed
+    due: tuple[int, list[Any]] | None = None  # the interval before it, not yet logged
+
+    def flush() -> None:
+        nonlocal due
+        if due:
+            step, found = due[0], jax.device_get(due[1])
+            due = None
+            values = _mean(found)
+            if values["skipped_in_a_row"] >= options.max_skipped:
+                raise TrainingError(
+                    f"step {step}: the loss was not finite {options.max_skipped} times in a row; "
+                    f"the last good checkpoint is kept; try a lower config.optimizer.learning_rate"
+                )
+            speed = clock.speed()
+            position.log_bytes = events.log(step, "train", values | speed)
+            events.progress(step, values | speed)
+
+    with _sigterm() as asked_to_stop:
+        for host, batch in batches:
+            state, metrics = train_step(state, batch)
+            running.append(metrics)
+            position.step += 1
+            clock.count(host)
+            last = position.step == steps
+            if position.step % options.log_every == 0 or last:
+                flush()
+                due = (position.step, [*position.pending, *running])
+                running, position.pending = [], []
+            evaluating = position.step % eval_every == 0 or last
+            if evaluating or asked_to_stop() or (options.save_every and position.step % options.save_every == 0):
+                flush()
+                jax.block_until_ready(state.step)
+                clock.pause()
+                if evaluating:
+                    _select(position, position.step, events, metric, state)
+                    position.finished = last or 0 < options.patience <= position.bad_evals
+                position.pending += [_floats(m) for m in jax.device_get(running)]
+                running = []
+                checkpoints.save(state, dataclasses.asdict(position), position.best_step)
+                clock.resume()
+            if position.finished:
+                break
+            if asked_to_stop():
+                checkpoints.wait()
+                raise Preempted(f"stopped by SIGTERM at step {position.step}; the same command resumes")
+    return state, position
+
+
+def _select(position: Position, step: int, events: Events, metric: str, state: State) -> None:
+    """Evaluates, and notes whether this is the best checkpoint so far."""
+    values = events.evaluate(state)
+    position.log_bytes = events.log(step, "validation", values)
+    value = values.get(metric, -math.inf)
+    if value > position.best_value or position.best_step is None:
+        position.best_value, position.best_step, position.bad_evals = value, step, 0
+    else:
+        position.bad_evals += 1
+
+
+def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _mean(found: list[Mapping[str, Any]]) -> dict[str, float]:
+    """Of the loss and the gradient norm over the finite steps; the last of the rest."""
+    last = _floats(found[-1])
+    for name in ("loss", "grad_norm"):
+        values = np.asarray([m[name] for m in found], np.float64)
+        finite = values[np.isfinite(values)]
+        last[name] = float(finite.mean()) if len(finite) else math.nan
+    return last
+
+
+class _Clock:
+    """Counts the time spent in training steps and what they were given, in a `Position` and since the last line."""
+
+    def __init__(self, position: Position):
+        self._position = position
+        self._last = (position.seconds, position.examples, position.tokens)
+        self._since = time.perf_counter()
+
+    def count(self, host: HostBatch) -> None:
+        self._position.examples += len(host.examples)
+        self._position.tokens += host.tokens
+        self._position.positions += host.shape.rows * host.shape.length
+
+    def pause(self) -> None:
+        now = time.perf_counter()
+        self._position.seconds += now - self._since
+        self._since = now
+
+    def resume(self) -> None:
+        self._since = time.perf_counter()
+
+    def speed(self) -> dict[str, float]:
+        """Examples and real tokens a second since the last call."""
+        self.pause()
+        p = self._position
+        seconds, examples, tokens = (a - b for a, b in zip((p.seconds, p.examples, p.tokens), self._last, strict=True))
+        self._last = (p.seconds, p.examples, p.tokens)
+        return {"examples_per_second": examples / seconds, "real_tokens_per_second": tokens / seconds}
+
+
+@contextmanager
+def _sigterm() -> Iterator[Callable[[], bool]]:
+    """Turns SIGTERM into a question that the loop asks after each step."""
+    asked: list[int] = []
+    try:
+        before = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    except ValueError:  # not in the main thread: a notebook or a test decides for itself
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,46 @@
+"""AdamW with warmup and decay, from optax parts."""
+
+from typing import Any
+
+import jax
+import optax
+
+from jaxft import config
+from jaxft.errors import UserError
+
+NOT_DECAYED = ("bias", "scale")
+"""Names of parameters without weight decay: biases, and the scale of LayerNorm."""
+
+
+def make_schedule(options: config.Optimizer, steps: int) -> optax.Schedule:
+    """Linear warmup from 0 to the peak, then linear or cosine decay to 0 at `steps`, or no decay.
+
+    As get_linear_schedule_with_warmup and get_cosine_schedule_with_warmup of transformers/optimization.py.
+
+    Raises:
+      UserError: warmup is longer than the run.
+    """
+    warmup = round(options.warmup * steps) if options.warmup < 1 else round(options.warmup)
+    if warmup > steps:
+        raise UserError(f"config.optimizer.warmup is {warmup} steps, but the run has only {steps}")
+    peak, rest = options.learning_rate, max(steps - warmup, 1)
+    decay = {
+        "linear": optax.linear_schedule(peak, 0.0, rest),
+        "cosine": optax.cosine_decay_schedule(peak, rest),
+        "constant": optax.constant_schedule(peak),
+    }[options.schedule]
+    if warmup == 0:
+        return decay
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
+
+
+def decayed(params: Any) -> Any:
+    """True for each parameter that weight decay applies to, a tree like `params`."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NOT_DECAYED, params)
+
+
+def make_optimizer(options: config.Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Clipping by global norm (Pascanu et al. 2013), then AdamW (Loshchilov and Hutter 2019)."""
+    adamw = optax.adamw(schedule, options.b1, options.b2, options.eps, weight_decay=options.weight_decay, mask=decayed)
+    clip = optax.clip_by_global_norm(options.clip_norm) if options.clip_norm > 0 else optax.identity()
+    return optax.chain(clip, adamw)

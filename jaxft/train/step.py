@@ -1,0 +1,86 @@
+"""The training step: `state, metrics = train_step(state, batch)`, and the evaluation step.
+
+Both are pure and know no model, task or method by name: they are handed an objective and a way to join parameters.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxft.train.state import State
+from jaxft.types import Array, Batch, Key, Outputs, Params
+
+Objective = Callable[[Params, Batch, Key[Array, ""] | None], tuple[tuple[Array, Array], Outputs]]
+"""`(params, batch, dropout key or None) -> (sum of losses, sum of weights), outputs`."""
+
+TrainStep = Callable[[State, Batch], tuple[State, dict[str, Array]]]
+EvalStep = Callable[[tuple[Params, Params], Batch], dict[str, Array]]
+
+
+def make_train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    join: Callable[[Params, Params], Params],
+    accumulate: int = 1,
+) -> TrainStep:
+    """One update on one batch.
+
+    The batch is split by rows into `accumulate` parts computed one after the other. The gradient is that of the whole
+    batch's loss, sum of losses / sum of weights, however it is split. Where the loss or the gradient is not finite the
+    update is left out and counted.
+    """
+
+    def train_step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+
+        def loss_sum(trainable: Params, part: Batch, key: Array) -> tuple[Array, Array]:
+            (total, weight), _ = objective(join(trainable, state.frozen), part, key)
+            return total, weight
+
+        def add(sums, part_and_key):
+            (total, weight), grads = jax.value_and_grad(loss_sum, has_aux=True)(state.trainable, *part_and_key)
+            return jax.tree.map(jnp.add, sums, (total, weight, grads)), None
+
+        if accumulate == 1:
+            (total, weight), grads = jax.value_and_grad(loss_sum, has_aux=True)(state.trainable, batch, key)
+        else:
+            # Part i takes every accumulate-th row, so that each part is spread over all devices.
+            parts = {k: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
+            zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.trainable))
+            (total, weight, grads), _ = jax.lax.scan(add, zeros, (parts, jax.random.split(key, accumulate)))
+
+        grads = jax.tree.map(lambda g: g / weight, grads)
+        norm = optax.global_norm(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+        finite = jnp.isfinite(total) & jnp.isfinite(norm)
+        keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
+        new_state = state.replace(
+            step=state.step + 1,
+            trainable=jax.tree.map(keep, optax.apply_updates(state.trainable, updates), state.trainable),
+            opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+            skipped=state.skipped + ~finite,
+            skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+        )
+        metrics = {
+            "loss": total / weight,
+            "grad_norm": norm,
+            "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
+            "skipped": new_state.skipped,
+            "skipped_in_a_row": new_state.skipped_in_a_row,
+        }
+        return new_state, metrics
+
+    return train_step
+
+
+def make_eval_step(objective: Objective, join: Callable[[Params, Params], Params]) -> EvalStep:
+    """The outputs of one batch, with `loss` and `weight`, the sums over it."""
+
+    def eval_step(weights: tuple[Params, Params], batch: Batch) -> dict[str, Array]:
+        (total, weight), outputs = objective(join(*weights), batch, None)
+        return outputs | {"loss": total, "weight": weight}
+
+    return eval_step

