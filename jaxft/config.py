@@ -144,7 +144,7 @@ class Compute(Section):
     )
     attention: str = knob("auto", "implementation of attention; auto: by platform", choices=("auto", "plain"))
     remat: bool = knob(False, "recompute each layer's activations in the backward pass, to save memory")
-    dropout: str = knob("exact", "generator of dropout masks; fast: fewer random bits", choices=("exact", "fast"))
+    dropout: str = knob("hash", "generator of dropout masks; hash is the cheaper one", choices=("hash", "threefry"))
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""Where a user's path leads: a local file or folder, something inside an installed pip package, or neither (a Hub name)."""
+"""Where a user's path leads: to a local file or folder, into an installed pip package, or nowhere (a Hub name)."""
 
 import importlib.util
 import re

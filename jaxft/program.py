@@ -25,6 +25,7 @@ Loss = Callable[[Outputs, Batch], tuple[Array, Array]]
 """`(outputs of the task, batch) -> (sum of losses, sum of weights)`."""
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+GENERATORS = {"hash": nn.hash_bits, "threefry": nn.threefry_bits}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,12 @@ def compose(
     mesh = mesh or sharding.make_mesh(experiment.mesh)
     method = adapt.full
     compute = experiment.compute
-    base = nn.Run(dtype=DTYPES[compute.dtype], remat=compute.remat, constrain=sharding.constrain(mesh))
+    base = nn.Run(
+        dtype=DTYPES[compute.dtype],
+        bits=GENERATORS[compute.dropout],
+        remat=compute.remat,
+        constrain=sharding.constrain(mesh),
+    )
 
     def objective(params: Params, batch: Batch, key: Array | None) -> tuple[tuple[Array, Array], Outputs]:
         outputs = task.forward(params, model, batch, dataclasses.replace(base, key=key))

@@ -4,7 +4,6 @@ CSV and JSON lines are parsed by the standard library: Arrow's own parsers accep
 2020-01-01 into timestamps, and count rows where a user needs line numbers.
 """
 
-import codecs
 import csv
 import gzip
 import io
@@ -12,26 +11,27 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from jaxft import paths
 from jaxft.config import Data
 from jaxft.errors import UserError, nearest
 
 T = TypeVar("T")
+pc: Any = pyarrow.compute  # its functions are made at run time, where no type checker sees them
 
 KEYS = ("train", "validation", "test")
 ALIASES = {"validation": ("valid", "val", "dev")}
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON = (".json", ".jsonl", ".ndjson")
 SUFFIXES = (*DELIMITERS, *JSON, ".parquet")
-BATCH = 1 << 16
+BATCH = 1 << 16  # rows that become one Arrow chunk
 SHARD = re.compile(r"(?P<stem>.+)-(?P<index>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]+)?")
 INTEGER = r"^-?(0|[1-9]\d{0,17})$"
 # No leading zeros and at most 15 digits before the point: codes and long ids stay text, digit for digit.
@@ -120,17 +120,17 @@ def check_text(split: Split, column: str) -> None:
     """
     values = split.table[column]
     if not (pa.types.is_null(values.type) or pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        row = pc.index(pc.is_valid(values), True).as_py()  # type: ignore[attr-defined]
+        row = pc.index(pc.is_valid(values), True).as_py()
         value = f"such as {values[row].as_py()!r}"[:60] if row >= 0 else "all null"
         raise UserError(
             f"{split.where(max(row, 0))}: column {column!r} must hold text, but all {len(values)} rows hold "
             f"{values.type} values ({value}); name another column or turn the values into text"
         )
     text = values.cast(pa.large_string())
-    bad = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(text), ""), True)  # type: ignore[attr-defined]
-    count = pc.sum(bad).as_py()  # type: ignore[attr-defined]
+    bad = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(text), ""), True)
+    count = pc.sum(bad).as_py()
     if count:
-        row = pc.index(bad, True).as_py()  # type: ignore[attr-defined]
+        row = pc.index(bad, True).as_py()
         what = "empty text" if text[row].is_valid else "null"
         raise UserError(
             f"{split.where(row)}: column {column!r} holds {what}; so do {count} of {len(bad)} rows (null or empty); "
@@ -178,8 +178,7 @@ def _from_saved(path: Path, data: Data) -> dict[str, Split]:
 
 
 def _from_datasets(found: Any, data: Data, name: str) -> dict[str, Split]:
-    there = found if isinstance(found, dict) else {data.train: found}
-    chosen = _select(there, data, name)
+    chosen = _select(found if isinstance(found, dict) else {data.train: found}, data, name)
     return {key: Split(_plain(one.with_format("arrow")[:]), f"{name}, {key}") for key, one in chosen.items()}
 
 
@@ -188,10 +187,9 @@ def _from_file(path: Path, data: Data) -> dict[str, Split]:
     for key in KEYS[1:]:
         name = getattr(data, key)
         if name not in ("", key):
-            beside = path.parent / name
-            if not beside.is_file():
-                raise UserError(f"config.data.{key} is {name!r}; {paths.missing(beside)}")
-            chosen[key] = [beside]
+            if not (path.parent / name).is_file():
+                raise UserError(f"config.data.{key} is {name!r}; {paths.missing(path.parent / name)}")
+            chosen[key] = [path.parent / name]
     return _read_all(chosen, data)
 
 
@@ -202,19 +200,17 @@ def _from_folder(folder: Path, data: Data) -> dict[str, Split]:
         usable = _suffix(entry) if entry.is_file() else _classes(entry)
         if usable and not entry.name.startswith("."):
             there.setdefault(_stem(entry), []).append(entry)
-    for name in (data.train, data.validation, data.test):
-        if name and (folder / name).is_file():
-            there[name] = [folder / name]
+    there |= {n: [folder / n] for n in (data.train, data.validation, data.test) if n and (folder / n).is_file()}
     if data.train not in there and _classes(folder):
         there = {data.train: [folder]}
     if not there:
         raise UserError(
             f"config.data.source: {folder} holds no data; it needs files named after splits (train.csv, dev.tsv, "
-            f"test.jsonl, train.parquet) or a folder of .txt files a class"
+            "test.jsonl, train.parquet) or a folder of .txt files a class"
         )
     chosen = _select(there, data, str(folder))
-    for files in chosen.values():
-        _check_shards(files)
+    for key, files in chosen.items():
+        _check_shards(key, files)
     return _read_all(chosen, data)
 
 
@@ -222,7 +218,7 @@ def _suffix(path: Path) -> str:
     """The suffix that says how to read a file, `.gz` aside; empty: none that we read."""
     name = path.name.lower()
     suffix = Path(name.removesuffix(".gz")).suffix
-    return suffix if suffix in SUFFIXES and not (suffix == ".parquet" and name.endswith(".gz")) else ""
+    return suffix if suffix in SUFFIXES and not name.endswith(".parquet.gz") else ""
 
 
 def _stem(path: Path) -> str:
@@ -234,47 +230,36 @@ def _stem(path: Path) -> str:
     return shard["stem"] if shard else stem
 
 
-def _check_shards(files: Sequence[Path]) -> None:
+def _check_shards(key: str, files: Sequence[Path]) -> None:
     shards = [SHARD.match(file.name) for file in files]
-    counts = {int(shard["count"]) if shard else None for shard in shards}
-    if len(files) > 1 and (None in counts or len({_suffix(f) for f in files}) > 1 or len(counts) > 1):
+    kinds = {(int(shard["count"]), _suffix(file)) if shard else file for shard, file in zip(shards, files, strict=True)}
+    if len(kinds) > 1:
         names = " and ".join(file.name for file in files[:2])
-        raise UserError(
-            f"{files[0].parent} has both {names}; name the right one in config.data (train, validation, test)"
-        )
-    count = counts.pop()
-    if count is not None and count != len(files):
-        there = {int(shard["index"]) for shard in shards if shard}
-        lost = next((i for i in range(count) if i not in there), count)
-        raise UserError(
-            f"{files[0].parent} has {len(files)} of {count} parts of {_stem(files[0])}; part {lost:05d} is missing"
-        )
+        raise UserError(f"{files[0].parent} has both {names}; name the right one in config.data.{key}")
+    count = int(shards[0]["count"]) if shards[0] else 1
+    if count != len(files):
+        raise UserError(f"{files[0].parent} has {len(files)} of the {count} parts of {_stem(files[0])}; add the others")
 
 
 def _classes(folder: Path) -> list[Path]:
     """The subfolders that hold text files, in the order of their names."""
-    if not folder.is_dir():
-        return []
     return sorted(d for d in folder.iterdir() if d.name[0] != "." and d.is_dir() and any(d.glob("*.txt")))
 
 
 def _read_all(chosen: Mapping[str, Sequence[Path]], data: Data) -> dict[str, Split]:
     tables = {key: _concat([_read_one(file, data) for file in files], files) for key, files in chosen.items()}
     tables |= _numbers({key: table for key, table in tables.items() if _suffix(chosen[key][0]) in DELIMITERS})
-    return {
-        key: Split(tables[key], re.sub(r"-\d+-of-", "-*-of-", files[0].name) if len(files) > 1 else files[0].name)
-        for key, files in chosen.items()
-    }
+    origins = {key: re.sub(r"-\d+-of-", "-*-of-" if len(f) > 1 else r"\g<0>", f[0].name) for key, f in chosen.items()}
+    return {key: Split(table, origins[key]) for key, table in tables.items()}
 
 
 def _concat(tables: Sequence[pa.Table], files: Sequence[Path]) -> pa.Table:
-    for table, file in zip(tables, files, strict=True):
-        if set(table.column_names) != set(tables[0].column_names):
-            raise UserError(f"{file} has other columns than {files[0].name}: {table.column_names}")
     try:
+        if any(set(table.column_names) != set(tables[0].column_names) for table in tables):
+            raise pa.ArrowInvalid(f"they have different columns: {[table.column_names for table in tables]}")
         return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
-        raise UserError(f"the parts of {files[0]} do not fit together ({_short(error)})") from error
+        raise UserError(f"the parts {files[0]} to {files[-1].name} do not fit together ({_short(error)})") from error
 
 
 def _read_one(path: Path, data: Data) -> pa.Table:
@@ -286,7 +271,7 @@ def _read_one(path: Path, data: Data) -> pa.Table:
         import pyarrow.parquet
 
         try:
-            return _plain(pyarrow.parquet.read_table(path, partitioning=None))
+            return _plain(pyarrow.parquet.ParquetFile(path).read())
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"cannot read {path} as Parquet ({_short(error)})") from error
     if not suffix:
@@ -294,13 +279,12 @@ def _read_one(path: Path, data: Data) -> pa.Table:
     text = _decode(path, data.encoding)
     if not text.strip():
         raise UserError(f"{path} is empty")
-    return _delimited(text, path, data.columns) if suffix in DELIMITERS else _json(text, path)
+    return _delimited(text, path, data.columns) if suffix in DELIMITERS else _json(text, path.name)
 
 
 def _decode(path: Path, encoding: str) -> str:
     """The text of a file, a byte order mark left out; never guesses and never replaces a byte."""
     try:
-        codecs.lookup(encoding)
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if path.suffix.lower() == ".gz" else raw
         return raw.decode(encoding).removeprefix("\ufeff")
@@ -333,115 +317,93 @@ def _delimited(text: str, path: Path, columns: Sequence[str]) -> pa.Table:
     delimiter = DELIMITERS[_suffix(path)]
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     csv.field_size_limit(2**31 - 1)  # the default takes a document of more than 128 KiB for an error
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
 
-    def parse() -> Any:
-        return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-
-    def fail(width: int, named_by: str) -> UserError:
-        """Finds the first row that is broken; only now, so that good files are not slowed down by the bookkeeping."""
-        reader, line = parse(), 1
+    def rows() -> Iterator[list[str]]:
+        line, width = 1, len(columns)
         try:
             for row in reader:
+                width = width or len(row)
                 if row and len(row) != width:
-                    cells = f"{len(row)} cell{'s' * (len(row) != 1)}"
-                    return UserError(f"{path.name}, line {line}: {cells}, but {named_by} names {width} columns")
+                    source = "config.data.columns names" if columns else "the first line has"
+                    raise UserError(f"{path.name}, line {line} has {len(row)} cell(s), but {source} {width}")
+                if row:
+                    yield row
                 line = reader.line_num + 1
         except csv.Error as error:
-            return UserError(f"{path.name}, line {line}: broken quotes in the row that begins here ({error})")
-        raise AssertionError("called for a file without a broken row")
+            raise UserError(f"{path.name}, line {line}: broken quotes in the row that begins here ({error})") from error
 
-    rows, tables, names = filter(None, parse()), [], tuple(columns)
-    try:
-        names = names or tuple(next(rows))
-        named_by = "config.data.columns" if columns else f"the first line ({', '.join(names)[:80]})"
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise UserError(f"{path.name}: {named_by} names the column {twice!r} twice")
-        while batch := list(itertools.islice(rows, BATCH)):
-            if set(map(len, batch)) != {len(names)}:
-                raise fail(len(names), named_by)
-            tables.append(pa.table([pa.array(cells, pa.string()) for cells in zip(*batch, strict=True)], names=names))
-    except csv.Error as error:
-        raise fail(len(names), "the header") from error
-    return pa.concat_tables(tables) if tables else pa.table({name: pa.array([], pa.string()) for name in names})
+    parsed = rows()
+    names = list(columns) or next(parsed)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{path.name}: two columns are named {twice!r}; rename one, or set config.data.columns")
+    tables = [pa.table({name: pa.array([], pa.string()) for name in names})]
+    while batch := list(itertools.islice(parsed, BATCH)):
+        tables.append(pa.table([pa.array(cells, pa.string()) for cells in zip(*batch, strict=True)], names=names))
+    return pa.concat_tables(tables)
 
 
-def _numbers(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
-    """Turns columns that hold nothing but numbers, in every split, into int64 or float64; an empty cell becomes null."""
-    tables = dict(tables)
+def _numbers(tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
+    """Makes columns of nothing but numbers, in every split, int64 or float64; an empty cell becomes null in them."""
     for name in dict.fromkeys(name for table in tables.values() for name in table.column_names):
-        holders = [key for key, table in tables.items() if name in table.column_names]
-        cells = [
-            pc.if_else(pc.equal(tables[key][name], ""), pa.scalar(None, pa.string()), tables[key][name])
-            for key in holders
-        ]  # type: ignore[attr-defined]
+        keys = [key for key, table in tables.items() if name in table.column_names]
+        cells = pa.chunked_array([chunk for key in keys for chunk in tables[key][name].chunks], pa.string())
+        cells = cells.filter(pc.not_equal(cells, ""))
         kinds = {INTEGER: pa.int64(), NUMBER: pa.float64()}
-        kind = next((kind for regex, kind in kinds.items() if _all_match(cells, regex)), None)
-        for key, column in zip(holders, cells, strict=True):
-            if kind is not None:
-                index = tables[key].column_names.index(name)
-                tables[key] = tables[key].set_column(index, name, column.cast(kind))
+        kind = next(
+            (k for r, k in kinds.items() if len(cells) and pc.all(pc.match_substring_regex(cells, r)).as_py()), 0
+        )
+        for key in keys if kind else ():
+            column = tables[key][name]
+            column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column).cast(kind)
+            tables[key] = tables[key].set_column(tables[key].column_names.index(name), name, column)
     return tables
 
 
-def _all_match(columns: Sequence[pa.ChunkedArray], regex: str) -> bool:
-    """Whether every non-null text matches, and there is one at all."""
-    # type: ignore comments: pyarrow.compute makes its functions at run time
-    some = any(column.null_count < len(column) for column in columns)
-    return some and all(pc.all(pc.match_substring_regex(c, regex)).as_py() is not False for c in columns)  # type: ignore[attr-defined]
-
-
-def _json(text: str, path: Path) -> pa.Table:
-    """Parses JSON lines, or a file that is one array of objects."""
-    rows = (row for _, row in _objects(text, path))
-    try:
-        tables = []
-        while batch := list(itertools.islice(rows, BATCH)):
-            names = dict.fromkeys(name for row in batch for name in row)
-            tables.append(pa.table({name: pa.array([row.get(name) for row in batch]) for name in names}))
-        return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
-    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
-        raise _misfit(_objects(text, path), path, error) from error
-
-
-def _objects(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each object of a JSON file, with the name of its place."""
-
-    def load(part: str, line: Callable[[int], int]) -> Any:
-        try:
-            return json.loads(part)
-        except json.JSONDecodeError as error:
-            place = f"{path.name}, line {line(error.lineno)}, column {error.colno}"
-            raise UserError(f"{place}: broken JSON ({error.msg}); each line must be one JSON object") from error
-
-    if text.lstrip().startswith("["):
-        places = ((f"row {i}", row) for i, row in enumerate(load(text, int), 1))
-    else:
-        lines = enumerate(io.StringIO(text), 1)
-        places = ((f"line {i}", load(line, lambda _, i=i: i)) for i, line in lines if not line.isspace())
-    for place, row in places:
-        if not isinstance(row, dict):
-            raise UserError(f'{path.name}, {place}: {str(row)[:40]!r} is not a JSON object such as {{"text": ...}}')
-        yield place, row
-
-
-def _misfit(rows: Iterable[tuple[str, dict[str, Any]]], path: Path, error: Exception) -> UserError:
-    """Finds the first JSON value that does not go with those above it in its column."""
+def _json(text: str, origin: str) -> pa.Table:
+    """Parses JSON lines, or a file that is one array of objects; a key that an object lacks is null there."""
     kinds = {int: "a number", float: "a number", str: "text", bool: "true/false", list: "a list", dict: "an object"}
+    columns: dict[str, list[Any]] = {}
     first: dict[str, tuple[str, str]] = {}
-    for place, row in rows:
+    count = 0
+    for count, (place, row) in enumerate(_objects(text, origin), 1):
         for name, value in row.items():
-            if value is None:
-                continue
-            here = f"{path.name}, {place}: column {name!r}"
-            try:
-                pa.array([value])
-            except (pa.ArrowException, OverflowError, UnicodeEncodeError) as cause:
-                return UserError(f"{here} holds a value that cannot be stored ({_short(cause)})")
-            kind, above = first.setdefault(name, (kinds[type(value)], place))
-            if kind != kinds[type(value)]:
-                return UserError(f"{here} holds {kinds[type(value)]} ({str(value)[:40]}), but {kind} in {above}")
-    return UserError(f"{path.name}: the values of a column do not fit together ({_short(error)})")
+            column = columns.setdefault(name, [])
+            column.extend([None] * (count - 1 - len(column)))
+            column.append(value)
+            kind = kinds.get(type(value))
+            if kind and first.setdefault(name, (kind, place))[0] != kind:
+                above = " in ".join(first[name])
+                raise UserError(f"{origin}, {place}: column {name!r} is {kind} ({str(value)[:40]}), but {above}")
+    arrays = {}
+    for name, column in columns.items():
+        try:
+            arrays[name] = pa.chunked_array([pa.array(column + [None] * (count - len(column)))])
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+            raise UserError(f"{origin}: column {name!r} holds what Arrow cannot store ({_short(error)})") from error
+    return pa.table(arrays)
+
+
+def _objects(text: str, origin: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each object of a JSON file, with the name of its place."""
+    whole = text.lstrip().startswith("[")
+    for number, part in enumerate([text] if whole else io.StringIO(text), 1):
+        if part.isspace():
+            continue
+        try:
+            value = json.loads(part)
+        except json.JSONDecodeError as error:
+            line = error.lineno if whole else number
+            raise UserError(
+                f"{origin}, line {line}, column {error.colno}: broken JSON ({error.msg}); "
+                "each line must be one JSON object, or the file one array of them"
+            ) from error
+        for row, one in enumerate(value, 1) if whole else ((number, value),):
+            place = f"{'row' if whole else 'line'} {row}"
+            if not isinstance(one, dict):
+                raise UserError(f"{origin}, {place}: {str(one)[:40]!r} is not a JSON object of columns and values")
+            yield place, one
 
 
 def _plain(table: pa.Table) -> pa.Table:
@@ -454,7 +416,7 @@ def _plain(table: pa.Table) -> pa.Table:
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         elif isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and pa.types.is_integer(column.type):
-            ids = pc.if_else(pc.less(column, 0), pa.scalar(None, column.type), column)  # type: ignore[attr-defined]
+            ids = pc.if_else(pc.less(column, 0), pa.scalar(None, column.type), column)
             column = pc.take(pa.array(feature["names"], pa.string()), ids)
         columns.append(column)
     return pa.table(columns, names=table.column_names)
@@ -462,5 +424,4 @@ def _plain(table: pa.Table) -> pa.Table:
 
 def _short(error: BaseException) -> str:
     """The kind of an error and the beginning of its first line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0][:160]}"

@@ -40,22 +40,26 @@ def make_train_step(
             (total, weight), _ = objective(join(trainable, state.frozen), part, key)
             return total, weight
 
+        def mean(trainable: Params) -> tuple[Array, Array]:
+            total, weight = loss_sum(trainable, batch, key)
+            return total / weight, weight
+
         def add(sums, part_and_key):
             (total, weight), grads = jax.value_and_grad(loss_sum, has_aux=True)(state.trainable, *part_and_key)
             return jax.tree.map(jnp.add, sums, (total, weight, grads)), None
 
         if accumulate == 1:
-            (total, weight), grads = jax.value_and_grad(loss_sum, has_aux=True)(state.trainable, batch, key)
+            (loss, _), grads = jax.value_and_grad(mean, has_aux=True)(state.trainable)
         else:
             # Part i takes every accumulate-th row, so that each part is spread over all devices.
             parts = {k: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
             zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.trainable))
             (total, weight, grads), _ = jax.lax.scan(add, zeros, (parts, jax.random.split(key, accumulate)))
+            loss, grads = total / weight, jax.tree.map(lambda g: g / weight, grads)
 
-        grads = jax.tree.map(lambda g: g / weight, grads)
         norm = optax.global_norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-        finite = jnp.isfinite(total) & jnp.isfinite(norm)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
         new_state = state.replace(
             step=state.step + 1,
@@ -65,7 +69,7 @@ def make_train_step(
             skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
         )
         metrics = {
-            "loss": total / weight,
+            "loss": loss,
             "grad_norm": norm,
             "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
             "skipped": new_state.skipped,

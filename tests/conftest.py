@@ -1,0 +1,50 @@
+"""What all tests share: JAX on the CPU, jaxft's signatures checked at run time, torch where it is installed."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hypothesis
+import jax
+import jaxtyping
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "jaxft"
+
+UNCHECKED = {
+    "cli": "parses what users type",
+    "config": "holds what users type until config.check has seen it",
+    "job": "names the protocol Task, which is not runtime_checkable",
+    "program": "names the protocol Task, which is not runtime_checkable",
+    "report.progress": "takes a StringIO, which at run time is no typing.TextIO",
+    "train.state": "as a pytree it is also built of shapes and of shardings",
+}
+"""Modules whose values may be of other types than their annotations say, and why."""
+
+checked = {".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in PACKAGE.rglob("*.py")}
+checked = {name for name in checked - UNCHECKED.keys() if not name.endswith("__init__")}
+# An int is a float here, as it is to pyright (PEP 484).
+checker = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+jaxtyping.install_import_hook(sorted(f"jaxft.{name}" for name in checked), checker)
+
+# The same examples in every run: a change is not blamed for what chance finds. To search for new ones:
+# pytest --hypothesis-profile=search
+common = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("repeat", derandomize=True, database=None, **common)
+hypothesis.settings.register_profile("search", print_blob=True, **common)
+hypothesis.settings.load_profile("repeat")
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch, the reference. Every test that needs it asks for this fixture, and is skipped where it is missing."""
+    return pytest.importorskip("torch", reason="the reference, PyTorch, is not installed")
+
+
+@pytest.fixture(scope="module")
+def quick_compiles():
+    """XLA without LLVM's optimizations: many small models are compiled in half the time, and run once or twice."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

