@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import shlex
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxft import config, pretrained, program, sharding, tasks
+from jaxft import config, paths, pretrained, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources
 from jaxft.data.batches import Feed
@@ -68,14 +69,16 @@ def train(
     say(tables.summary(_facts(job, folder)))
 
     evaluations = _evaluations(job)
+    metric = job.experiment.train.metric or job.task.metric
     board = TensorBoard(folder.tensorboard, purge_step=position.step + 1)
     with Progress(job.steps, position.step) as progress, jax.transfer_guard("disallow"):
 
         def log(at: int, split: str, values: Mapping[str, float]) -> int:
             board.scalars(at, split, values)
             if split != "train":
-                shown = "  ".join(f"{k} {v:.4f}" for k, v in values.items() if "/" not in k)
-                progress.note(f"step {at}  {split}  {shown}")
+                progress.note(
+                    f"step {at}  {split}  loss {values['loss']:.4f}  {metric} {values.get(metric, math.nan):.4f}"
+                )
             return folder.log(at, split, values)
 
         def validate(state: State) -> dict[str, float]:
@@ -89,7 +92,7 @@ def train(
             job.experiment.train,
             steps=job.steps,
             eval_every=job.eval_every,
-            metric=job.experiment.train.metric or job.task.metric,
+            metric=metric,
             events=Events(log, validate, progress.update),
             checkpoints=checkpoints,
         )
@@ -274,8 +277,13 @@ def _source(folder: Workdir, experiment: config.Experiment) -> config.Model:
 
 
 def _read_inputs(inputs: str, experiment: config.Experiment, task: tasks.Task) -> sources.Split:
-    data = dataclasses.replace(experiment.data, source=inputs, train="", validation="", test="", subset="")
-    split = sources.read(data)["train"]
+    if not Path(inputs).expanduser().is_file():
+        raise UserError(f"--input: {paths.missing(inputs)}")
+    if inputs.endswith(".txt"):
+        split = sources.read_lines(inputs, task.inputs[0], experiment.data.encoding)
+    else:
+        data = dataclasses.replace(experiment.data, source=inputs, train="", validation="", test="", subset="")
+        split = sources.read(data)["train"]
     sources.require_columns(split, {f"task.{name}": getattr(experiment.task, name) for name in ("text", "text_pair")})
     for column in task.inputs:
         sources.check_text(split, column)

@@ -48,3 +48,29 @@ def quick_compiles():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """The directory of a small random BERT with a real tokenizer."""
+    from runs import save_tiny_model
+
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Tokenized data and compiled programs, shared by the runs of one worker."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, tiny_model, cache):
+    """The workdir of a finished short run: do not change it."""
+    from runs import experiment
+
+    from jaxft import modes
+
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    modes.train(experiment(tiny_model, cache), str(workdir))
+    return workdir

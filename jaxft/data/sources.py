@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
+from pyarrow import parquet
 
 from jaxft import paths
 from jaxft.config import Data
@@ -29,13 +30,14 @@ pc: Any = pyarrow.compute  # its functions are made at run time, where no type c
 KEYS = ("train", "validation", "test")
 ALIASES = {"validation": ("valid", "val", "dev")}
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-JSON = (".json", ".jsonl", ".ndjson")
-SUFFIXES = (*DELIMITERS, *JSON, ".parquet")
+SUFFIXES = (*DELIMITERS, ".json", ".jsonl", ".ndjson", ".parquet")
 BATCH = 1 << 16  # rows that become one Arrow chunk
 SHARD = re.compile(r"(?P<stem>.+)-(?P<index>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]+)?")
-INTEGER = r"^-?(0|[1-9]\d{0,17})$"
-# No leading zeros and at most 15 digits before the point: codes and long ids stay text, digit for digit.
-NUMBER = r"^-?((0|[1-9]\d{0,14})(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
+# What makes a CSV column numeric. No leading zeros, at most 15 digits before a point: codes and long ids stay text.
+NUMBERS = {
+    r"^-?(0|[1-9]\d{0,17})$": pa.int64(),
+    r"^-?((0|[1-9]\d{0,14})(\.\d*)?|\.\d+)([eE][+-]?\d+)?$": pa.float64(),
+}
 
 
 class Split(NamedTuple):
@@ -76,14 +78,10 @@ def read(data: Data) -> dict[str, Split]:
         raise UserError(f"config.data.source: {paths.missing(data.source)}")
     if path is not None and data.subset:
         raise UserError(f"config.data.subset is {data.subset!r}, but {path} is not a Hub data set; leave it empty")
-    if path is None:
-        splits = _from_hub(data)
-    elif path.is_file():
-        splits = _from_file(path, data)
-    elif (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        splits = _from_saved(path, data)
+    if path is None or (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        splits = _from_datasets(path, data)
     else:
-        splits = _from_folder(path, data)
+        splits = (_from_file if path.is_file() else _from_folder)(path, data)
     for key, split in splits.items():
         if not split.table.num_rows:
             raise UserError(f"{split.origin} (the {key} split) has no rows")
@@ -91,25 +89,18 @@ def read(data: Data) -> dict[str, Split]:
 
 
 def require_columns(split: Split, columns: Mapping[str, str]) -> None:
-    """Checks that a split has the columns that the experiment names.
-
-    Args:
-      split: what to check.
-      columns: config key -> column, e.g. `{"task.text": "sentence"}`; empty column names are passed over.
+    """Checks that a split has every column of `columns`: config key -> name, e.g. `{"task.text": "sentence"}`, or "".
 
     Raises:
       UserError: a column is missing; names the columns there are and the config key.
     """
     have = split.table.column_names
+    delimited = split.origin.removesuffix(".gz").endswith(tuple(DELIMITERS))
+    hint = ", or, if the file has no header line, name its columns in config.data.columns" if delimited else ""
     for key, column in columns.items():
         if column and column not in have:
-            listed = ", ".join(repr(name[:40]) for name in have[:20])
-            hint = ""
-            if split.origin.removesuffix(".gz").endswith(tuple(DELIMITERS)):
-                hint = ", or, if the file has no header line, name its columns in config.data.columns"
-            raise UserError(
-                f"{split.origin} has no column {column!r}; it has {listed}; set config.{key} to one of them{hint}"
-            )
+            listed = f"it has {', '.join(repr(name[:40]) for name in have[:20])}; set config.{key} to one of them{hint}"
+            raise UserError(f"{split.origin} has no column {column!r}; {listed}")
 
 
 def check_text(split: Split, column: str) -> None:
@@ -120,22 +111,31 @@ def check_text(split: Split, column: str) -> None:
     """
     values = split.table[column]
     if not (pa.types.is_null(values.type) or pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        row = pc.index(pc.is_valid(values), True).as_py()
-        value = f"such as {values[row].as_py()!r}"[:60] if row >= 0 else "all null"
+        row = max(pc.index(pc.is_valid(values), True).as_py(), 0)
         raise UserError(
-            f"{split.where(max(row, 0))}: column {column!r} must hold text, but all {len(values)} rows hold "
-            f"{values.type} values ({value}); name another column or turn the values into text"
+            f"{split.where(row)}: column {column!r} must hold text, but all {len(values)} rows hold {values.type} "
+            f"values such as {str(values[row].as_py())[:40]}; name another column or turn the values into text"
         )
     text = values.cast(pa.large_string())
     bad = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(text), ""), True)
-    count = pc.sum(bad).as_py()
-    if count:
-        row = pc.index(bad, True).as_py()
-        what = "empty text" if text[row].is_valid else "null"
-        raise UserError(
-            f"{split.where(row)}: column {column!r} holds {what}; so do {count} of {len(bad)} rows (null or empty); "
-            "remove these rows or fill them"
-        )
+    row = pc.index(bad, True).as_py()
+    if row >= 0:
+        what, count = "empty text" if text[row].is_valid else "null", f"{pc.sum(bad).as_py()} of {len(bad)} rows"
+        hint = f"{count} are null or empty; remove these rows or fill them"
+        raise UserError(f"{split.where(row)}: column {column!r} holds {what}; {hint}")
+
+
+def read_lines(file: str, column: str, encoding: str) -> Split:
+    """Each line of a text file as an example with one column.
+
+    Raises:
+      UserError: the file cannot be read or is empty.
+    """
+    path = Path(file).expanduser()
+    lines = _decode(path, encoding).splitlines()
+    if not lines:
+        raise UserError(f"{path} is empty")
+    return Split(pa.table({column: pa.array(lines, pa.large_string())}), path.name)
 
 
 def _select(there: Mapping[str, T], data: Data, origin: str) -> dict[str, T]:
@@ -143,8 +143,7 @@ def _select(there: Mapping[str, T], data: Data, origin: str) -> dict[str, T]:
     chosen = {}
     for key in KEYS:
         name = getattr(data, key)
-        aliases = ALIASES.get(key, ()) if name == key else ()
-        found = next((n for n in (name, *aliases) if n in there), None)
+        found = next((n for n in (name, *(ALIASES.get(key, ()) if name == key else ())) if n in there), None)
         if found is not None:
             chosen[key] = there[found]
         elif key == "train" or name not in ("", key):
@@ -152,33 +151,23 @@ def _select(there: Mapping[str, T], data: Data, origin: str) -> dict[str, T]:
     return chosen
 
 
-def _from_hub(data: Data) -> dict[str, Split]:
+def _from_datasets(path: Path | None, data: Data) -> dict[str, Split]:
+    """A `save_to_disk` folder, or without a path a Hub data set."""
     import datasets
 
-    name = f"{data.source} ({data.subset})" if data.subset else data.source
+    name = path.name if path else f"{data.source} ({data.subset})" if data.subset else data.source
     try:
-        found = datasets.load_dataset(data.source, data.subset or None)
+        found = datasets.load_from_disk(str(path)) if path else datasets.load_dataset(data.source, data.subset or None)
     except Exception as error:  # of many kinds: no network, no such name, no such subset, a script, broken files
+        if path is not None:
+            raise UserError(f"cannot read the save_to_disk folder {path} ({_short(error)}); save it again") from error
         raise UserError(
             f"config.data.source: there is no file or folder {Path(data.source).absolute()}, and the Hugging Face Hub "
             f"did not give {name!r} ({_short(error)}); check the name, config.data.subset and the network, or give "
             "a local file, a folder, a save_to_disk folder or pkg://PACKAGE/PATH"
         ) from error
-    return _from_datasets(found, data, name)
-
-
-def _from_saved(path: Path, data: Data) -> dict[str, Split]:
-    import datasets
-
-    try:
-        found = datasets.load_from_disk(str(path))
-    except Exception as error:  # whatever a damaged folder makes the library trip over
-        raise UserError(f"cannot read the save_to_disk folder {path} ({_short(error)}); save it again") from error
-    return _from_datasets(found, data, path.name)
-
-
-def _from_datasets(found: Any, data: Data, name: str) -> dict[str, Split]:
-    chosen = _select(found if isinstance(found, dict) else {data.train: found}, data, name)
+    there: Any = found if isinstance(found, dict) else {data.train: found}
+    chosen = _select(there, data, name)
     return {key: Split(_plain(one.with_format("arrow")[:]), f"{name}, {key}") for key, one in chosen.items()}
 
 
@@ -197,8 +186,8 @@ def _from_folder(folder: Path, data: Data) -> dict[str, Split]:
     """Files or folders of classes named after splits, or else folders of classes, which are all training data."""
     there: dict[str, list[Path]] = {}
     for entry in sorted(folder.iterdir()):
-        usable = _suffix(entry) if entry.is_file() else _classes(entry)
-        if usable and not entry.name.startswith("."):
+        usable = _classes(entry) if entry.is_dir() else _suffix(entry)
+        if usable:
             there.setdefault(_stem(entry), []).append(entry)
     there |= {n: [folder / n] for n in (data.train, data.validation, data.test) if n and (folder / n).is_file()}
     if data.train not in there and _classes(folder):
@@ -210,7 +199,8 @@ def _from_folder(folder: Path, data: Data) -> dict[str, Split]:
         )
     chosen = _select(there, data, str(folder))
     for key, files in chosen.items():
-        _check_shards(key, files)
+        if files[0] != folder / getattr(data, key):  # a part of several may be asked for by its whole name
+            _check_shards(key, files)
     return _read_all(chosen, data)
 
 
@@ -234,8 +224,8 @@ def _check_shards(key: str, files: Sequence[Path]) -> None:
     shards = [SHARD.match(file.name) for file in files]
     kinds = {(int(shard["count"]), _suffix(file)) if shard else file for shard, file in zip(shards, files, strict=True)}
     if len(kinds) > 1:
-        names = " and ".join(file.name for file in files[:2])
-        raise UserError(f"{files[0].parent} has both {names}; name the right one in config.data.{key}")
+        both = f"{files[0].name} and {files[1].name}"
+        raise UserError(f"{files[0].parent} has both {both}; name the right one in config.data.{key}")
     count = int(shards[0]["count"]) if shards[0] else 1
     if count != len(files):
         raise UserError(f"{files[0].parent} has {len(files)} of the {count} parts of {_stem(files[0])}; add the others")
@@ -268,10 +258,8 @@ def _read_one(path: Path, data: Data) -> pa.Table:
     if path.is_dir():
         return _class_texts(path, data.encoding)
     if suffix == ".parquet":
-        import pyarrow.parquet
-
         try:
-            return _plain(pyarrow.parquet.ParquetFile(path).read())
+            return _plain(parquet.ParquetFile(path).read())
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"cannot read {path} as Parquet ({_short(error)})") from error
     if not suffix:
@@ -335,8 +323,8 @@ def _delimited(text: str, path: Path, columns: Sequence[str]) -> pa.Table:
 
     parsed = rows()
     names = list(columns) or next(parsed)
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    twice = max(names, key=names.count)
+    if names.count(twice) > 1:
         raise UserError(f"{path.name}: two columns are named {twice!r}; rename one, or set config.data.columns")
     tables = [pa.table({name: pa.array([], pa.string()) for name in names})]
     while batch := list(itertools.islice(parsed, BATCH)):
@@ -350,10 +338,8 @@ def _numbers(tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
         keys = [key for key, table in tables.items() if name in table.column_names]
         cells = pa.chunked_array([chunk for key in keys for chunk in tables[key][name].chunks], pa.string())
         cells = cells.filter(pc.not_equal(cells, ""))
-        kinds = {INTEGER: pa.int64(), NUMBER: pa.float64()}
-        kind = next(
-            (k for r, k in kinds.items() if len(cells) and pc.all(pc.match_substring_regex(cells, r)).as_py()), 0
-        )
+        fitting = (kind for regex, kind in NUMBERS.items() if pc.all(pc.match_substring_regex(cells, regex)).as_py())
+        kind = next(fitting, None) if len(cells) else None
         for key in keys if kind else ():
             column = tables[key][name]
             column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column).cast(kind)
@@ -379,7 +365,7 @@ def _json(text: str, origin: str) -> pa.Table:
     arrays = {}
     for name, column in columns.items():
         try:
-            arrays[name] = pa.chunked_array([pa.array(column + [None] * (count - len(column)))])
+            arrays[name] = pa.array(column + [None] * (count - len(column)))
         except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
             raise UserError(f"{origin}: column {name!r} holds what Arrow cannot store ({_short(error)})") from error
     return pa.table(arrays)

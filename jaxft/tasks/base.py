@@ -7,7 +7,7 @@ side runs on the host: `features` of a table, `metrics` and `predictions` of the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,7 @@ Host = Mapping[str, np.ndarray]
 """Arrays by name, the first axis over examples."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """What `compose`, the data path and the evaluation ask of a task."""
 

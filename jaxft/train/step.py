@@ -57,7 +57,7 @@ def make_train_step(
             (total, weight, grads), _ = jax.lax.scan(add, zeros, (parts, jax.random.split(key, accumulate)))
             loss, grads = total / weight, jax.tree.map(lambda g: g / weight, grads)
 
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731

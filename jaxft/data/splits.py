@@ -1,0 +1,137 @@
+"""Makes train, validation and test of what a source has: carves, limits, and keeps training data out of the others."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from jaxft.config import Data
+from jaxft.data.sources import Split
+from jaxft.errors import UserError
+
+pc: Any = pyarrow.compute  # its functions are made at run time, where no type checker sees them
+
+STREAMS = {"carve": 0, "train": 1, "validation": 2, "test": 3}
+"""What a random order is for -> the number of its stream, so that one choice never moves another."""
+BATCH = 1 << 16
+
+
+def prepare(
+    splits: dict[str, Split], data: Data, seed: int, inputs: Sequence[str]
+) -> tuple[dict[str, Split], list[str]]:
+    """Makes the splits that a run uses. Rows stay in the order of their source; equal data and seed, equal splits.
+
+    A missing test split (if `data.test_examples` asks for one), then a missing validation split, are carved off train;
+    those that exist are cut to `validation_examples` and `test_examples`. Then train loses each example whose inputs
+    are exactly those of one in validation or test, and is cut to `train_examples`.
+
+    Args:
+      splits: "train" and perhaps "validation" and "test"; left as they are.
+      data: the numbers of examples wanted.
+      seed: of the random choices.
+      inputs: the text columns that make an example what it is; every split has them.
+
+    Returns:
+      "train", "validation" and perhaps "test"; and a line for the log about each thing done to them.
+
+    Raises:
+      UserError: more examples are to be carved off than there are, or none remain to train on.
+    """
+    splits, notes = _carve(splits, data, seed)
+    for key, limit in (("validation", data.validation_examples), ("test", data.test_examples)):
+        if key in splits:
+            splits[key] = _limit(splits[key], key, limit, seed, notes)
+    splits["train"] = _without_leaks(splits, inputs, notes)
+    splits["train"] = _limit(splits["train"], "train", data.train_examples, seed, notes)
+    return splits, notes
+
+
+def fingerprint(table: pa.Table) -> str:
+    """A hash of a table's column names, types and values, however its memory is laid out.
+
+    Each run of rows is copied afresh (what lies below nulls becomes zeros, bits and offsets start at zero), then hashed
+    in Arrow's IPC format. Schema metadata does not count. A new version of Arrow may give another hash.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    table = pa.table(table.columns, names=table.column_names)
+    digest.update(str(table.schema).encode())
+    for start in range(0, table.num_rows, BATCH):
+        part = table.slice(start, BATCH)
+        part = part.take(pa.array(np.arange(part.num_rows)))
+        for batch in part.combine_chunks().to_batches():
+            digest.update(batch.serialize())
+    return digest.hexdigest()
+
+
+def _order(count: int, seed: int, stream: str) -> np.ndarray:
+    """A random order of the rows, from raw Philox bits: numpy keeps those, but not `permutation`, over its versions."""
+    bits = np.random.Philox(key=np.array([seed, STREAMS[stream]], np.uint64)).random_raw(count)
+    return np.argsort(bits, kind="stable")
+
+
+def _carve(splits: dict[str, Split], data: Data, seed: int) -> tuple[dict[str, Split], list[str]]:
+    train = splits["train"]
+    count = train.table.num_rows
+    wanted = {}
+    if "test" not in splits and data.test_examples:
+        wanted["test"] = data.test_examples
+    if "validation" not in splits:
+        wanted["validation"] = data.validation_examples or max(round(data.validation_fraction * count), 1)
+    if not wanted:
+        return dict(splits), []
+    asked = sum(wanted.values())
+    if asked >= count:
+        parts = " and ".join(f"{n:,} {key}" for key, n in wanted.items())
+        raise UserError(
+            f"{train.origin} has {count:,} examples; carving {parts} examples off leaves none to train on; lower "
+            "config.data.validation_examples, validation_fraction or test_examples"
+        )
+    order = _order(count, seed, "carve")
+    cuts = np.split(order, np.cumsum(list(wanted.values())))
+    carved = {key: train.take(np.sort(rows)) for key, rows in zip((*wanted, "train"), cuts, strict=True)}
+    notes = [f"carved {n:,} of {count:,} training examples off for {key}" for key, n in wanted.items()]
+    return splits | carved, notes
+
+
+def _limit(split: Split, key: str, limit: int, seed: int, notes: list[str]) -> Split:
+    count = split.table.num_rows
+    if not limit or limit >= count:
+        return split
+    notes.append(f"using {limit:,} of {count:,} {key} examples")
+    return split.take(np.sort(_order(count, seed, key)[:limit]))
+
+
+def _without_leaks(splits: dict[str, Split], inputs: Sequence[str], notes: list[str]) -> Split:
+    """The training examples whose inputs occur neither in validation nor in test."""
+    keys = [key for key in ("train", "validation", "test") if key in splits]
+    ids = dict(zip(keys, _input_ids([splits[key].table for key in keys], inputs), strict=True))
+    if "test" in ids:
+        shared = int(np.isin(ids["validation"], ids["test"]).sum())
+        if shared:
+            notes.append(f"{shared:,} of {len(ids['validation']):,} validation examples also occur in test; they stay")
+    train, count = splits["train"], len(ids["train"])
+    kept = np.flatnonzero(np.isin(ids["train"], np.concatenate([ids[key] for key in keys[1:]]), invert=True))
+    if not len(kept):
+        raise UserError(
+            f"all {count:,} training examples of {train.origin} also occur in validation or test (same "
+            f"{', '.join(inputs)}); give other data, or check config.data.train, validation and test"
+        )
+    if len(kept) == count:
+        return train
+    notes.append(f"dropped {count - len(kept):,} of {count:,} training examples that also occur in validation or test")
+    return train.take(kept)
+
+
+def _input_ids(tables: Sequence[pa.Table], inputs: Sequence[str]) -> list[np.ndarray]:
+    """Numbers the rows of all tables so that two get the same number exactly where all their inputs are equal."""
+    ids = np.zeros(sum(table.num_rows for table in tables), np.int64)
+    for column in inputs:
+        chunks = [chunk for table in tables for chunk in table[column].cast(pa.large_string()).chunks]
+        values = pa.chunked_array(chunks, pa.large_string()).combine_chunks()
+        codes = values.dictionary_encode(null_encoding="encode").indices.to_numpy()
+        # Both factors are at most the number of rows, so their product fits; unique makes it small again.
+        ids = np.unique(ids * (int(codes.max()) + 1) + codes, return_inverse=True)[1].reshape(-1)
+    return np.split(ids, np.cumsum([table.num_rows for table in tables])[:-1])

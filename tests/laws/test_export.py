@@ -1,0 +1,49 @@
+"""Law 6: out as it came in. What is exported loads in the Hugging Face library and gives the same predictions."""
+
+import json
+
+import numpy as np
+from runs import experiment, results
+
+from jaxft import modes
+
+TEXTS = ["what a lovely day", "this is the worst phone I ever had", "the meeting is at noon", "ok"]
+
+
+def _predict(workdir, tmp_path, texts):
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
+    modes.predict(str(workdir), str(tmp_path / "texts.txt"), str(tmp_path / "answers.jsonl"))
+    return [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+
+
+def test_pytorch_predicts_the_same(torch, finished, tmp_path):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(finished / "export").eval()
+    tokenizer = AutoTokenizer.from_pretrained(finished / "export")
+    with torch.no_grad():
+        inputs = tokenizer(TEXTS, return_tensors="pt", padding=True, truncation=True, max_length=32)
+        probabilities = torch.softmax(model(**inputs).logits, -1).numpy()
+    answers = _predict(finished, tmp_path, TEXTS)
+    names = [model.config.id2label[i] for i in range(3)]
+    assert names == ["negative", "neutral", "positive"]
+    ours = [[answer["probabilities"][name] for name in names] for answer in answers]
+    np.testing.assert_allclose(ours, probabilities, atol=1e-4)
+    assert [a["prediction"] for a in answers] == [names[i] for i in probabilities.argmax(-1)]
+    assert [a["text"] for a in answers] == TEXTS
+
+
+def test_the_checkpoint_and_the_export_are_the_same_parameters(finished, tmp_path):
+    from_export = _predict(finished, tmp_path, TEXTS)
+    measured = modes.evaluate(str(finished))
+    kept = results(finished)
+    for name, value in measured.items():
+        assert np.isclose(value, kept[name], rtol=1e-5), name
+    modes.export(str(finished))
+    assert _predict(finished, tmp_path, TEXTS) == from_export
+
+
+def test_fine_tuning_goes_on_from_an_export(finished, cache, tmp_path, capsys):
+    modes.train(experiment(finished / "export", cache), str(tmp_path / "run"))
+    said = capsys.readouterr().err
+    assert "new (initialized)" not in said and "unused" not in said

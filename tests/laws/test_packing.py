@@ -1,0 +1,104 @@
+"""Law 2: packed or padded, in one part or in several, the same examples give the same loss, gradients and outputs."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxft import config, models
+from jaxft.batch import BatchShape
+from jaxft.data.batches import Feed
+from jaxft.data.features import Features
+from jaxft.models import Model
+from jaxft.train.evaluate import Evaluated, evaluate
+from jaxft.types import Params
+from tests import support
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+TASKS = pytest.mark.parametrize("case", support.TASKS.values(), ids=support.TASKS)
+
+
+class Computed(NamedTuple):
+    grads: dict[str, jax.Array]
+    metrics: dict[str, jax.Array]
+    evaluated: Evaluated
+
+
+def compute(
+    case: support.Case,
+    model: Model,
+    params: Params,
+    features: Features,
+    length: int,
+    slots: int,
+    spare: tuple[int, int],
+) -> Computed:
+    """All examples in one batch, with so many rows and slots more than they need, by the steps of a real program."""
+    needed = support.lay_out(features, case.task, length, slots).shape
+    shape = BatchShape(needed.rows + spare[0], length, needed.slots + spare[1])
+    program = support.compose(case.task, model, keep_gradients=True)
+    host = support.lay_out(features, case.task, length, slots, shape)
+    grads, metrics = support.gradients(program, params, host)
+    feed = Feed(features, case.task.targets, [shape], program.batch_sharding, workers=1)
+    return Computed(grads, metrics, evaluate(program.eval_step, (params, {}), feed, case.task.outputs))
+
+
+def assert_same(actual: Computed, expected: Computed) -> None:
+    support.assert_close(actual.grads, expected.grads, 1e-5, floor=1e-3)
+    support.assert_close(actual.evaluated.outputs, expected.evaluated.outputs, 1e-5)
+    losses = [{"train": found.metrics["loss"], "evaluate": found.evaluated.loss} for found in (actual, expected)]
+    support.assert_close(losses[0], losses[1], 1e-5)
+    support.assert_close({"": actual.metrics["loss"]}, {"": expected.evaluated.loss}, 1e-5)
+
+
+@TASKS
+@settings(max_examples=5, phases=support.NO_SHRINKING)
+@given(data=st.data())
+def test_packed_is_padded(case: support.Case, data: st.DataObject):
+    hf = data.draw(support.bert_configs(max_layers=2))
+    longest = hf["max_position_embeddings"]
+    lengths = data.draw(st.lists(st.integers(1, longest), min_size=2, max_size=7))
+    length = data.draw(st.integers(longest, 3 * longest))  # a row may be longer than the model's longest example
+    slots = data.draw(st.sampled_from([0, 2, 3]))
+    spare = data.draw(st.tuples(st.integers(0, 2), st.integers(0, 2)))
+    seed = data.draw(st.integers(0, 2**16))
+    model = models.build(hf, dropout=0.0)
+    features = support.random_features(np.random.default_rng(seed), case, lengths, hf)
+    params = support.random_params(case.task, model, seed)
+    padded = compute(case, model, params, features, longest, slots=1, spare=(0, 0))
+    assert_same(compute(case, model, params, features, length, slots, spare), padded)
+
+
+@TASKS
+def test_filler_rows_and_empty_slots_change_nothing(case: support.Case):
+    model = models.build(support.SMALL, dropout=0.0)
+    features = support.random_features(np.random.default_rng(0), case, [3, 24, 1, 8], support.SMALL)
+    params = support.random_params(case.task, model, seed=0)
+    plain = compute(case, model, params, features, length=24, slots=1, spare=(0, 0))
+    assert_same(compute(case, model, params, features, length=24, slots=1, spare=(3, 2)), plain)
+
+
+@TASKS
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_is_whole(case: support.Case, parts: int):
+    """Rows hold different numbers of examples and one is empty, so that the parts weigh differently."""
+    model = models.build(support.SMALL, dropout=0.0)
+    features = support.random_features(
+        np.random.default_rng(1), case, [24, 2, 3, 4, 5, 6, 20, 23, 9, 9, 22, 21], support.SMALL
+    )
+    params = support.random_params(case.task, model, seed=1)
+    host = support.lay_out(features, case.task, 24, slots=0, shape=BatchShape(8, 24, 4))
+    weights = host.arrays["weights"].sum(1)
+    assert len({weights[i::parts].sum() for i in range(parts)}) > 1 and weights.min() == 0
+    whole, split = (
+        support.gradients(
+            support.compose(case.task, model, keep_gradients=True, train=config.Train(accumulate=n)), params, host
+        )
+        for n in (1, parts)
+    )
+    support.assert_close(split[0], whole[0], 1e-5, floor=1e-3)
+    support.assert_close(split[1], whole[1], 1e-5)

