@@ -134,13 +134,14 @@ def _facts(job: Job, folder: Workdir) -> dict[str, str]:
     count = lambda tree: sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
     learns, still = count(job.program.state.trainable), count(job.program.state.frozen)
     e, mesh = job.experiment, job.program.mesh
+    epochs = job.steps / job.order.batches_per_epoch
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in job.features.items())
     devices = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "1 device"
     return {
         "run": f"{e.name or 'unnamed'}  ({folder.path})",
         "model": f"{e.model.path}  {learns + still:.1f}M parameters, {100 * learns / (learns + still):.3g}% learn",
         "data": f"{e.data.source}  {sizes}; {job.features['train'].lengths.mean():.1f} tokens an example",
-        "steps": f"{job.steps:,} of {e.train.batch_size} examples ({job.steps / job.order.batches_per_epoch:.2f} epochs)",
+        "steps": f"{job.steps:,} of {e.train.batch_size} examples ({epochs:.2f} epochs)",
         "shapes": f"{'; '.join(map(str, job.shapes))}; {100 * job.padding():.1f}% padding",
         "devices": f"{devices} ({mesh.devices.flat[0].device_kind}), {e.compute.dtype}",
     }

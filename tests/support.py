@@ -120,12 +120,13 @@ def lay_out(features: Features, task: Task, length: int, slots: int = 1, shape: 
 
 
 def compose(task: Task, model: Model, seed: int = 0, steps: int = 10, keep_gradients: bool = False, **sections):
-    """The program of a small run; `keep_gradients`: the optimizer changes nothing, its state is the last gradient."""
+    """The program of a small run, with AdamW or with `keeper`."""
     experiment = config.Experiment(seed=seed, task=task.options, **sections)
-    return program.compose(experiment, model, task, steps, **({"make_optimizer": _keeper} if keep_gradients else {}))
+    return program.compose(experiment, model, task, steps, **({"make_optimizer": keeper} if keep_gradients else {}))
 
 
-def _keeper(options: config.Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
+def keeper(options: config.Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """An optimizer that changes nothing and keeps the gradient as its state."""
     zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
     return optax.GradientTransformation(zeros, lambda grads, state, params=None: (zeros(grads), grads))
 

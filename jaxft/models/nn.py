@@ -60,8 +60,8 @@ def threefry_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, 
 def hash_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
     """Each position's index and the key, mixed by two rounds of multiply and xor-shift.
 
-    A tenth of the work of Threefry, and fused into what uses the bits. Good enough to pick what drops out (tests hold it
-    to that), not for more. The constants are those of the integer hash "lowbias32" (Wellons 2018, hash-prospector).
+    A tenth of the work of Threefry, and fused into what uses the bits. Good enough to pick what drops out (tests hold
+    it to that), not for more. The constants are those of the integer hash "lowbias32" (Wellons 2018, hash-prospector).
     """
     low, high = jax.random.key_data(key)[:2]
     strides = [math.prod(shape[axis + 1 :]) % 2**32 for axis in range(len(shape))]

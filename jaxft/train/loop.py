@@ -89,22 +89,22 @@ def fit(
     """
     clock = _Clock(position)
     running: list[Mapping[str, Array]] = []  # metrics of this interval's steps, perhaps still being computed
-    due: tuple[int, list[Any]] | None = None  # the interval before it, not yet logged
+    due: _Interval | None = None  # the interval before it, not yet logged
 
     def flush() -> None:
         nonlocal due
-        if due:
-            step, found = due[0], jax.device_get(due[1])
-            due = None
-            values = _mean(found)
-            if values["skipped_in_a_row"] >= options.max_skipped:
-                raise TrainingError(
-                    f"step {step}: the loss was not finite {options.max_skipped} times in a row; "
-                    f"the last good checkpoint is kept; try a lower config.optimizer.learning_rate"
-                )
-            speed = clock.speed()
-            position.log_bytes = events.log(step, "train", values | speed)
-            events.progress(step, values | speed)
+        if due is None:
+            return
+        values = _mean(jax.device_get(due.metrics))
+        if values["skipped_in_a_row"] >= options.max_skipped:
+            raise TrainingError(
+                f"step {due.step}: the loss was not finite {options.max_skipped} times in a row; "
+                "the last good checkpoint is kept; try a lower config.optimizer.learning_rate"
+            )
+        values |= clock.speed(due)
+        position.log_bytes = events.log(due.step, "train", values)
+        events.progress(due.step, values)
+        due = None
 
     with _sigterm() as asked_to_stop:
         for host, batch in batches:
@@ -115,7 +115,7 @@ def fit(
             last = position.step == steps
             if position.step % options.log_every == 0 or last:
                 flush()
-                due = (position.step, [*position.pending, *running])
+                due = _Interval(position.step, [*position.pending, *running], position.examples, position.tokens)
                 running, position.pending = [], []
             evaluating = position.step % eval_every == 0 or last
             if evaluating or asked_to_stop() or (options.save_every and position.step % options.save_every == 0):
@@ -162,13 +162,22 @@ def _mean(found: list[Mapping[str, Any]]) -> dict[str, float]:
     return last
 
 
+class _Interval(NamedTuple):
+    """The steps between two lines of the log: the last one, their metrics, and the run's counts at that point."""
+
+    step: int
+    metrics: list[Any]
+    examples: int
+    tokens: int
+
+
 class _Clock:
-    """Counts the time spent in training steps and what they were given, in a `Position` and since the last line."""
+    """The time spent in training steps, evaluation and saving left out."""
 
     def __init__(self, position: Position):
         self._position = position
-        self._last = (position.seconds, position.examples, position.tokens)
         self._since = time.perf_counter()
+        self._last = (position.seconds, position.examples, position.tokens)
 
     def count(self, host: HostBatch) -> None:
         self._position.examples += len(host.examples)
@@ -183,12 +192,12 @@ class _Clock:
     def resume(self) -> None:
         self._since = time.perf_counter()
 
-    def speed(self) -> dict[str, float]:
-        """Examples and real tokens a second since the last call."""
+    def speed(self, interval: _Interval) -> dict[str, float]:
+        """Examples and real tokens a second from the arrival of the interval before to that of this one, now."""
         self.pause()
-        p = self._position
-        seconds, examples, tokens = (a - b for a, b in zip((p.seconds, p.examples, p.tokens), self._last, strict=True))
-        self._last = (p.seconds, p.examples, p.tokens)
+        now = (self._position.seconds, interval.examples, interval.tokens)
+        seconds, examples, tokens = (a - b for a, b in zip(now, self._last, strict=True))
+        self._last = now
         return {"examples_per_second": examples / seconds, "real_tokens_per_second": tokens / seconds}
 
 

@@ -1,5 +1,7 @@
 """Law 7: one step, few shapes. No silent recompilation, no host sync in the hot loop, no implicit transfer."""
 
+from functools import partial
+
 import jax
 import pytest
 from runs import experiment, lines
@@ -29,7 +31,8 @@ def test_a_longer_run_compiles_nothing_more(tiny_model, cache, tmp_path):
     counts = []
     for epochs in (1, 1, 3):  # the first one also compiles what all runs of a process share
         e = experiment(tiny_model, cache, train={"epochs": epochs, "eval_every": 10})
-        counts.append(_count_compilations(lambda e=e, n=len(counts): modes.train(e, str(tmp_path / str(n)))))
+        workdir = str(tmp_path / str(len(counts)))
+        counts.append(_count_compilations(partial(modes.train, e, workdir)))
     assert counts[1] == counts[2] > 0
     assert len(lines(tmp_path / "2")) > len(lines(tmp_path / "1"))
 
