@@ -1,8 +1,12 @@
 """The command line: absl flags in, an exit code out."""
 
+import dataclasses
 import errno
 import importlib.util
+import re
 import sys
+import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
 from absl import flags, logging
@@ -65,8 +69,11 @@ def _run(argv: list[str], usage: str, values: flags.FlagValues) -> int:
     if any(arg in ("--help", "-h", "--helpfull", "-help") for arg in argv):
         print(f"{usage}\n{_keys()}\n\nflags:\n{values.main_module_help() or values.get_help()}")
         return 0
-    _check_config(argv)
-    rest = values(argv)[1:]
+    known = _check_config(argv)
+    try:
+        rest = values(argv)[1:]
+    except flags.IllegalFlagValueError as error:
+        raise _wrong_type(error, known) from error
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}; write --flag=value")
     logging.set_verbosity(logging.ERROR)
@@ -99,26 +106,52 @@ def _dispatch(values: flags.FlagValues) -> int:
     return 0
 
 
-def _check_config(argv: list[str]) -> None:
-    """Loads the config file once by itself, and looks up each `--config.KEY`, so that mistakes are named plainly."""
-    given = [arg.split("=", 1)[1] for arg in argv if arg.lstrip("-").startswith("config=")]
-    keyed = [
-        arg.lstrip("-")[len("config.") :].split("=", 1)[0] for arg in argv if arg.lstrip("-").startswith("config.")
-    ]
+def _check_config(argv: list[str]) -> Mapping[str, dataclasses.Field]:
+    """Loads the config file once by itself, and looks up each `--config.KEY`, so that mistakes are named plainly.
+
+    Returns:
+      The keys that there are.
+    """
+    given, keyed = _given(argv)
     if not given:
         if keyed:
             raise UserError(f"--config.{keyed[0]} without --config; put --config=FILE.py before it")
-        return
-    known = config.keys(_load(given[-1]))
+        return {}
+    if len(given) > 1:
+        raise UserError(f"--config is given {len(given)} times: {', '.join(given)}; give it once")
+    known = {key: field for key, _, field in config.walk(_load(given[0]))}
     for key in keyed:
         if key not in known:
             group = [name for name in known if name.startswith(f"{key}.")]
             hint = f"it is a group of keys: {', '.join(group)}" if group else nearest(key, known)
             raise UserError(f"--config.{key}: there is no such key; {hint}")
+    return known
+
+
+def _given(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The values of `--config` and the keys of `--config.KEY`, in the forms that absl reads."""
+    configs, keys = [], []
+    for arg, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+        name, equals, value = arg.lstrip("-").partition("=") if arg.startswith("-") else ("", "", "")
+        if name == "config":
+            configs.append(value if equals else following)
+        elif match := re.match(r"(no)?config\.(.*)", name):
+            keys.append(match[2])
+    return configs, keys
+
+
+def _wrong_type(error: flags.Error, known: Mapping[str, dataclasses.Field]) -> flags.Error | UserError:
+    """Of a key: what its value must be, rather than what the parser says."""
+    match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
+    if not match or match[1] not in known:
+        return error
+    return UserError(f"config.{match[1]} is {match[2]!r}; it must be {config.meaning(known[match[1]])}")
 
 
 def _load(target: str) -> config.Experiment:
     path, _, argument = target.partition(":")
+    if not path:
+        raise UserError("--config is empty; give an experiment file, e.g. --config=configs/quickstart.py")
     file = Path(path)
     if not file.is_file():
         beside = [str(f) for f in file.parent.glob("*.py")] if file.parent.is_dir() else []
@@ -132,9 +165,12 @@ def _load(target: str) -> config.Experiment:
     except UserError:
         raise
     except Exception as error:  # a config file is the user's program: whatever it raises is theirs to mend
-        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
+        where = f", line {lines[-1]}" if lines else ""
+        raise UserError(f"{target}{where}: {type(error).__name__}: {error}") from error
     if not isinstance(experiment, config.Experiment):
         raise UserError(f"{path}: get_config returns a {type(experiment).__name__}; it must return a jaxft Experiment")
+    config.check_sections(experiment)
     return experiment
 
 

@@ -199,17 +199,37 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 
+def meaning(field: dataclasses.Field) -> str:
+    """What the value of a knob must be: `of type int (examples a step, over all devices)`."""
+    kind = field.type if get_args(field.type) else getattr(field.type, "__name__", field.type)
+    written = ", written \"('a', 'b')\"" if get_origin(field.type) is tuple else ""
+    return f"of type {kind}{written} ({field.metadata['doc']})"
+
+
+def check_sections(experiment: Experiment) -> None:
+    """Verifies that each group of keys is one.
+
+    Raises:
+      UserError: naming the group and what it is instead.
+    """
+    for field in dataclasses.fields(experiment):
+        value, kind = getattr(experiment, field.name), field.type
+        if "doc" not in field.metadata and not isinstance(value, kind):  # pyright: ignore[reportArgumentType]
+            name = getattr(kind, "__name__", kind)
+            raise UserError(f"config.{field.name} is a {type(value).__name__}; it must be a {name} of jaxft.config")
+
+
 def check(experiment: Experiment) -> Experiment:
     """Verifies types, bounds and choices, then freezes the experiment and returns it.
 
     Raises:
       UserError: naming the key, its value and what it may be.
     """
+    check_sections(experiment)
     for key, holder, field in walk(experiment):
         value, meta = getattr(holder, field.name), field.metadata
         if not _fits(value, field.type):
-            kind = getattr(field.type, "__name__", field.type) if not get_args(field.type) else field.type
-            raise UserError(f"config.{key} is {value!r}; it must be of type {kind} ({meta['doc']})")
+            raise UserError(f"config.{key} is {value!r}; it must be {meaning(field)}")
         if meta["choices"] and value not in meta["choices"]:
             raise UserError(f"config.{key} is {value!r}; {nearest(str(value), meta['choices'])}")
         for bound, ok in (("low", lambda v, b: v >= b), ("high", lambda v, b: v <= b)):

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxft import config, models, pretrained, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources, splits
-from jaxft.data.batches import Feed, Order, smallest
+from jaxft.data.batches import Feed, smallest
 from jaxft.data.features import Features, cache_key, tokenize
+from jaxft.data.order import Order
 from jaxft.data.sources import Split
-from jaxft.errors import UserError
+from jaxft.errors import UserError, nearest
 from jaxft.models import Model
 from jaxft.program import Program
 from jaxft.tasks import Task
@@ -37,7 +39,10 @@ class Body:
         """Raises UserError where the model cannot be used, or is too short for `max_length`."""
         directory = pretrained.locate(options.path, options.revision)
         hf = pretrained.read_config(directory)
-        model = models.build(hf, options.dropout)
+        try:
+            model = models.build(hf, options.dropout)
+        except UserError as error:  # it names the file only
+            raise UserError(f"{directory}/{error}") from error
         if max_length > model.cfg.max_position_embeddings:
             raise UserError(
                 f"config.data.max_length is {max_length}, but {options.path} has only "
@@ -148,6 +153,32 @@ def _shapes(
         count=data.shapes,
         cost=lambda rows, length: rows * length * (1 + length / (6 * model.cfg.hidden_size)),
     )
+
+
+def check_metric(job: Job) -> None:
+    """Makes sure, before the first step, that validation has the metric that is to select the best checkpoint.
+
+    Which metrics there are depends on the data (F1 needs two classes): random outputs tell.
+
+    Raises:
+      UserError: it has not.
+    """
+    metric = job.experiment.train.metric
+    if metric in ("", "loss", job.task.metric):
+        return
+    features, shape = job.features["validation"], job.shapes[-1]
+    weights = (job.program.state.trainable, job.program.state.frozen)
+    abstract = jax.eval_shape(job.program.eval_step, weights, job.program.abstract_batch(shape))
+    sizes = {"example": len(features), "token": int(features.offsets[-1])}
+    rng = np.random.default_rng(0)
+    outputs = {
+        name: rng.normal(size=(sizes[kind], *abstract[name].shape[2:])).astype(abstract[name].dtype)
+        for name, kind in job.task.outputs.items()
+    }
+    known = job.task.metrics(outputs, {**features.examples, **features.tokens})
+    if metric not in known:
+        hint = nearest(metric, ["loss", *(name for name in known if "/" not in name)])
+        raise UserError(f"config.train.metric is {metric!r}, but validation has no such metric; {hint}")
 
 
 def load(job: Job) -> tuple[Params, pretrained.Accounting]:

@@ -19,7 +19,7 @@ from jaxft.batch import BatchShape
 from jaxft.data import packing, sources
 from jaxft.data.batches import Feed
 from jaxft.errors import UserError
-from jaxft.job import Body, Compiled, Job, load, prepare
+from jaxft.job import Body, Compiled, Job, check_metric, load, prepare
 from jaxft.report.progress import Progress
 from jaxft.train.checkpoint import Checkpoints
 from jaxft.train.evaluate import Evaluated
@@ -57,6 +57,7 @@ def train(
 
     _cache_programs(experiment.data.cache)
     job = prepare(config.check(experiment), loss)
+    check_metric(job)
     folder = Workdir(workdir)
     folder.claim(job.experiment, overwrite)
     if (results := folder.results()) is not None:
@@ -285,8 +286,11 @@ def _read_inputs(inputs: str, experiment: config.Experiment, task: tasks.Task) -
     else:
         data = dataclasses.replace(experiment.data, source=inputs, train="", validation="", test="", subset="")
         split = sources.read(data)["train"]
-    sources.require_columns(split, {f"task.{name}": getattr(experiment.task, name) for name in ("text", "text_pair")})
+    have = split.table.column_names
     for column in task.inputs:
+        if column not in have:
+            listed = ", ".join(repr(name[:40]) for name in have[:20])
+            raise UserError(f"{split.origin} has no column {column!r}, which the run reads; it has {listed}")
         sources.check_text(split, column)
     return split
 

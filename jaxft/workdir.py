@@ -11,6 +11,12 @@ from typing import Any
 from jaxft import config
 from jaxft.errors import UserError
 
+WRITTEN = (
+    *("config.json", "metrics.jsonl", "results.json", "checkpoints", "checkpoints-unreadable", "export", "report"),
+    *("tensorboard", ".config.json", ".results.json", ".export.new", ".export.old"),
+)
+"""Everything that a run writes into its folder."""
+
 
 class Workdir:
     """Reads and writes the files of one run. Each write is whole or not at all."""
@@ -31,19 +37,19 @@ class Workdir:
         return self.path / "tensorboard"
 
     def claim(self, experiment: config.Experiment, overwrite: bool) -> None:
-        """Makes the folder this experiment's: new, or begun by it before.
+        """Makes the folder this experiment's: new, begun by it before, or begun by another that saved nothing.
 
         Raises:
           UserError: it holds a different experiment, something else, or cannot be written.
         """
-        if overwrite and (self.path / "config.json").exists():
-            shutil.rmtree(self.path)
         try:
+            if overwrite and (self.path / "config.json").exists():
+                self._delete()
             self.path.mkdir(parents=True, exist_ok=True)
             held = self.experiment() if (self.path / "config.json").exists() else None
             if held is None and any(self.path.iterdir()):
                 raise UserError(f"{self.path} is not empty and holds no run; choose another --workdir")
-            if held is not None and (changed := config.differences(held, experiment)):
+            if held is not None and self._has_saved() and (changed := config.differences(held, experiment)):
                 raise UserError(
                     f"{self.path} holds a different experiment ({'; '.join(changed[:3])}); "
                     f"choose another --workdir, or delete what is there by --overwrite"
@@ -51,6 +57,17 @@ class Workdir:
             self._write("config.json", config.to_dict(experiment))
         except OSError as error:
             raise UserError(f"--workdir {self.path}: {error.strerror}; choose a folder that can be written") from error
+
+    def _delete(self) -> None:
+        if foreign := sorted(entry.name for entry in self.path.iterdir() if entry.name not in WRITTEN):
+            raise UserError(
+                f"--overwrite: {self.path} holds {foreign[0]}, which no run has written; "
+                "choose another --workdir, or take it out of there"
+            )
+        shutil.rmtree(self.path)
+
+    def _has_saved(self) -> bool:
+        return self.export.exists() or any(self.checkpoints.glob("[0-9]*"))
 
     def experiment(self) -> config.Experiment:
         """The experiment in config.json, with everything in it that the data decided.
@@ -61,7 +78,10 @@ class Workdir:
         file = self.path / "config.json"
         if not file.exists():
             raise UserError(f"{self.path} holds no run (no config.json); give the --workdir of one")
-        return config.from_dict(_read(file))
+        values = _read(file)
+        if not isinstance(values, dict) or not {"model", "data", "train"} <= values.keys():
+            raise UserError(f"{file} is not that of a run; choose another --workdir")
+        return config.from_dict(values)
 
     def results(self) -> dict[str, float] | None:
         """results.json of a finished run, else None."""
@@ -100,7 +120,7 @@ def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

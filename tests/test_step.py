@@ -1,5 +1,6 @@
 """The training step: its optimizer against one written by hand, steps left out, and what a seed decides."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import support
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,18 +18,17 @@ from jaxft.errors import UserError
 from jaxft.models import nn
 from jaxft.program import Program
 from jaxft.train import optimizer, state, step
-from tests import support
 
 STEPS = 5
 
 
 def linear(params: Any, batch: Any, key: Any):
-    """A loss whose gradient is what the batch says: the sum of parameters times `batch[path]`, over `batch["weight"]`."""
+    """A loss whose gradient is what the batch says: `batch[path] / batch["weight"]`."""
     total = sum((x * batch[path]).sum() for path, x in nn.flatten(params).items())
     return (total + batch.get("offset", 0), batch["weight"]), {}
 
 
-def train_linear(options: config.Optimizer, start: dict[str, np.ndarray], batches: list[dict[str, np.ndarray]]):
+def train_linear(options: config.Optimizer, start: dict[str, np.ndarray], batches: Sequence[Mapping[str, Any]]):
     """The states and the metrics of one step a batch, in a run of `STEPS` steps."""
     schedule = optimizer.make_schedule(options, STEPS)
     transform = optimizer.make_optimizer(options, schedule)
@@ -171,7 +172,7 @@ def differs(a: Any, b: Any) -> bool:
 def test_a_seed_decides_everything():
     case, model = support.TASKS["single_label"], models.build(support.SMALL, dropout=0.3)
     features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
-    batch = support.lay_out(features, case.task, 24, slots=0).arrays
+    batch = support.arrays(support.lay_out(features, case.task, 24, slots=0))
 
     def program(seed: int) -> Program:
         options = config.Optimizer(learning_rate=1e-2, schedule="constant", warmup=0.0)

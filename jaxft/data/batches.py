@@ -4,7 +4,6 @@ import collections
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import grain
 import jax
@@ -14,49 +13,11 @@ from jax.sharding import NamedSharding
 from jaxft import batch
 from jaxft.batch import BatchShape, Target
 from jaxft.data.features import Features
+from jaxft.data.order import Order
 from jaxft.data.packing import Rows, pack
-
-GROUP = 50
-"""Batches that are sorted by length together, as LengthGroupedSampler of transformers does."""
 
 AHEAD = 2
 """Batches on the devices before the step asks for them."""
-
-
-@dataclass(frozen=True, eq=False)
-class Order:
-    """Which examples make up each batch of a run over n examples: each epoch a permutation of its own.
-
-    The last batch of an epoch is smaller where the batch size does not divide n.
-    """
-
-    lengths: np.ndarray
-    batch_size: int
-    seed: int
-    group_by_length: bool = False
-
-    @property
-    def batches_per_epoch(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
-
-    def __getitem__(self, i: int) -> np.ndarray:
-        """The examples of batch i, `[batch_size]` or fewer."""
-        epoch, at = divmod(i, self.batches_per_epoch)
-        return self._epoch(epoch)[at * self.batch_size : (at + 1) * self.batch_size]
-
-    @lru_cache(maxsize=2)  # noqa: B019
-    def _epoch(self, epoch: int) -> np.ndarray:
-        rng = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
-        order = rng.permutation(len(self.lengths))
-        if not self.group_by_length:
-            return order
-        size = self.batch_size
-        groups = [order[i : i + GROUP * size] for i in range(0, len(order), GROUP * size)]
-        order = np.concatenate([group[np.argsort(-self.lengths[group], kind="stable")] for group in groups])
-        full = len(order) // size
-        shuffled = rng.permutation(full)
-        batches = [order[i * size : (i + 1) * size] for i in (*shuffled, *range(full, self.batches_per_epoch))]
-        return np.concatenate(batches)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.compute
 
 from jaxft.config import Data
+from jaxft.data.order import permutation
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
 
 pc: Any = pyarrow.compute  # its functions are made at run time, where no type checker sees them
 
-STREAMS = {"carve": 0, "train": 1, "validation": 2, "test": 3}
-"""What a random order is for -> the number of its stream, so that one choice never moves another."""
+STREAMS = {name: 2**32 + i for i, name in enumerate(("carve", "train", "validation", "test"))}
+"""What a random order is for -> the number of its stream, beyond those of the epochs: no choice moves another."""
 BATCH = 1 << 16
 
 
@@ -66,12 +67,6 @@ def fingerprint(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def _order(count: int, seed: int, stream: str) -> np.ndarray:
-    """A random order of the rows, from raw Philox bits: numpy keeps those, but not `permutation`, over its versions."""
-    bits = np.random.Philox(key=np.array([seed, STREAMS[stream]], np.uint64)).random_raw(count)
-    return np.argsort(bits, kind="stable")
-
-
 def _carve(splits: dict[str, Split], data: Data, seed: int) -> tuple[dict[str, Split], list[str]]:
     train = splits["train"]
     count = train.table.num_rows
@@ -89,7 +84,7 @@ def _carve(splits: dict[str, Split], data: Data, seed: int) -> tuple[dict[str, S
             f"{train.origin} has {count:,} examples; carving {parts} examples off leaves none to train on; lower "
             "config.data.validation_examples, validation_fraction or test_examples"
         )
-    order = _order(count, seed, "carve")
+    order = permutation(count, seed, STREAMS["carve"])
     cuts = np.split(order, np.cumsum(list(wanted.values())))
     carved = {key: train.take(np.sort(rows)) for key, rows in zip((*wanted, "train"), cuts, strict=True)}
     notes = [f"carved {n:,} of {count:,} training examples off for {key}" for key, n in wanted.items()]
@@ -101,7 +96,7 @@ def _limit(split: Split, key: str, limit: int, seed: int, notes: list[str]) -> S
     if not limit or limit >= count:
         return split
     notes.append(f"using {limit:,} of {count:,} {key} examples")
-    return split.take(np.sort(_order(count, seed, key)[:limit]))
+    return split.take(np.sort(permutation(count, seed, STREAMS[key])[:limit]))
 
 
 def _without_leaks(splits: dict[str, Split], inputs: Sequence[str], notes: list[str]) -> Split:

@@ -148,8 +148,9 @@ def resolve(options: config.SequenceClassification, splits: Mapping[str, Split])
     if len(names) == 1:
         origin = splits["train"].origin
         raise UserError(f"{origin}: all labels in {options.label!r} are {names[0]!r}; there must be two or more")
+    known = "config.task.labels" if options.labels else f"those of {splits['train'].origin}"
     for split in splits.values():
-        _check_known(split, options.label, names)
+        _check_known(split, options.label, names, known)
     return dataclasses.replace(options, labels=names, problem="single_label")
 
 
@@ -176,18 +177,20 @@ def _check_classes(split: Split, column: str) -> None:
             )
         if value is None or value == "":
             raise UserError(f"{split.where(row)}: no label in {column!r}; fill it in or remove the row")
+        if not isinstance(value, str | int):
+            kind = type(value).__name__
+            raise UserError(f"{split.where(row)}: label {value} in {column!r} is a {kind}; make it text or an integer")
 
 
-def _check_known(split: Split, column: str, names: tuple[str, ...]) -> None:
+def _check_known(split: Split, column: str, names: tuple[str, ...], known: str) -> None:
     for row, value in enumerate(split.table.column(column).to_pylist()):
         if _name(value) not in names:
-            hint = nearest(_name(value), names)
             raise UserError(
-                f"{split.where(row)}: label {_name(value)!r} is not among those of the training data; {hint}"
+                f"{split.where(row)}: label {_name(value)!r} is not among {known}; {nearest(_name(value), names)}"
             )
 
 
 def _check_scores(split: Split, column: str) -> None:
     for row, value in enumerate(split.table.column(column).to_pylist()):
-        if not isinstance(value, int | float) or not np.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
             raise UserError(f"{split.where(row)}: label {value!r} in {column!r} is not a finite number")

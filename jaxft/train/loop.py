@@ -20,6 +20,9 @@ from jaxft.types import Array, Batch
 
 Metrics = Mapping[str, float]
 
+LESS_IS_BETTER = ("loss", "mse", "ece")
+"""Metrics of which the smallest value selects the best checkpoint."""
+
 
 class Preempted(Exception):
     """The run was asked to stop (SIGTERM) and has saved a checkpoint."""
@@ -31,7 +34,7 @@ class Position:
 
     Attributes:
       step: updates tried.
-      best_value: of the selecting metric, at `best_step`.
+      best_value: of the selecting metric, at `best_step`; negated where less is better.
       bad_evals: evaluations since then.
       finished: no step is left, by number or by early stopping.
       seconds, examples, tokens, positions: spent in training steps, and given to them (tokens without padding).
@@ -141,7 +144,8 @@ def _select(position: Position, step: int, events: Events, metric: str, state: S
     """Evaluates, and notes whether this is the best checkpoint so far."""
     values = events.evaluate(state)
     position.log_bytes = events.log(step, "validation", values)
-    value = values.get(metric, -math.inf)
+    found = values.get(metric, math.nan)
+    value = (-found if metric in LESS_IS_BETTER else found) if math.isfinite(found) else -math.inf
     if value > position.best_value or position.best_step is None:
         position.best_value, position.best_step, position.bad_evals = value, step, 0
     else:

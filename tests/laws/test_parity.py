@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pytest
+import support
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,6 @@ from jaxft.data.sources import Split
 from jaxft.models import Model, nn
 from jaxft.tasks import Task
 from jaxft.types import Batch, Params
-from tests import support
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

