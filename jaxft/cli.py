@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -76,8 +77,6 @@ def _run(argv: list[str], usage: str, values: flags.FlagValues) -> int:
         raise _wrong_type(error, known) from error
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}; write --flag=value")
-    logging.set_verbosity(logging.ERROR)
-    logging.use_absl_handler()
     if not values.workdir:
         raise UserError("--workdir is missing; give the folder of the run")
     return _dispatch(values)
@@ -87,6 +86,8 @@ def _dispatch(values: flags.FlagValues) -> int:
     from jaxft import modes  # jax and all that follows: not needed for --help or a misspelt flag
     from jaxft.train.loop import Preempted
 
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.FATAL)  # what orbax logs as an error, with pages of traceback, it raises as well
     if values.mode == "train":
         if values.config is None:
             raise UserError("--config is missing; give an experiment file, e.g. --config=configs/quickstart.py")
@@ -191,11 +192,11 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, UserError | flags.Error):
         return EXIT_USER, " ".join(str(error).split())
     cause: BaseException | None = error
-    while cause is not None:  # orbax wraps what the file system said
-        if isinstance(cause, OSError) and cause.errno in FULL:
-            return (
-                EXIT_USER,
-                f"{cause.filename or '--workdir'}: {FULL[cause.errno]}; what is on disk is whole: mend and resume",
-            )
+    while cause is not None:  # orbax wraps what the file system said; TensorStore and safetensors give its words only
+        code = cause.errno if isinstance(cause, OSError) else None
+        code = code or next((n for n in FULL if os.strerror(n) in str(cause)), None)
+        if code in FULL:
+            file = getattr(cause, "filename", None) or "--workdir"
+            return EXIT_USER, f"{file}: {FULL[code]}; what is on disk is whole: mend and resume"
         cause = cause.__cause__ or cause.__context__
     return EXIT_FAILED, ""
