@@ -34,7 +34,10 @@ def main(argv: list[str], usage: str | None) -> int:
     values = flags.FlagValues()
     _define(values, argv)
     debug = any(arg.lstrip("-") == "debug" for arg in argv)
+    hook = sys.unraisablehook
     try:
+        if not debug:
+            sys.unraisablehook = lambda _: None  # on a full disk TensorStore's threads print what orbax raises
         return _run(argv, usage or "", values)
     except Exception as error:
         if debug:
@@ -44,6 +47,8 @@ def main(argv: list[str], usage: str | None) -> int:
             raise
         print(f"error: {line}", file=sys.stderr)
         return code
+    finally:
+        sys.unraisablehook = hook
 
 
 def _define(values: flags.FlagValues, argv: list[str]) -> None:

@@ -1,6 +1,7 @@
 """What `run.py --mode=...` does: train, evaluate, predict, export."""
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -8,8 +9,9 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -227,12 +229,20 @@ def predict(workdir: str, inputs: str, output: str = "") -> None:
       output: a file, written whole or not at all; empty: standard output.
 
     Raises:
-      UserError: the file cannot be read or lacks a column.
+      UserError: the file cannot be read or lacks a column, or the output cannot be written.
     """
     folder = Workdir(workdir)
     experiment = folder.experiment()
     task = tasks.build(experiment.task)
     split = _read_inputs(inputs, experiment, task)
+    with _opened(output) as out:
+        for row, answer in zip(split.table.to_pylist(), _predictions(folder, experiment, task, split), strict=True):
+            out.write(json.dumps(row | answer, ensure_ascii=False, default=str) + "\n")
+
+
+def _predictions(
+    folder: Workdir, experiment: config.Experiment, task: tasks.Task, split: sources.Split
+) -> Iterator[dict[str, Any]]:
     body = Body.of(_source(folder, experiment), experiment.data.max_length)
     composed = program.compose(experiment, body.model, task, steps=10**9)
     features = body.features(split, task, experiment.data, labelled=False)
@@ -241,9 +251,7 @@ def predict(workdir: str, inputs: str, output: str = "") -> None:
     weights = composed.split(_parameters(folder, composed))
     abstract = (composed.state.trainable, composed.state.frozen)
     step = Compiled(composed.eval_step, abstract, composed.abstract_batch, shapes)
-    found = run_evaluation(step, weights, feed, task.outputs)
-    rows = zip(split.table.to_pylist(), task.predictions(found.outputs), strict=True)
-    _write_lines((json.dumps(row | answer, ensure_ascii=False, default=str) for row, answer in rows), output)
+    return task.predictions(run_evaluation(step, weights, feed, task.outputs).outputs)
 
 
 def export(workdir: str) -> Path:
@@ -304,19 +312,27 @@ def _prediction_shapes(lengths: np.ndarray, experiment: config.Experiment, parts
     )
 
 
-def _write_lines(lines: Iterator[str], output: str) -> None:
+@contextmanager
+def _opened(output: str) -> Iterator[TextIO]:
+    """Standard output, or a file that appears whole at the end or not at all."""
     if not output:
-        sys.stdout.writelines(line + "\n" for line in lines)
+        yield sys.stdout
         return
     file = Path(output).expanduser()
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with open(temporary, "w", encoding="utf-8") as out:
-            out.writelines(line + "\n" for line in lines)
-        os.replace(temporary, file)
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        out = open(temporary, "w", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"--output {file}: {error.strerror}; choose a file that can be written") from error
+    try:
+        with out:
+            yield out
+        os.replace(temporary, file)
+    except BaseException:
+        temporary.unlink()
+        raise
 
 
 def _cache_programs(cache: str) -> None:

@@ -43,11 +43,25 @@ def test_one_slot_is_padding(drawn: tuple[list[int], int]):
     assert not rows.slot.any() and not rows.start.any()
 
 
+@given(examples(), st.integers(0, 4))
+def test_the_longest_first_into_the_fullest_row_that_holds_it(drawn: tuple[list[int], int], slots: int):
+    lengths, length = drawn
+    rows = pack(lengths, length, slots)
+    left, used = [length] * len(lengths), [0] * len(lengths)
+    for i in np.argsort(-np.asarray(lengths), kind="stable"):
+        r, size = rows.row[i], lengths[i]
+        fitting = [room for room, n in zip(left, used, strict=True) if n and n != slots and room >= size]
+        assert left[r] == min(fitting, default=length) and rows.slot[i] == used[r]
+        assert (used[r] > 0) == bool(fitting)
+        left[r] -= size
+        used[r] += 1
+
+
 @given(st.integers(8, 64), st.integers(1, 30), st.integers(0, 2**16))
 def test_rows_are_near_the_fewest(length: int, fewest: int, seed: int):
     """Full rows, cut at random, within the bound of first-fit decreasing: 11/9 as many and 6/9 more (Dosa 2007)."""
     rng = np.random.default_rng(seed)
-    cuts = [np.sort(rng.choice(np.arange(1, length), rng.integers(0, 6), replace=False)) for _ in range(fewest)]
+    cuts = [np.sort(rng.choice(np.arange(1, length), rng.integers(0, 4), replace=False)) for _ in range(fewest)]
     lengths = np.concatenate([np.diff([0, *cut, length]) for cut in cuts])
     assert fewest <= pack(rng.permutation(lengths), length).count <= 11 / 9 * fewest + 6 / 9
 

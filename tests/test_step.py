@@ -78,7 +78,7 @@ def normal(rng: np.random.Generator, scale: float = 1.0) -> dict[str, np.ndarray
     return {path: rng.normal(0, scale, shape).astype(np.float32) for path, shape in SHAPES.items()}
 
 
-@settings(max_examples=15)
+@settings(max_examples=15, phases=support.NO_SHRINKING)
 @given(
     st.builds(
         config.Optimizer,

@@ -1,14 +1,20 @@
 """Scalars as TensorBoard event files."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+FLUSH_SECONDS = 10
+"""A flush waits for the disk, so it is not made after every step."""
 
 
 class TensorBoard:
     """Writes scalars below `directory`, tagged `SPLIT/NAME`.
 
     tensorboardX takes two seconds to import, so that happens at the first write, which a training loop makes after its
-    first step; nothing is created before.
+    first step; nothing is created before. Its SummaryWriter is not used: that writes on a thread, and on a full disk
+    the thread dies and the next writes wait for it forever.
 
     Args:
       directory: where the event files go.
@@ -16,18 +22,38 @@ class TensorBoard:
     """
 
     def __init__(self, directory: str | Path, purge_step: int | None = None):
-        self._directory = str(directory)
+        self._directory = Path(directory)
         self._purge_step = purge_step
-        self._writer = None
+        self._writer: Any = None
+        self._flushed = time.monotonic()
 
     def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Writes each `{name: value}` at `step`; the file is flushed by tensorboardX's own thread."""
-        if self._writer is None:
-            from tensorboardX import SummaryWriter
+        """Writes each `{name: value}` at `step`.
 
-            self._writer = SummaryWriter(self._directory, purge_step=self._purge_step, flush_secs=10)
-        for name, value in values.items():
-            self._writer.add_scalar(f"{split}/{name}", value, step)
+        Raises:
+          OSError: the disk is full, and the like.
+        """
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        event: Any = event_pb2  # made at run time, where no type checker sees what is in them
+        summary: Any = summary_pb2
+        if self._writer is None:
+            self._writer = self._open(event)
+        scalars = [summary.Summary.Value(tag=f"{split}/{name}", simple_value=v) for name, v in values.items()]
+        self._writer.write_event(event.Event(wall_time=time.time(), step=step, summary=summary.Summary(value=scalars)))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed = time.monotonic()
+
+    def _open(self, event: Any) -> Any:
+        from tensorboardX.event_file_writer import EventsWriter
+
+        self._directory.mkdir(parents=True, exist_ok=True)
+        writer = EventsWriter(str(self._directory / "events"))
+        if self._purge_step is not None:
+            start = event.SessionLog(status=event.SessionLog.START)
+            writer.write_event(event.Event(wall_time=time.time(), step=self._purge_step, session_log=start))
+        return writer
 
     def close(self) -> None:
         """Flushes and closes the file."""

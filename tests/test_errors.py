@@ -1,0 +1,332 @@
+"""What a user gets wrong is told in one line (what, where, what to do), exits with code 2 and changes nothing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mistakes import (
+    CONFIGS,
+    DATA,
+    MODELS,
+    Room,
+    Rows,
+    csv,
+    data,
+    experiment_file,
+    flags,
+    on_run,
+    predict,
+    torn,
+    without_checkpoints,
+)
+from runs import ROOT, command, lines
+
+from jaxft import cli, config
+from jaxft.errors import UserError
+from jaxft.workdir import Workdir
+
+
+@pytest.fixture
+def room(tmp_path, tiny_model, cache, finished, quick_compiles):
+    return Room(tmp_path, tiny_model, cache, finished)
+
+
+COMMAND_LINE: Rows = {
+    "no config file": (
+        flags(f"--config={CONFIGS}/quikstart.py"),
+        [f"there is no file {CONFIGS}/quikstart.py", f"did you mean '{CONFIGS}/quickstart.py'?"],
+    ),
+    "no such key": (
+        flags("--config.optimizer.learning_rte=1"),
+        ["--config.optimizer.learning_rte: there is no such key", "did you mean 'optimizer.learning_rate'?"],
+    ),
+    "the last part of a key": (flags("--config.epochs=1"), ["--config.epochs", "did you mean 'train.epochs'?"]),
+    "a key that is switched off": (
+        lambda room: [*room.train(), "--noconfig.compute.rematt"],
+        ["--config.compute.rematt: there is no such key", "'compute.remat'?"],
+    ),
+    "a group of keys": (
+        flags("--config.optimizer=adam"),
+        ["--config.optimizer", "it is a group of keys: optimizer.learning_rate, optimizer.schedule"],
+    ),
+    "a word for an integer": (
+        flags("--config.train.batch_size=many"),
+        ["config.train.batch_size is 'many'; it must be of type int (examples a step"],
+    ),
+    "a fraction for an integer": (
+        flags("--config.train.batch_size=1.5"),
+        ["config.train.batch_size is '1.5'; it must be of type int"],
+    ),
+    "a word for a number": (
+        flags("--config.optimizer.learning_rate=fast"),
+        ["config.optimizer.learning_rate is 'fast'; it must be of type float (peak learning rate)"],
+    ),
+    "no finite number": (flags("--config.optimizer.learning_rate=nan"), ["config.optimizer.learning_rate is nan"]),
+    "a word for true or false": (
+        flags("--config.compute.remat=maybe"),
+        ["config.compute.remat is 'maybe'; it must be of type bool"],
+    ),
+    "half a tuple": (
+        flags("--config.data.columns=('a',"),
+        ["config.data.columns is \"('a',\"; it must be of type tuple[str, ...], written \"('a', 'b')\""],
+    ),
+    "a tuple of numbers": (flags("--config.task.labels=0,1"), ["config.task.labels is (0, 1)", "tuple[str, ...]"]),
+    "too small": (flags("--config.train.batch_size=0"), ["config.train.batch_size is 0; it must be at least 1"]),
+    "too large": (
+        flags("--config.data.validation_fraction=2"),
+        ["config.data.validation_fraction is 2", "it must be at most 0.9"],
+    ),
+    "no such choice": (
+        flags("--config.optimizer.schedule=liner"),
+        ["config.optimizer.schedule is 'liner'", "did you mean 'linear'?"],
+    ),
+    "an empty path": (flags("--config.model.path="), ["config.model.path is empty", "--config.model.path="]),
+    "no length": (
+        flags("--config.train.steps=0", "--config.train.epochs=0"),
+        ["config.train.steps and config.train.epochs are both 0"],
+    ),
+    "no such flag": (flags("--wrokdir=x"), ["wrokdir", "Did you mean: workdir"]),
+    "no such mode": (flags("--mode=trian"), ["--mode=trian", "train|evaluate|predict|export"]),
+    "no flag": (lambda room: [*room.train(), "quickstart.py"], ["unexpected argument 'quickstart.py'", "--flag=value"]),
+    "no value": (lambda room: [*room.train(), "--input"], ["Missing value for flag --input"]),
+    "two configs": (
+        lambda room: [*room.train(), "--config", "other.py"],
+        ["--config is given 2 times", "other.py", "give it once"],
+    ),
+    "no --workdir": (lambda room: [f"--config={CONFIGS}/quickstart.py"], ["--workdir is missing"]),
+    "no --config": (lambda room: [f"--workdir={room.path}/run"], ["--config is missing", "configs/quickstart.py"]),
+    "an empty --config": (flags("--config="), ["--config is empty", "configs/quickstart.py"]),
+    "a key without --config": (
+        lambda room: [f"--workdir={room.path}/run", "--config.train.steps=1"],
+        ["--config.train.steps without --config"],
+    ),
+    "a key before --config": (
+        lambda room: ["--config.train.steps=1", *room.train()],
+        ["--config.train.steps=1", "before a value for --config"],
+    ),
+    "no --input": (on_run("predict"), ["--input is missing"]),
+    "no such GLUE task": (flags(f"--config={CONFIGS}/glue.py:sts"), ["glue.py:sts: no such task", "'stsb'?"]),
+}
+
+CONFIG_FILES: Rows = {
+    "it raises": (experiment_file("return {}['lr']"), ["mine.py, line 5: KeyError: 'lr'"]),
+    "it is no Python": (experiment_file("return ("), ["mine.py: SyntaxError: '(' was never closed (mine.py, line 5)"]),
+    "it sets no such key": (
+        experiment_file("return Experiment(train=Train(batchsize=8))"),
+        ["mine.py, line 5: TypeError", "'batchsize'"],
+    ),
+    "it sets an attribute that is no key": (
+        experiment_file("e = Experiment(); e.train.batchsize = 8; return e"),
+        ["mine.py, line 5: AttributeError: no key 'batchsize'; did you mean 'batch_size'?"],
+    ),
+    "it has a value of the wrong type": (
+        experiment_file("return Experiment(optimizer=Optimizer(learning_rate='1e-4'))"),
+        ["config.optimizer.learning_rate is '1e-4'; it must be of type float"],
+    ),
+    "it has a dict for a section": (
+        experiment_file("return Experiment(train={'batch_size': 8})"),
+        ["config.train is a dict; it must be a Train of jaxft.config"],
+    ),
+    "it has another section": (
+        experiment_file("return Experiment(train=Data())"),
+        ["config.train is a Data; it must be a Train"],
+    ),
+    "it has no get_config": (experiment_file("pass", head="def config():"), ["mine.py", "no attribute 'get_config'"]),
+    "it returns something else": (experiment_file("return {}"), ["get_config returns a dict", "a jaxft Experiment"]),
+    "it takes no argument": (
+        flags(f"--config={CONFIGS}/quickstart.py:x"),
+        ["quickstart.py:x: TypeError: get_config() takes 0 positional arguments but 1 was given"],
+    ),
+}
+
+RUNS: Rows = {
+    "a mesh of other devices": (
+        flags("--config.mesh.data=3"),
+        ["config.mesh is data 3 x fsdp 1 x tensor 1", "does not make 1, the number of devices"],
+    ),
+    "a mesh with two unknowns": (flags("--config.mesh.fsdp=-1"), ["config.mesh is", "at most one is -1"]),
+    "a mesh with a zero": (flags("--config.mesh.tensor=0"), ["config.mesh is", "tensor 0", "sizes are 1 or more"]),
+    "a batch that cannot be split": (
+        flags("--config.data.packing=off", "--config.train.accumulate=3"),
+        ["config.train.batch_size is 8", "a multiple of 3", "accumulate 3"],
+    ),
+    "no such metric": (
+        flags("--config.train.metric=acuracy"),
+        ["config.train.metric is 'acuracy'", "did you mean 'accuracy'?"],
+    ),
+    "a metric of two classes for three": (
+        data("a.csv", csv(*(f"number {i},{'abc'[i % 3]}" for i in range(30))), "--config.train.metric=f1"),
+        ["config.train.metric is 'f1'", "f1_macro, f1_micro, loss"],
+    ),
+    "a workdir below a file": (
+        lambda room: room.train(f"--workdir={room.write('file', 'x')}/run"),
+        ["--workdir", "file/run: Not a directory", "choose a folder that can be written"],
+    ),
+    "a workdir that is a file": (
+        lambda room: room.train(f"--workdir={room.write('file', 'x')}"),
+        ["--workdir", "/file: File exists"],
+    ),
+    "a workdir that cannot be written": (flags("--workdir=/proc/jaxft"), ["--workdir /proc/jaxft: ", "can be written"]),
+    "a workdir with something else": (
+        lambda room: room.train(f"--workdir={room.write('mine/notes.txt', 'x').parent}"),
+        ["mine is not empty and holds no run", "choose another --workdir"],
+    ),
+    "a workdir that is a model": (
+        lambda room: room.train(f"--workdir={room.copy(room.model, 'bert')}"),
+        ["bert/config.json is not that of a run", "choose another --workdir"],
+    ),
+    "a workdir that is a model, to be deleted": (
+        lambda room: [*room.train(f"--workdir={room.copy(room.model, 'bert')}"), "--overwrite"],
+        ["bert holds README.md, which no run has written", "choose another --workdir"],
+    ),
+    "a workdir of another experiment": (
+        lambda room: room.train(f"--workdir={room.copy(room.run, 'other')}"),
+        ["other holds a different experiment", "task.label: 'sentiment' there, 'label' here", "--overwrite"],
+    ),
+    "a workdir with half a config.json": (
+        lambda room: room.train(f"--workdir={torn(room)}"),
+        ["torn/config.json is not valid JSON", "--overwrite"],
+    ),
+    "nothing to evaluate": (on_run("evaluate", "--workdir=/nowhere"), ["/nowhere holds no run", "--workdir"]),
+    "nothing to export": (lambda room: ["--mode=export", f"--workdir={room.path}"], ["holds no run (no config.json)"]),
+    "nothing to predict with": (
+        lambda room: ["--mode=predict", f"--workdir={room.path}", f"--input={room.write('a.txt', 'x')}"],
+        ["holds no run (no config.json)"],
+    ),
+    "half a config.json to evaluate": (
+        lambda room: ["--mode=evaluate", f"--workdir={torn(room)}"],
+        ["torn/config.json is not valid JSON"],
+    ),
+    "a run that has not saved anything": (
+        lambda room: ["--mode=export", f"--workdir={without_checkpoints(room)}"],
+        ["new holds no checkpoint and no export yet; train first"],
+    ),
+    "no file to predict": (
+        lambda room: on_run("predict", f"--input={room.write('texts.txt', 'x').with_name('text.txt')}")(room),
+        ["--input: there is no", "did you mean 'texts.txt'?"],
+    ),
+    "a file without the column": (
+        predict("a.csv", "sentence\nx\n"),
+        ["a.csv has no column 'text', which the run reads; it has 'sentence'"],
+    ),
+    "a file of another kind": (predict("a.docx", "x"), ["a.docx is no file that can be read", ".csv"]),
+    "an empty file": (predict("a.txt", ""), ["a.txt is empty"]),
+    "an empty line": (predict("a.txt", "x\n\ny\n"), ["a.txt, row 2: column 'text' holds empty text"]),
+    "an output that is a folder": (
+        predict("a.txt", "x\n", "--output=/tmp"),
+        ["--output /tmp: Is a directory", "choose a file that can be written"],
+    ),
+    "an output below a file": (
+        lambda room: predict("a.txt", "x\n", f"--output={room.write('file', 'x')}/answers.jsonl")(room),
+        ["file/answers.jsonl: Not a directory", "choose a file that can be written"],
+    ),
+    "an output that cannot be written": (
+        predict("a.txt", "x\n", "--output=/proc/answers.jsonl"),
+        ["--output /proc/answers.jsonl: ", "choose a file that can be written"],
+    ),
+}
+
+
+def states(*folders: Path) -> dict[Path, tuple[int, ...]]:
+    """Of every file: what changes when it is written to or replaced."""
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+    return {file: (stat.st_mtime_ns, stat.st_size, stat.st_ino) for file in files for stat in [file.stat()]}
+
+
+def said(rows: Rows) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("setup", "parts"), [pytest.param(*row, id=name) for name, row in rows.items()])
+
+
+@said(COMMAND_LINE | CONFIG_FILES | MODELS | DATA | RUNS)
+def test_a_mistake_is_one_line(room, capsys, setup, parts):
+    argv = ["run.py", *setup(room)]
+    before = states(room.path, room.run, room.model)
+    assert cli.main(argv, None) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n"), err[:7]) == ("", 1, "error: "), err
+    for part in parts:
+        assert part in err
+    after = states(room.path, room.run, room.model)
+    assert {file: after.get(file) for file in before} == before
+    assert {file for file in after.keys() - before.keys() if room.path / "run" not in file.parents} == set()
+
+
+def test_all_rows_have_names_of_their_own():
+    tables = [COMMAND_LINE, CONFIG_FILES, MODELS, DATA, RUNS]
+    assert sum(map(len, tables)) == len({name for table in tables for name in table})
+
+
+def test_debug_shows_the_traceback(room):
+    with pytest.raises(UserError, match="there is no such key"):
+        cli.main(["run.py", *room.train("--config.epochs=1"), "--debug"], None)
+
+
+PROCESSES: Rows = {
+    "a mistake of ours to tell": (flags("--config.epochs=1"), ["did you mean 'train.epochs'?"]),
+    "a batch for eight devices": (
+        flags("--config.data.packing=off", "--config.train.batch_size=12"),
+        ["config.train.batch_size is 12", "a multiple of 8 (8 devices that share rows x accumulate 1)"],
+    ),
+}
+
+
+@said(PROCESSES)
+def test_a_process_ends_with_code_2_and_no_traceback(room, setup, parts):
+    done = command(*setup(room), devices=8)
+    assert (done.returncode, done.stdout, done.stderr.count("\n"), done.stderr[:7]) == (2, "", 1, "error: "), (
+        done.stderr
+    )
+    for part in parts:
+        assert part in done.stderr
+
+
+def test_a_start_that_failed_does_not_hold_the_workdir(room, capsys):
+    broken = room.copy(room.model, "broken")
+    (broken / "model.safetensors").unlink()
+    assert cli.main(["run.py", *room.train(f"--config.model.path={broken}")], None) == 2
+    assert (room.path / "run" / "config.json").exists()
+    assert cli.main(["run.py", *room.train()], None) == 0, capsys.readouterr().err
+
+
+def test_overwrite_starts_anew(room, capsys):
+    directory = room.copy(room.run, "other")
+    argv = ["run.py", *room.train(f"--workdir={directory}")]
+    assert cli.main(argv, None) == 2
+    assert cli.main([*argv, "--overwrite"], None) == 0, capsys.readouterr().err
+    assert config.to_dict(Workdir(directory).experiment())["task"]["label"] == "label"
+    assert [(line["step"], line["split"]) for line in lines(directory)] == [
+        (2, "train"),
+        (2, "validation"),
+        (2, "test"),
+    ]
+
+
+FULL_DISK = """
+mount -t tmpfs -o size=$1 tmpfs "$2" || exit 99
+shift; folder=$1; shift
+"$@"; echo "exit $?"
+(cd "$folder/run/checkpoints" && ls | grep -x "[0-9]*")
+mount -o remount,size=100m tmpfs "$folder"
+"$@"; echo "exit $?"
+(cd "$folder/run/checkpoints" && ls | grep -x "[0-9]*")
+"""
+
+
+def test_a_full_disk(room):
+    """Room for one checkpoint of 4 MB but not for two; then there is more, and the same command goes on."""
+    disk = room.path / "disk"
+    disk.mkdir()
+    run = room.train(f"--workdir={disk}/run", "--config.train.steps=4", "--config.train.eval_every=2")
+    script = ["unshare", "--map-root-user", "--mount", "sh", "-c", FULL_DISK, "sh", "6m", str(disk)]
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [*script, sys.executable, str(ROOT / "run.py"), *run], capture_output=True, text=True, env=env
+    )
+    if done.returncode == 99 or "unshare" in done.stderr:
+        pytest.skip(f"no file system can be mounted here: {done.stderr}")
+    assert done.stdout.split("\n") == ["exit 2", "2", "exit 0", "2", "4", ""], done.stderr
+    first, second = done.stderr.split("resuming at step 2 of 4\n")
+    assert first.endswith("\nerror: --workdir: the disk is full; what is on disk is whole: mend and resume\n")
+    assert "Traceback" not in first + second and "results.json" in second
