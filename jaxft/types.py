@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 from jax import Array
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int, Key, UInt32
+    from jaxtyping import Bool, Float, Int, Key, Shaped, UInt32
 else:
     try:
-        from jaxtyping import Bool, Float, Int, Key, UInt32
+        from jaxtyping import Bool, Float, Int, Key, Shaped, UInt32
     except ImportError:
 
-        class _Shaped:
+        class _Any:
             def __class_getitem__(cls, item):
                 return Any
 
-        Bool = Float = Int = Key = UInt32 = _Shaped
+        Bool = Float = Int = Key = Shaped = UInt32 = _Any
 
 Params = dict[str, Any]
 """Nested dicts of arrays, named as the Flax BERT checkpoints name them."""
@@ -31,4 +31,4 @@ Batch = Mapping[str, Array]
 Outputs = dict[str, Array]
 """What a task computes from a batch, per token or per example."""
 
-__all__ = ["Array", "Batch", "Bool", "Float", "Int", "Key", "Outputs", "Params", "UInt32"]
+__all__ = ["Array", "Batch", "Bool", "Float", "Int", "Key", "Outputs", "Params", "Shaped", "UInt32"]

@@ -28,13 +28,13 @@ class Model:
     def param_spec(self, pooler: bool = True) -> nn.Spec:
         return self.module.param_spec(self.cfg, pooler)
 
-    def encode(self, params: Params, batch: Batch, run: nn.Run) -> Array:
-        """Hidden states `[rows, length, embed]`."""
-        return self.module.encode(params, self.cfg, batch, run)
+    def encode(self, params: Params, batch: Batch, run: nn.Run, at: Array | None = None) -> Array:
+        """Hidden states `[rows, length, embed]`, or `[rows, slots, embed]` at the positions `at`."""
+        return self.module.encode(params, self.cfg, batch, run, at)
 
-    def pool(self, params: Params, hidden: Array, batch: Batch) -> Array:
-        """One vector an example, `[rows, slots, embed]`."""
-        return self.module.pool(params, self.cfg, hidden, batch)
+    def pool(self, params: Params, first: Array) -> Array:
+        """One vector an example, `[rows, slots, embed]`, from the hidden states at their first positions."""
+        return self.module.pool(params, self.cfg, first)
 
 
 def build(hf: Mapping[str, Any], dropout: float | None = None) -> Model:

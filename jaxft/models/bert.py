@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxft.errors import UserError, nearest
 from jaxft.models import nn
-from jaxft.types import Array, Batch, Float, Params
+from jaxft.types import Array, Batch, Float, Int, Params
 
 PREFIX = "bert"
 """The body's name in the parameter tree."""
@@ -98,26 +99,30 @@ def param_spec(cfg: Config, pooler: bool = True) -> nn.Spec:
     return {PREFIX: spec}
 
 
-def encode(params: Params, cfg: Config, batch: Batch, run: nn.Run) -> Float[Array, "rows length embed"]:
-    """Hidden states of the last layer."""
+def encode(
+    params: Params, cfg: Config, batch: Batch, run: nn.Run, at: Int[Array, "rows slots"] | None = None
+) -> Float[Array, "rows positions embed"]:
+    """Hidden states of the last layer: at every position, or only at those of each row that `at` names.
+
+    What the last layer would compute elsewhere is then left out, as nothing depends on it; the result is the same.
+    """
     bert = params[PREFIX]
     hidden = _embed(bert["embeddings"], cfg, batch, run.fold(0))
 
-    def layer(p: Params, hidden: Array, key: Array | None) -> Array:
-        return _layer(p, cfg, hidden, batch["segment_ids"], dataclasses.replace(run, key=key))
+    def layer(p: Params, hidden: Array, at: Array | None, key: Array | None) -> Array:
+        return _layer(p, cfg, hidden, at, batch["segment_ids"], dataclasses.replace(run, key=key))
 
     if run.remat:
         layer = jax.checkpoint(layer)
+    last = cfg.num_hidden_layers - 1
     for i in range(cfg.num_hidden_layers):
-        hidden = layer(bert["encoder"]["layer"][str(i)], hidden, run.fold(i + 1).key)
+        hidden = layer(bert["encoder"]["layer"][str(i)], hidden, at if i == last else None, run.fold(i + 1).key)
     return hidden
 
 
-def pool(
-    params: Params, cfg: Config, hidden: Float[Array, "rows length embed"], batch: Batch
-) -> Float[Array, "rows slots embed"]:
-    """tanh(dense(.)) of each example's first position."""
-    return jax.numpy.tanh(nn.dense(params[PREFIX]["pooler"]["dense"], nn.first(hidden, batch["starts"])))
+def pool(params: Params, cfg: Config, first: Float[Array, "rows slots embed"]) -> Float[Array, "rows slots embed"]:
+    """tanh(dense(.)) of the hidden state at each example's first position, [CLS]."""
+    return jnp.tanh(nn.dense(params[PREFIX]["pooler"]["dense"], first))
 
 
 def _embed(p: Params, cfg: Config, batch: Batch, run: nn.Run) -> Array:
@@ -130,21 +135,25 @@ def _embed(p: Params, cfg: Config, batch: Batch, run: nn.Run) -> Array:
     return run.drop(hidden, cfg.hidden_dropout_prob)
 
 
-def _layer(p: Params, cfg: Config, hidden: Array, segment_ids: Array, run: nn.Run) -> Array:
-    attended = _attend(p["attention"]["self"], cfg, hidden, segment_ids, run)
-    hidden = _add_norm(p["attention"]["output"], cfg, attended, hidden, run, site=1)
+def _layer(p: Params, cfg: Config, hidden: Array, at: Array | None, segments: Array, run: nn.Run) -> Array:
+    asking = hidden if at is None else nn.pick(hidden, at)
+    asking_segments = segments if at is None else nn.pick(segments, at)
+    attended = _attend(p["attention"]["self"], cfg, asking, hidden, asking_segments, segments, run)
+    hidden = _add_norm(p["attention"]["output"], cfg, attended, asking, run, site=1)
     inner = nn.ACTIVATIONS[cfg.hidden_act](nn.dense(p["intermediate"]["dense"], hidden))
     return _add_norm(p["output"], cfg, run.constrain(inner, ("rows", None, "mlp")), hidden, run, site=2)
 
 
-def _attend(p: Params, cfg: Config, hidden: Array, segment_ids: Array, run: nn.Run) -> Array:
-    heads = (*hidden.shape[:2], cfg.num_attention_heads, -1)
-    query, key, value = (
-        run.constrain(nn.dense(p[name], hidden).reshape(heads), ("rows", None, "heads", None))
-        for name in ("query", "key", "value")
-    )
-    out = run.attention(query, key, value, segment_ids, lambda x: run.drop(x, cfg.attention_probs_dropout_prob))
-    return out.reshape(hidden.shape)
+def _attend(
+    p: Params, cfg: Config, asking: Array, hidden: Array, asking_segments: Array, segments: Array, run: nn.Run
+) -> Array:
+    def project(name: str, x: Array) -> Array:
+        heads = nn.dense(p[name], x).reshape(*x.shape[:2], cfg.num_attention_heads, -1)
+        return run.constrain(heads, ("rows", None, "heads", None))
+
+    query, key, value = project("query", asking), project("key", hidden), project("value", hidden)
+    drop = lambda probs: run.drop(probs, cfg.attention_probs_dropout_prob)  # noqa: E731
+    return run.attention(query, key, value, asking_segments, segments, drop).reshape(asking.shape)
 
 
 def _add_norm(p: Params, cfg: Config, x: Array, residual: Array, run: nn.Run, site: int) -> Array:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from jaxft.types import Array, Float, Int, Key, Params, UInt32
+from jaxft.types import Array, Float, Int, Key, Params, Shaped, UInt32
 
 Spec = dict[str, Any]
 """A tree of `Leaf`, of the shape of the parameters that it declares."""
@@ -74,19 +74,20 @@ def hash_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "*sh
 
 
 def attention(
-    query: Float[Array, "rows length heads dim"],
+    query: Float[Array, "rows queries heads dim"],
     key: Float[Array, "rows length heads dim"],
     value: Float[Array, "rows length heads dim"],
-    segment_ids: Int[Array, "rows length"],
+    query_segments: Int[Array, "rows queries"],
+    segments: Int[Array, "rows length"],
     drop: Callable[[Array], Array],
-) -> Float[Array, "rows length heads dim"]:
+) -> Float[Array, "rows queries heads dim"]:
     """softmax(Q K^T / sqrt(dim)) V within each segment (Vaswani et al. 2017, eq. 1), softmax in float32.
 
     Positions attend only to positions of their own segment, so examples that share a row do not see each other.
     Padding is segment 0 and sees padding alone: its rows of the softmax stay finite and reach nothing.
     """
     scores = jnp.einsum("rqhd,rkhd->rhqk", query * query.shape[-1] ** -0.5, key).astype(jnp.float32)
-    same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+    same = query_segments[:, None, :, None] == segments[:, None, None, :]
     probs = jax.nn.softmax(jnp.where(same, scores, -jnp.inf)).astype(value.dtype)
     return jnp.einsum("rhqk,rkhd->rqhd", drop(probs), value)
 
@@ -123,8 +124,8 @@ class Run:
 
 
 def dense(p: Params, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-    """x W + b in x's dtype."""
-    return x @ p["kernel"].astype(x.dtype) + p["bias"].astype(x.dtype)
+    """x W + b in x's dtype; b is added in float32, so that its gradient is summed in float32."""
+    return (x @ p["kernel"].astype(x.dtype) + p["bias"]).astype(x.dtype)
 
 
 def layer_norm(p: Params, x: Float[Array, "*batch embed"], eps: float) -> Float[Array, "*batch embed"]:
@@ -136,15 +137,13 @@ def layer_norm(p: Params, x: Float[Array, "*batch embed"], eps: float) -> Float[
 
 
 def embed(p: Params, ids: Int[Array, "*batch"], dtype: Any) -> Float[Array, "*batch embed"]:
-    """Rows of an embedding table."""
-    return p["embedding"].astype(dtype)[ids]
+    """Rows of an embedding table; their gradient is summed in float32."""
+    return p["embedding"][ids].astype(dtype)
 
 
-def first(
-    hidden: Float[Array, "rows length embed"], starts: Int[Array, "rows slots"]
-) -> Float[Array, "rows slots embed"]:
-    """The hidden state at the first position of each example ([CLS])."""
-    return jnp.take_along_axis(hidden, starts[..., None], axis=1)
+def pick(x: Shaped[Array, "rows length *rest"], at: Int[Array, "rows slots"]) -> Shaped[Array, "rows slots *rest"]:
+    """The entries of each row at the given positions."""
+    return jnp.take_along_axis(x, at.reshape(*at.shape, *(1,) * (x.ndim - 2)), axis=1)
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
