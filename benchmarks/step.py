@@ -41,6 +41,7 @@ def full_batch(shape: BatchShape, vocabulary: int) -> dict[str, np.ndarray]:
         "segment_ids": rows(segment + 1),
         "starts": rows(np.arange(shape.slots) * size),
         "weights": rows(np.ones(shape.slots)),
+        "order": np.arange(shape.rows * shape.slots).reshape(shape.rows, shape.slots),
         "labels": rng.integers(0, 2, (shape.rows, shape.slots)),
     }
 

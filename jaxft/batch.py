@@ -15,8 +15,8 @@ from jax.sharding import NamedSharding
 TOKEN_INPUTS = ("input_ids", "token_type_ids", "positions", "segment_ids")
 """`[rows, length]` int32, for the model."""
 
-EXAMPLE_INPUTS = {"starts": np.int32, "weights": np.float32}
-"""`[rows, slots]`: where an example begins in its row, and 1 for an example, 0 for an empty slot."""
+EXAMPLE_INPUTS = {"starts": np.int32, "weights": np.float32, "order": np.int32}
+"""`[rows, slots]`: where an example begins in its row; 1 for an example, 0 for an empty slot; which of the batch it is."""
 
 
 class Target(NamedTuple):

@@ -195,15 +195,3 @@ def test_a_seed_decides_everything():
     at_steps = [first.train_step(support.copy(start).replace(step=jnp.int32(n)), batch)[1]["loss"] for n in range(4)]
     assert len({float(loss) for loss in at_steps}) == 4  # equal parameters and batches, other dropout masks
     assert at_steps[0] == losses[0]
-
-
-def test_accumulated_parts_have_masks_of_their_own():
-    def objective(params: Any, batch: Any, key: Any):
-        """Part i, which is row i, contributes its own random number to gradient i."""
-        return ((batch["x"] * params["w"]).sum() * jax.random.uniform(key), batch["x"].sum()), {}
-
-    transform = support.keeper(config.Optimizer(), optax.constant_schedule(0.0))
-    train_step = step.make_train_step(objective, transform, optax.constant_schedule(0.0), full.join, accumulate=4)
-    now = state.init({"w": jnp.ones(4)}, {}, transform, seed=0)
-    kept = train_step(now, {"x": jnp.eye(4)})[0].opt_state["w"]
-    assert len(set(kept.tolist())) == 4

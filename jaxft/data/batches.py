@@ -71,6 +71,8 @@ def assemble(
             out[row, slot] = start
         elif name == "weights":
             out[row, slot] = 1
+        elif name == "order":
+            out[row, slot] = np.flatnonzero(here)
         elif name in features.tokens:
             out.reshape(-1)[place] = features.tokens[name][source]
         elif name in features.examples:

@@ -107,10 +107,11 @@ def encode(
     What the last layer would compute elsewhere is then left out, as nothing depends on it; the result is the same.
     """
     bert = params[PREFIX]
+    run = run.over(nn.token_numbers(batch, cfg.max_position_embeddings))
     hidden = _embed(bert["embeddings"], cfg, batch, run.fold(0))
 
     def layer(p: Params, hidden: Array, at: Array | None, key: Array | None) -> Array:
-        return _layer(p, cfg, hidden, at, batch["segment_ids"], dataclasses.replace(run, key=key))
+        return _layer(p, cfg, hidden, at, batch, dataclasses.replace(run, key=key))
 
     if run.remat:
         layer = jax.checkpoint(layer)
@@ -135,24 +136,30 @@ def _embed(p: Params, cfg: Config, batch: Batch, run: nn.Run) -> Array:
     return run.drop(hidden, cfg.hidden_dropout_prob)
 
 
-def _layer(p: Params, cfg: Config, hidden: Array, at: Array | None, segments: Array, run: nn.Run) -> Array:
-    asking = hidden if at is None else nn.pick(hidden, at)
-    asking_segments = segments if at is None else nn.pick(segments, at)
-    attended = _attend(p["attention"]["self"], cfg, asking, hidden, asking_segments, segments, run)
+def _layer(p: Params, cfg: Config, hidden: Array, at: Array | None, batch: Batch, run: nn.Run) -> Array:
+    asking = hidden
+    if at is not None:
+        asking, run = nn.pick(hidden, at), run.pick(at)
+    attended = _attend(p["attention"]["self"], cfg, asking, hidden, at, batch, run)
     hidden = _add_norm(p["attention"]["output"], cfg, attended, asking, run, site=1)
     inner = nn.ACTIVATIONS[cfg.hidden_act](nn.dense(p["intermediate"]["dense"], hidden))
     return _add_norm(p["output"], cfg, run.constrain(inner, ("rows", None, "mlp")), hidden, run, site=2)
 
 
 def _attend(
-    p: Params, cfg: Config, asking: Array, hidden: Array, asking_segments: Array, segments: Array, run: nn.Run
+    p: Params, cfg: Config, asking: Array, hidden: Array, at: Array | None, batch: Batch, run: nn.Run
 ) -> Array:
     def project(name: str, x: Array) -> Array:
         heads = nn.dense(p[name], x).reshape(*x.shape[:2], cfg.num_attention_heads, -1)
         return run.constrain(heads, ("rows", None, "heads", None))
 
+    def drop(probs: Array) -> Array:
+        rate, span = cfg.attention_probs_dropout_prob, cfg.max_position_embeddings
+        return run.drop_pairs(probs, rate, batch["positions"], span)
+
     query, key, value = project("query", asking), project("key", hidden), project("value", hidden)
-    drop = lambda probs: run.drop(probs, cfg.attention_probs_dropout_prob)  # noqa: E731
+    segments = batch["segment_ids"]
+    asking_segments = segments if at is None else nn.pick(segments, at)
     return run.attention(query, key, value, asking_segments, segments, drop).reshape(asking.shape)
 
 

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
+from jax.extend.random import threefry2x32_p
 
-from jaxft.types import Array, Float, Int, Key, Params, Shaped, UInt32
+from jaxft.types import Array, Batch, Float, Int, Key, Params, Shaped, UInt32
 
 Spec = dict[str, Any]
 """A tree of `Leaf`, of the shape of the parameters that it declares."""
@@ -52,25 +53,42 @@ def dropout(x: Float[Array, "*shape"], rate: float, bits: UInt32[Array, "*shape"
     return jnp.where(bits >= jnp.uint32(round(rate * 2**32)), x * jnp.asarray(1 / (1 - rate), x.dtype), 0)
 
 
-def threefry_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
-    """JAX's default generator, Threefry-2x32 (Salmon et al. 2011)."""
-    return jax.random.bits(key, shape, jnp.uint32)
+def threefry_bits(key: Key[Array, ""], index: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+    """JAX's default generator, Threefry-2x32 (Salmon et al. 2011), with the index as its counter."""
+    low, high = jax.random.key_data(key)[:2]
+    return threefry2x32_p.bind(*jnp.broadcast_arrays(low, high, index, jnp.uint32(0)))[0]
 
 
-def hash_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
-    """Each position's index and the key, mixed by two rounds of multiply and xor-shift.
+def hash_bits(key: Key[Array, ""], index: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+    """The index and the key, mixed by two rounds of multiply and xor-shift.
 
     A tenth of the work of Threefry, and fused into what uses the bits. Good enough to pick what drops out (tests hold
     it to that), not for more. The constants are those of the integer hash "lowbias32" (Wellons 2018, hash-prospector).
     """
     low, high = jax.random.key_data(key)[:2]
-    strides = [math.prod(shape[axis + 1 :]) % 2**32 for axis in range(len(shape))]
-    iotas = (jax.lax.broadcasted_iota(jnp.uint32, shape, axis) for axis in range(len(shape)))
-    index = sum((iota * jnp.uint32(n) for iota, n in zip(iotas, strides, strict=True)), start=jnp.uint32(0))
     h = index * jnp.uint32(0x9E3779B1) + low
     h = (h ^ (h >> 16)) * jnp.uint32(0x7FEB352D)
     h = ((h ^ (h >> 15)) + high) * jnp.uint32(0x846CA68B)
     return h ^ (h >> 16)
+
+
+def count(first: Int[Array, "*lead"], shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
+    """Numbers the entries of `shape`, whose leading axes are numbered by `first`; modulo 2^32."""
+    rest = shape[first.ndim :]
+    index = jnp.broadcast_to(first.astype(jnp.uint32).reshape(*first.shape, *(1,) * len(rest)), shape)
+    for axis in range(first.ndim, len(shape)):
+        index = index * jnp.uint32(shape[axis]) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    return index
+
+
+def token_numbers(batch: Batch, positions: int) -> Int[Array, "rows length"]:
+    """Tells the tokens of a batch apart, however its examples are laid out: example * positions + position.
+
+    Args:
+      positions: at most so many tokens an example.
+    """
+    slot = jnp.maximum(batch["segment_ids"] - 1, 0)
+    return jnp.take_along_axis(batch["order"], slot, axis=1) * positions + batch["positions"]
 
 
 def attention(
@@ -99,7 +117,9 @@ class Run:
     Attributes:
       dtype: of activations and matmuls; parameters keep theirs.
       key: of the dropout masks; None: no dropout.
-      bits: the generator of the masks, `hash_bits` or `threefry_bits`; neither depends on the mesh.
+      numbers: of the tokens or examples at hand. A mask is a function of them and of the key, not of where in the batch
+        they lie: layout, parts and mesh do not matter.
+      bits: the generator of the masks, `hash_bits` or `threefry_bits`.
       attention: an implementation with the signature of `attention`.
       remat: recompute each layer in the backward pass (Chen et al. 2016).
       constrain: places an activation by its logical axes; see `jaxft.sharding`.
@@ -107,7 +127,8 @@ class Run:
 
     dtype: Any = jnp.float32
     key: Key[Array, ""] | None = None
-    bits: Callable[[Array, tuple[int, ...]], Array] = hash_bits
+    numbers: Int[Array, "rows positions"] | None = None
+    bits: Callable[[Array, Array], Array] = hash_bits
     attention: Callable[..., Array] = attention
     remat: bool = False
     constrain: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
@@ -116,11 +137,31 @@ class Run:
         """The same run with dropout masks of its own for part n of the model."""
         return self if self.key is None else dataclasses.replace(self, key=jax.random.fold_in(self.key, n))
 
-    def drop(self, x: Array, rate: float, site: int = 0) -> Array:
+    def over(self, numbers: Int[Array, "rows positions"]) -> "Run":
+        """The same run for tokens or examples so numbered; see `numbers`."""
+        return dataclasses.replace(self, numbers=numbers)
+
+    def pick(self, at: Int[Array, "rows slots"]) -> "Run":
+        """The same run for the tokens at the given positions of each row."""
+        return self if self.numbers is None else self.over(pick(self.numbers, at))
+
+    def drop(self, x: Float[Array, "rows positions *rest"], rate: float, site: int = 0) -> Array:
         """Dropout with the mask of the given site of this part."""
         if self.key is None or rate == 0:
             return x
-        return dropout(x, rate, self.bits(jax.random.fold_in(self.key, site), x.shape))
+        assert self.numbers is not None, "set by Run.over"
+        return dropout(x, rate, self.bits(jax.random.fold_in(self.key, site), count(self.numbers, x.shape)))
+
+    def drop_pairs(
+        self, x: Float[Array, "rows heads queries keys"], rate: float, keys: Int[Array, "rows keys"], span: int
+    ) -> Array:
+        """Dropout of attention; its queries are `numbers`, its keys' positions in their examples are below `span`."""
+        if self.key is None or rate == 0:
+            return x
+        assert self.numbers is not None, "set by Run.over"
+        rows, heads, queries, _ = x.shape
+        pair = count(self.numbers, (rows, queries, heads)).swapaxes(1, 2)[..., None] * jnp.uint32(span)
+        return dropout(x, rate, self.bits(jax.random.fold_in(self.key, 0), pair + keys[:, None, None].astype(jnp.uint32)))
 
 
 def dense(p: Params, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:

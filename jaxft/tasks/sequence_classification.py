@@ -76,7 +76,7 @@ class SequenceClassification:
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
         pooled = model.pool(params, model.encode(params, batch, run, at=batch["starts"]))
         rate = model.cfg.hidden_dropout_prob if model.cfg.classifier_dropout is None else model.cfg.classifier_dropout
-        pooled = run.fold(HEAD_SITE).drop(pooled, rate)
+        pooled = run.over(batch["order"]).fold(HEAD_SITE).drop(pooled, rate)
         return {"logits": nn.dense(params["classifier"], pooled).astype(jnp.float32)}
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:

@@ -36,25 +36,26 @@ def make_train_step(
     def train_step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
-        def loss_sum(trainable: Params, part: Batch, key: Array) -> tuple[Array, Array]:
+        def loss_sum(trainable: Params, part: Batch) -> tuple[Array, Array]:
             (total, weight), _ = objective(join(trainable, state.frozen), part, key)
             return total, weight
 
         def mean(trainable: Params) -> tuple[Array, Array]:
-            total, weight = loss_sum(trainable, batch, key)
+            total, weight = loss_sum(trainable, batch)
             return total / weight, weight
 
-        def add(sums, part_and_key):
-            (total, weight), grads = jax.value_and_grad(loss_sum, has_aux=True)(state.trainable, *part_and_key)
+        def add(sums, part):
+            (total, weight), grads = jax.value_and_grad(loss_sum, has_aux=True)(state.trainable, part)
             return jax.tree.map(jnp.add, sums, (total, weight, grads)), None
 
         if accumulate == 1:
             (loss, _), grads = jax.value_and_grad(mean, has_aux=True)(state.trainable)
         else:
-            # Part i takes every accumulate-th row, so that each part is spread over all devices.
+            # Part i takes every accumulate-th row, so that each part is spread over all devices. They share a key:
+            # dropout masks are a function of the example, which only one part holds.
             parts = {k: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
             zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.trainable))
-            (total, weight, grads), _ = jax.lax.scan(add, zeros, (parts, jax.random.split(key, accumulate)))
+            (total, weight, grads), _ = jax.lax.scan(add, zeros, parts)
             loss, grads = total / weight, jax.tree.map(lambda g: g / weight, grads)
 
         norm = optax.tree.norm(grads)
