@@ -15,6 +15,32 @@ from safetensors.numpy import load_file
 BOUND = 150
 """Seconds after which a run of two processes hangs: it takes about twenty on two cores of its own."""
 
+ROWS = """
+import sys
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxft import distributed
+from jaxft.batch import BatchShape
+from jaxft.data.batches import Feed
+from jaxft.data.features import Features
+
+distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+n = 24
+features = Features(np.arange(n + 1) * 3, {"input_ids": np.arange(3 * n, dtype=np.int32) + 1}, {})
+for order in ([0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 4, 5, 2, 3, 6, 7], [7, 0, 6, 1, 5, 2, 4, 3]):
+    for split in ("all", "half", "none"):
+        devices = np.asarray(jax.devices())[order].reshape(8 if split == "all" else (2, 4))
+        mesh = Mesh(devices, ("rows", "rest")[: devices.ndim])
+        place = NamedSharding(mesh, PartitionSpec(None if split == "none" else "rows"))
+        feed = Feed(features, {}, [BatchShape(8, 4, 1)], place)
+        for at, (host, batch) in enumerate(feed.all()):
+            whole = np.zeros((8, 4), np.int32)
+            whole[:, :3] = np.arange(24).reshape(8, 3) + 1 + 24 * at
+            for shard in batch["input_ids"].addressable_shards:
+                assert np.array_equal(shard.data, whole[shard.index]), (order, split, shard)
+print("rows are right")
+"""
+
 CONFIG = """
 from jaxft.config import *
 
@@ -32,22 +58,33 @@ def get_config():
 """
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def environment(devices: int) -> dict[str, str]:
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+
+
 class Pair:
     """Two processes of one run, of four simulated devices each; their output is in files beside the workdir."""
 
     def __init__(self, workdir: Path, *args: str):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         self._workdir = workdir
-        common = [f"--workdir={workdir}", f"--coordinator=127.0.0.1:{port}", "--processes=2", "--heartbeat_timeout=10"]
+        common = [
+            f"--workdir={workdir}",
+            f"--coordinator=127.0.0.1:{free_port()}",
+            "--processes=2",
+            "--heartbeat_timeout=10",
+        ]
         self._output = [workdir.with_name(f"{workdir.name}.{i}.txt") for i in range(2)]
-        env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
         self.processes = []
         for i in range(2):
             with open(self._output[i], "wb") as out:
                 run = [sys.executable, str(ROOT / "run.py"), *args, *common, f"--process={i}"]
-                self.processes.append(subprocess.Popen(run, stdout=out, stderr=out, cwd=ROOT, env=env))
+                self.processes.append(subprocess.Popen(run, stdout=out, stderr=out, cwd=ROOT, env=environment(4)))
 
     def __enter__(self) -> "Pair":
         return self
@@ -125,6 +162,22 @@ def test_without_dropout_and_with_sharded_parameters(tmp_path, config_file):
     with Pair(tmp_path / "pair", *args) as pair:
         assert pair.wait() == [0, 0]
     assert_same(tmp_path / "pair", tmp_path / "single")
+
+
+def test_each_process_places_its_own_rows_in_any_order_of_devices(tmp_path):
+    """On a TPU slice the devices of a host are neighbours in two dimensions: others' rows lie between its own."""
+    script = tmp_path / "rows.py"
+    script.write_text(ROWS)
+    address = f"127.0.0.1:{free_port()}"
+    runs = [[sys.executable, str(script), address, str(i)] for i in range(2)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
+    processes = [subprocess.Popen(run, env=environment(devices=4) | {"PYTHONPATH": str(ROOT)}, **pipes) for run in runs]
+    try:
+        for process in processes:
+            assert "rows are right" in process.communicate(timeout=BOUND)[0]
+    finally:
+        for process in processes:
+            process.kill()
 
 
 @pytest.mark.timeout(900)  # four runs of two processes
