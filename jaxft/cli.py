@@ -21,6 +21,18 @@ MODES = ("train", "evaluate", "predict", "export")
 EXIT_USER, EXIT_FAILED, EXIT_PREEMPTED = 2, 1, 75
 """A mistake that the user can mend; a run that cannot go on; SIGTERM, after which the same command resumes."""
 
+PROCESSES = {
+    "coordinator": (
+        "",
+        "several processes: HOST:PORT of process 0; empty: JAX finds out (TPU, Slurm, ...)",
+    ),
+    "processes": (0, "how many processes there are; 0: JAX finds out; 1: this one alone"),
+    "process": (-1, "which of the processes this is, from 0; -1: JAX finds out"),
+    "start_timeout": (300, "seconds within which all processes must have met"),
+    "heartbeat_timeout": (100, "seconds without a sign of life after which a process is dead and the others stop"),
+}
+"""The flags of a run of several processes."""
+
 FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -59,6 +71,9 @@ def _define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_bool(
         "overwrite", False, "train: delete the run that --workdir holds and start anew", flag_values=values
     )
+    for name, (default, doc) in PROCESSES.items():
+        define = flags.DEFINE_string if isinstance(default, str) else flags.DEFINE_integer
+        define(name, default, doc, flag_values=values)
     flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
     flags.DEFINE_bool("help", False, "show this text", short_name="h", flag_values=values)
     config_flags.DEFINE_config_file(
@@ -88,7 +103,28 @@ def _run(argv: list[str], usage: str, values: flags.FlagValues) -> int:
 
 
 def _dispatch(values: flags.FlagValues) -> int:
-    from jaxft import modes  # jax and all that follows: not needed for --help or a misspelt flag
+    from jaxft import distributed  # jax and all that follows: not needed for --help or a misspelt flag
+
+    distributed.initialize(
+        values.coordinator,
+        values.processes,
+        values.process,
+        start_timeout=values.start_timeout,
+        heartbeat_timeout=values.heartbeat_timeout,
+        preemptible=values.mode == "train",
+    )
+    try:
+        return _mode(values)
+    except Exception as error:
+        if values.debug or not distributed.lost(error):
+            raise
+        print(f"error: {distributed.PEER_LOST} ({str(error).splitlines()[0][:200]})", file=sys.stderr)
+        distributed.leave(EXIT_FAILED)
+        return EXIT_FAILED
+
+
+def _mode(values: flags.FlagValues) -> int:
+    from jaxft import modes
     from jaxft.train.loop import Preempted
 
     logging.use_absl_handler()

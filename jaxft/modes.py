@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
-from jaxft import config, paths, pretrained, program, sharding, tasks
+from jaxft import config, distributed, paths, pretrained, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources
 from jaxft.data.batches import Feed
@@ -36,7 +36,7 @@ STARTED = time.time()
 
 def say(text: str) -> None:
     """A line for a person, from one process of the run."""
-    if jax.process_index() == 0:
+    if distributed.primary():
         print(text, file=sys.stderr, flush=True)
 
 
@@ -61,22 +61,25 @@ def train(
     job = prepare(config.check(experiment), loss)
     check_metric(job)
     folder = Workdir(workdir)
-    folder.claim(job.experiment, overwrite)
-    if (results := folder.results()) is not None:
+    distributed.once(lambda: folder.claim(job.experiment, overwrite))
+    if (results := distributed.once(folder.results)) is not None:
         say(f"{folder.path} is finished; for another run choose another --workdir, or start anew by --overwrite")
         return results
     step = Compiled(job.program.train_step, job.program.state, job.program.abstract_batch, job.shapes)
     checkpoints = Checkpoints(folder.checkpoints, job.experiment.train.keep, say)
     state, position = _start(job, checkpoints)
-    folder.truncate_log(position.log_bytes)
+    distributed.once(lambda: folder.truncate_log(position.log_bytes))
     say(tables.summary(_facts(job, folder)))
 
     evaluations = _evaluations(job)
     metric = job.experiment.train.metric or job.task.metric
     board = TensorBoard(folder.tensorboard, purge_step=position.step + 1)
-    with Progress(job.steps, position.step) as progress, jax.transfer_guard("disallow"):
+    writes = distributed.primary()
+    with Progress(job.steps, position.step, quiet=not writes) as progress, jax.transfer_guard("disallow"):
 
         def log(at: int, split: str, values: Mapping[str, float]) -> int:
+            if not writes:
+                return 0
             board.scalars(at, split, values)
             if split != "train":
                 progress.note(
@@ -129,7 +132,9 @@ def _evaluations(job: Job) -> Compiled:
 def _measure(job: Job, step: Any, split: str, weights: tuple[Params, Params]) -> tuple[dict[str, float], Evaluated]:
     found = run_evaluation(step, weights, job.feed(split), job.task.outputs)
     features = job.features[split]
-    return {"loss": found.loss} | job.task.metrics(found.outputs, {**features.examples, **features.tokens}), found
+    targets = {**features.examples, **features.tokens}
+    # By one process, so that all choose the same best step, whatever the rounding on their machines.
+    return distributed.once(lambda: {"loss": found.loss} | job.task.metrics(found.outputs, targets)), found
 
 
 def _facts(job: Job, folder: Workdir) -> dict[str, str]:
@@ -165,14 +170,15 @@ def _finish(
     values, found = _measure(job, step, split, weights)
     if split == "test":
         log(best, split, values)
-    chosen = next(line for line in folder.history() if (line["step"], line["split"]) == (best, "validation"))
+    chosen = distributed.once(lambda: _validated(folder, best))
     results = {f"validation/{k}": v for k, v in chosen.items() if k not in ("step", "split")}
     results |= {f"{split}/{k}": v for k, v in values.items()} | {"best_step": best} | _training(position, state)
     results["train/compiled_shapes"] = len(job.shapes)
     _export(job, folder, job.program.join(*weights), results)
     plots = job.task.plots(found.outputs, job.features[split].examples)
-    page.write(folder.path, config.to_dict(job.experiment), folder.history(), results, plots)
-    folder.write_results(results)
+    if distributed.primary():
+        page.write(folder.path, config.to_dict(job.experiment), folder.history(), results, plots)
+    distributed.once(lambda: folder.write_results(results))
     say(tables.metrics_table(results, split, plots.get("names", ())))
     if "probabilities" in plots:
         from jaxft.metrics import confusion
@@ -180,6 +186,11 @@ def _finish(
         matrix = confusion(plots["labels"], plots["probabilities"].argmax(-1), len(plots["names"]))
         say("\n" + tables.confusion_table(matrix, plots["names"]))
     return results
+
+
+def _validated(folder: Workdir, step: int) -> dict[str, float]:
+    """The line of metrics.jsonl that validation at this step left."""
+    return next(line for line in folder.history() if (line["step"], line["split"]) == (step, "validation"))
 
 
 def _training(position: Position, state: State) -> dict[str, float]:
@@ -235,9 +246,14 @@ def predict(workdir: str, inputs: str, output: str = "") -> None:
     experiment = folder.experiment()
     task = tasks.build(experiment.task)
     split = _read_inputs(inputs, experiment, task)
-    with _opened(output) as out:
-        for row, answer in zip(split.table.to_pylist(), _predictions(folder, experiment, task, split), strict=True):
-            out.write(json.dumps(row | answer, ensure_ascii=False, default=str) + "\n")
+    rows = zip(split.table.to_pylist(), _predictions(folder, experiment, task, split), strict=True)
+
+    def write() -> None:
+        with _opened(output) as out:
+            for row, answer in rows:
+                out.write(json.dumps(row | answer, ensure_ascii=False, default=str) + "\n")
+
+    distributed.once(write)
 
 
 def _predictions(

@@ -124,8 +124,14 @@ class Feed:
         return assemble(self.features, examples, rows, shape, self.targets, self._local(shape.rows))
 
     def _local(self, rows: int) -> tuple[int, int]:
-        spans = [s[0].indices(rows)[:2] for s in self.place.addressable_devices_indices_map((rows,)).values() if s]
-        return min(low for low, _ in spans), max(high for _, high in spans)
+        """The first and the last-plus-one row of this process."""
+        spans = self._spans(rows)
+        return spans[0][0], spans[-1][1]
+
+    def _spans(self, rows: int) -> list[tuple[int, int]]:
+        """The rows of this process, ascending; on a TPU slice others' rows may lie between them."""
+        places = self.place.addressable_devices_indices_map((rows,)).values()
+        return sorted({place[0].indices(rows)[:2] for place in places if place})
 
     def _ahead(self, make, start: int, stop: int) -> Iterator[tuple[HostBatch, dict[str, jax.Array]]]:
         options = grain.ReadOptions(num_threads=self.workers, prefetch_buffer_size=8 * self.workers)
@@ -136,8 +142,16 @@ class Feed:
             ready.extend((host, self._put(host)) for host in itertools.islice(hosts, 1))
 
     def _put(self, host: HostBatch) -> dict[str, jax.Array]:
-        full = host.shape
-        return {
-            name: jax.make_array_from_process_local_data(self.place, array, (full.rows, array.shape[1]))
-            for name, array in host.arrays.items()
-        }
+        rows = host.shape.rows
+        spans = self._spans(rows)
+        first, last = spans[0][0], spans[-1][1]
+        holes = sum(high - low for low, high in spans) < last - first
+
+        def own(array: np.ndarray) -> np.ndarray:
+            return np.concatenate([array[low - first : high - first] for low, high in spans]) if holes else array
+
+        with jax.transfer_guard_host_to_device("allow"):  # placed by the part, which counts as implicit
+            return {
+                name: jax.make_array_from_process_local_data(self.place, own(array), (rows, array.shape[1]))
+                for name, array in host.arrays.items()
+            }

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import os
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def _table(columns: Mapping[str, Any]) -> pa.Table:
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # hosts that share the folder also share process ids
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with pa.ipc.new_file(str(temporary), table.schema) as writer:

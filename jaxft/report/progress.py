@@ -19,14 +19,16 @@ class Progress:
       total_steps: the step at which training ends.
       start_step: the step it starts from, above zero for a resumed run.
       stream: where to write.
+      quiet: shows nothing, on the processes of a run that leave this to another one.
     """
 
-    def __init__(self, total_steps: int, start_step: int = 0, stream: TextIO | None = None):
+    def __init__(self, total_steps: int, start_step: int = 0, stream: TextIO | None = None, quiet: bool = False):
         self._total = total_steps
+        self._quiet = quiet
         self._stream = stream or sys.stderr
         self._anchor: tuple[int, float] | None = None
         self._bar = self._task = None
-        if self._stream.isatty() and os.environ.get("TERM") != "dumb":
+        if not quiet and self._stream.isatty() and os.environ.get("TERM") != "dumb":
             self._bar = _bar(self._stream)
             self._task = self._bar.add_task("", total=total_steps, completed=start_step, text="")
             self._bar.start()
@@ -60,7 +62,8 @@ class Progress:
         self.close()
 
     def _print(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        if not self._quiet:
+            print(text, file=self._stream, flush=True)
 
     def _seconds_left(self, step: int) -> float | None:
         """From the pace since the first update: the steps before it include compilation."""

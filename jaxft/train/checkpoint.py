@@ -8,6 +8,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
+from jaxft import distributed
 from jaxft.errors import UserError
 from jaxft.train.state import State
 from jaxft.types import Params
@@ -62,10 +63,13 @@ class Checkpoints:
         One that cannot be read is named and set aside, and the one before it is used.
         """
         for step in reversed(self.steps()):
+            failed = None
             try:
                 restored, position = self._read(step, state)
             except (OSError, ValueError, KeyError, TypeError) as error:
-                self._set_aside(step, error)
+                failed = error
+            if not distributed.every(failed is None):
+                self._set_aside(step, failed or OSError("another process cannot"))
                 continue
             self._best.step = position["best_step"]
             return restored.replace(frozen=frozen), position
@@ -82,8 +86,7 @@ class Checkpoints:
 
     def _set_aside(self, step: int, error: Exception) -> None:
         aside = self._directory.with_name("checkpoints-unreadable") / str(step)
-        aside.parent.mkdir(exist_ok=True)
-        (self._directory / str(step)).rename(aside)
+        distributed.once(lambda: _move(self._directory / str(step), aside))
         self._manager.reload()
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         self._note(f"checkpoint {step} cannot be read ({reason}); moved to {aside}, using the one before it")
@@ -94,6 +97,11 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _move(path: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    path.rename(target)
 
 
 def _saved(state: State) -> State:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxft import config
+from jaxft import config, distributed
 from jaxft.data.batches import HostBatch
 from jaxft.errors import TrainingError
 from jaxft.train.checkpoint import Checkpoints
@@ -109,7 +109,7 @@ def fit(
         events.progress(due.step, values)
         due = None
 
-    with _sigterm() as asked_to_stop:
+    with _sigterm(position) as asked_to_stop:
         for host, batch in batches:
             state, metrics = train_step(state, batch)
             running.append(metrics)
@@ -206,8 +206,13 @@ class _Clock:
 
 
 @contextmanager
-def _sigterm() -> Iterator[Callable[[], bool]]:
-    """Turns SIGTERM into a question that the loop asks after each step."""
+def _sigterm(position: Position) -> Iterator[Callable[[], bool]]:
+    """Turns SIGTERM into a question that the loop asks after each step; several processes get the same answer."""
+    if jax.process_count() > 1:
+        if distributed.preempted_before(position.step):
+            raise Preempted(f"stopped by SIGTERM before step {position.step + 1}; the same command resumes")
+        yield lambda: distributed.preempted(position.step)
+        return
     asked: list[int] = []
     try:
         before = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
