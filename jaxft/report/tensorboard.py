@@ -21,13 +21,14 @@ class TensorBoard:
         self._writer = None
 
     def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Writes each `{name: value}` at `step`; the file is flushed by tensorboardX's own thread."""
+        """Writes each `{name: value}` at `step`, to the disk: a resumed run does not write it again."""
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(self._directory, purge_step=self._purge_step, flush_secs=10)
+            self._writer = SummaryWriter(self._directory, purge_step=self._purge_step)
         for name, value in values.items():
             self._writer.add_scalar(f"{split}/{name}", value, step)
+        self._writer.flush()
 
     def close(self) -> None:
         """Flushes and closes the file."""
