@@ -16,7 +16,7 @@ TOKEN_INPUTS = ("input_ids", "token_type_ids", "positions", "segment_ids")
 """`[rows, length]` int32, for the model."""
 
 EXAMPLE_INPUTS = {"starts": np.int32, "weights": np.float32, "order": np.int32}
-"""`[rows, slots]`: where an example begins in its row; 1 for an example, 0 for an empty slot; which of the batch it is."""
+"""`[rows, slots]`: where an example begins in its row; 1 for it, 0 for an empty slot; which one of the batch it is."""
 
 
 class Target(NamedTuple):

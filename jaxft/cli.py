@@ -5,16 +5,19 @@ import errno
 import importlib.util
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from absl import flags, logging
 from ml_collections import config_flags
 
 from jaxft import config
-from jaxft.errors import TrainingError, UserError, nearest
+from jaxft.errors import TrainingError, UserError, nearest, system_error
 
 MODES = ("train", "evaluate", "predict", "export")
 
@@ -33,12 +36,18 @@ PROCESSES = {
 }
 """The flags of a run of several processes."""
 
-FULL = {
+BROKEN = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would become larger than is allowed here",
     errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
     errno.EROFS: "the file system is read-only",
+    errno.EIO: "the disk cannot be read or written",
+    errno.ENOTDIR: "a file where a folder must be",
+    errno.ENOENT: "gone while the run was using it",
 }
+"""What the file system can do to a run, in words."""
 
 
 def main(argv: list[str], usage: str | None) -> int:
@@ -50,7 +59,8 @@ def main(argv: list[str], usage: str | None) -> int:
     try:
         if not debug:
             sys.unraisablehook = lambda _: None  # on a full disk TensorStore's threads print what orbax raises
-        return _run(argv, usage or "", values)
+        with _leave_on_sigterm():
+            return _run(argv, usage or "", values)
     except Exception as error:
         if debug:
             raise
@@ -100,6 +110,27 @@ def _run(argv: list[str], usage: str, values: flags.FlagValues) -> int:
     if not values.workdir:
         raise UserError("--workdir is missing; give the folder of the run")
     return _dispatch(values)
+
+
+@contextmanager
+def _leave_on_sigterm() -> Iterator[None]:
+    """Outside the training loop, which answers SIGTERM itself: leave at once with the code for "start again".
+
+    Nothing has to be saved there, and what is on disk is whole. Threads that compile are not waited for.
+    """
+
+    def leave(number: int, frame: object) -> None:
+        os.write(2, b"stopped by SIGTERM; start the same command again\n")
+        os._exit(EXIT_PREEMPTED)
+
+    if threading.current_thread() is not threading.main_thread():  # no other one may set signal handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _dispatch(values: flags.FlagValues) -> int:
@@ -232,12 +263,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return EXIT_FAILED, str(error)
     if isinstance(error, UserError | flags.Error):
         return EXIT_USER, " ".join(str(error).split())
-    cause: BaseException | None = error
-    while cause is not None:  # orbax wraps what the file system said; TensorStore and safetensors give its words only
-        code = cause.errno if isinstance(cause, OSError) else None
-        code = code or next((n for n in FULL if os.strerror(n) in str(cause)), None)
-        if code in FULL:
-            file = getattr(cause, "filename", None) or "--workdir"
-            return EXIT_USER, f"{file}: {FULL[code]}; what is on disk is whole: mend and resume"
-        cause = cause.__cause__ or cause.__context__
+    number, file = system_error(error)
+    if number in BROKEN:
+        return EXIT_USER, f"{file or '--workdir'}: {BROKEN[number]}; what is on disk is whole: mend it and start again"
     return EXIT_FAILED, ""

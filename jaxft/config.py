@@ -280,10 +280,15 @@ def from_dict(plain: Mapping[str, Any]) -> Experiment:
     return build(Experiment, plain)
 
 
+def defining(experiment: Experiment) -> dict[str, Any]:
+    """The keys that say what is computed, not how, with their values."""
+    flat = {key: getattr(holder, field.name) for key, holder, field in walk(experiment)}
+    return {k: v for k, v in flat.items() if not any(k == r or k.startswith(r + ".") for r in RESUMABLE)}
+
+
 def differences(a: Experiment, b: Experiment) -> list[str]:
     """The keys, resumable ones left out, in which two experiments differ: `key: VALUE in a, VALUE in b`."""
-    flat = [{k: getattr(h, f.name) for k, h, f in walk(e)} for e in (a, b)]
-    fixed = [k for k in {**flat[0], **flat[1]} if not any(k == r or k.startswith(r + ".") for r in RESUMABLE)]
+    there, here = defining(a), defining(b)
     return [
-        f"{k}: {flat[0].get(k)!r} there, {flat[1].get(k)!r} here" for k in fixed if flat[0].get(k) != flat[1].get(k)
+        f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in {**there, **here} if there.get(k) != here.get(k)
     ]

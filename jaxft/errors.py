@@ -1,6 +1,7 @@
 """The one exception that a user is meant to read."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -23,3 +24,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return f"did you mean {close[0]!r}?"
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     return f"there are: {', '.join(names[:20]) or 'none'}{more}"
+
+
+def system_error(error: BaseException) -> tuple[int, str]:
+    """The number (errno) and the file of the system's error behind another one; (0, "") where there is none.
+
+    orbax wraps what the file system said, and its storage library says it in words: `[OS error 28: ENOSPC No space]`.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno:
+            return cause.errno, str(cause.filename or "")
+        if match := re.search(r"(?i)OS error (\d+)", str(cause)):
+            file = re.search(r'(?:file|writing|opening|reading|deleting)[^"]*"([^"]+)"', str(cause))
+            return int(match[1]), file[1] if file else ""
+        cause = cause.__cause__ or cause.__context__
+    return 0, ""

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxft import config, models, pretrained, program, sharding, tasks
+from jaxft import config, fingerprint, models, pretrained, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources, splits
 from jaxft.data.batches import Feed, smallest
@@ -98,6 +98,17 @@ class Job:
     def eval_every(self) -> int:
         return self.experiment.train.eval_every or self.order.batches_per_epoch
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """Fingerprints of the experiment and of the data that it sees; see `jaxft.train.checkpoint.ORIGINS`."""
+        columns = {
+            f"{split}/{name}": column
+            for split, part in self.features.items()
+            for name, column in {"offsets": part.offsets, **part.tokens, **part.examples}.items()
+        }
+        settings = fingerprint.of_values(config.defining(self.experiment))
+        return {"experiment": settings, "data": fingerprint.of_columns(columns)}
+
     def padding(self, batches: int = 50) -> float:
         """The share of computed positions that hold no token, over the first batches."""
         first = [self.order.lengths[self.order[i]] for i in range(min(batches, self.steps))]
@@ -181,11 +192,11 @@ def check_metric(job: Job) -> None:
         raise UserError(f"config.train.metric is {metric!r}, but validation has no such metric; {hint}")
 
 
-def load(job: Job) -> tuple[Params, pretrained.Accounting]:
+def load(experiment: config.Experiment, composed: Program) -> tuple[Params, pretrained.Accounting]:
     """The pretrained parameters, each straight into its shards, and new ones for the head."""
-    key = jax.random.key(job.experiment.seed)
-    prefix, places = job.body.model.prefix, job.program.param_shardings
-    return pretrained.load(job.body.directory, job.program.spec, key=key, base_prefix=prefix, shardings=places)
+    directory = pretrained.locate(experiment.model.path, experiment.model.revision)
+    key, prefix, places = jax.random.key(experiment.seed), composed.model.prefix, composed.param_shardings
+    return pretrained.load(directory, composed.spec, key=key, base_prefix=prefix, shardings=places)
 
 
 class Compiled:

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
-from jaxft import config, distributed, paths, pretrained, program, sharding, tasks
+from jaxft import config, distributed, fingerprint, paths, pretrained, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources
 from jaxft.data.batches import Feed
@@ -26,9 +26,9 @@ from jaxft.report.progress import Progress
 from jaxft.train.checkpoint import Checkpoints
 from jaxft.train.evaluate import Evaluated
 from jaxft.train.evaluate import evaluate as run_evaluation
-from jaxft.train.loop import Events, Position, fit
+from jaxft.train.loop import Events, Interrupted, Position, fit
 from jaxft.train.state import State
-from jaxft.types import Params
+from jaxft.types import Batch, Params
 from jaxft.workdir import Workdir
 
 STARTED = time.time()
@@ -66,8 +66,7 @@ def train(
         say(f"{folder.path} is finished; for another run choose another --workdir, or start anew by --overwrite")
         return results
     step = Compiled(job.program.train_step, job.program.state, job.program.abstract_batch, job.shapes)
-    checkpoints = Checkpoints(folder.checkpoints, job.experiment.train.keep, say)
-    state, position = _start(job, checkpoints)
+    state, position, checkpoints = _start(job, folder)
     distributed.once(lambda: folder.truncate_log(position.log_bytes))
     say(tables.summary(_facts(job, folder)))
 
@@ -87,11 +86,17 @@ def train(
                 )
             return folder.log(at, split, values)
 
-        def validate(state: State) -> dict[str, float]:
-            return _measure(job, evaluations, "validation", (state.trainable, state.frozen))[0]
+        def validate(state: State, stop: Callable[[], bool]) -> dict[str, float]:
+            return _measure(job, _until(stop, evaluations), "validation", (state.trainable, state.frozen))[0]
+
+        def train_step(state: State, batch: Batch) -> Any:
+            result = step(state, batch)
+            if position.seconds_to_first_step is None and step.first_step:
+                position.seconds_to_first_step = step.first_step - STARTED
+            return result
 
         state, position = fit(
-            step,
+            train_step,
             state,
             job.feed("train").train(job.order, position.step, job.steps),
             position,
@@ -102,24 +107,33 @@ def train(
             events=Events(log, validate, progress.update),
             checkpoints=checkpoints,
         )
-    results = {"train/seconds_to_first_step": step.first_step - STARTED} if step.first_step else {}
-    results |= _finish(job, folder, checkpoints, state, position, evaluations, log)
+    results = _finish(job, folder, checkpoints, state, position, evaluations, log)
     board.close()
     checkpoints.close()
     say(f"report: {folder.path}/report/index.html  results: {folder.path}/results.json")
     return results
 
 
-def _start(job: Job, checkpoints: Checkpoints) -> tuple[State, Position]:
+def _start(job: Job, folder: Workdir) -> tuple[State, Position, Checkpoints]:
     """The newest checkpoint, or the pretrained parameters."""
-    if found := checkpoints.restore(job.program.state, frozen={}):
+    frozen, origin = _frozen(job.experiment, job.program)
+    checkpoints = Checkpoints(folder.checkpoints, job.experiment.train.keep, say, job.origin | origin)
+    if found := checkpoints.restore(job.program.state, frozen):
         state, position = found
         say(f"resuming at step {position['step']} of {job.steps}")
-        return state, Position(**position)
-    params, accounting = load(job)
+        return state, Position(**position), checkpoints
+    params, accounting = load(job.experiment, job.program)
     for line in (*job.notes, *accounting.lines()):
         say(line)
-    return job.program.init(params), Position()
+    return job.program.init(params), Position(), checkpoints
+
+
+def _frozen(experiment: config.Experiment, composed: program.Program) -> tuple[Params, dict[str, str]]:
+    """The parameters that do not learn, which no checkpoint holds, and their fingerprint."""
+    if not jax.tree.leaves(composed.state.frozen):
+        return {}, {}
+    frozen = composed.split(load(experiment, composed)[0])[1]
+    return frozen, {"frozen": fingerprint.of_params(frozen)}
 
 
 def _evaluations(job: Job) -> Compiled:
@@ -127,6 +141,17 @@ def _evaluations(job: Job) -> Compiled:
     weights = (job.program.state.trainable, job.program.state.frozen)
     full = [shape for shape in job.shapes if shape.rows == job.shapes[-1].rows]
     return Compiled(job.program.eval_step, weights, job.program.abstract_batch, full)
+
+
+def _until(stop: Callable[[], bool], step: Any) -> Any:
+    """The same step, which raises `Interrupted` once `stop()` says so."""
+
+    def checked(weights: tuple[Params, Params], batch: Batch) -> Any:
+        if stop():
+            raise Interrupted
+        return step(weights, batch)
+
+    return checked
 
 
 def _measure(job: Job, step: Any, split: str, weights: tuple[Params, Params]) -> tuple[dict[str, float], Evaluated]:
@@ -162,7 +187,6 @@ def _finish(
     from jaxft.report import page, tables
 
     best = position.step if position.best_step is None else position.best_step
-    checkpoints.wait()
     if best != position.step:
         state = checkpoints.read(best, job.program.state, state.frozen)
     weights = (state.trainable, state.frozen)
@@ -201,6 +225,7 @@ def _training(position: Position, state: State) -> dict[str, float]:
         "train/real_tokens_per_second": position.tokens / seconds,
         "train/padding_fraction": 1 - position.tokens / max(position.positions, 1),
         "train/seconds": position.seconds,
+        "train/seconds_to_first_step": position.seconds_to_first_step or 0.0,
         "train/skipped": int(jax.device_get(state.skipped)),
     }
 
@@ -285,14 +310,17 @@ def _parameters(folder: Workdir, composed: program.Program, checkpoint: bool = F
         key, prefix = jax.random.key(0), composed.model.prefix
         places = composed.param_shardings
         return pretrained.load(folder.export, composed.spec, key=key, base_prefix=prefix, shardings=places)[0]
-    checkpoints = Checkpoints(folder.checkpoints, keep=10**9, note=say)
-    found = checkpoints.restore(composed.state, frozen={})
-    if not found:
-        raise UserError(f"{folder.path} holds no checkpoint and no export yet; train first")
+    empty = UserError(f"{folder.path} holds no checkpoint and no export yet; train first")
+    if not folder.checkpoints.is_dir():
+        raise empty
+    frozen, origin = _frozen(folder.experiment(), composed)
+    checkpoints = Checkpoints(folder.checkpoints, None, say, origin)
+    if not (found := checkpoints.restore(composed.state, frozen)):
+        raise empty
     state, position = found
     best = position["best_step"]
     if best is not None and best != position["step"]:
-        state = checkpoints.read(best, composed.state, frozen={})
+        state = checkpoints.read(best, composed.state, frozen)
     checkpoints.close()
     return composed.join(state.trainable, state.frozen)
 

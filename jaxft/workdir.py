@@ -47,7 +47,7 @@ class Workdir:
                 self._delete()
             self.path.mkdir(parents=True, exist_ok=True)
             held = self.experiment() if (self.path / "config.json").exists() else None
-            if held is None and any(self.path.iterdir()):
+            if held is None and any(entry.name != ".config.json" for entry in self.path.iterdir()):
                 raise UserError(f"{self.path} is not empty and holds no run; choose another --workdir")
             if held is not None and self._has_saved() and (changed := config.differences(held, experiment)):
                 raise UserError(
@@ -64,10 +64,12 @@ class Workdir:
                 f"--overwrite: {self.path} holds {foreign[0]}, which no run has written; "
                 "choose another --workdir, or take it out of there"
             )
-        shutil.rmtree(self.path)
+        # config.json last: cut off before that, the folder is still known as a run's. The folder itself may be a mount.
+        for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == "config.json"):
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
     def _has_saved(self) -> bool:
-        return self.export.exists() or any(self.checkpoints.glob("[0-9]*"))
+        return self.export.exists() or any(entry.name.isdigit() for entry in self.checkpoints.glob("*"))
 
     def experiment(self) -> config.Experiment:
         """The experiment in config.json, with everything in it that the data decided.

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +92,31 @@ def command(*args: str, devices: int = 1, **options: Any) -> subprocess.Complete
 
 def bits_equal(a: Any, b: Any) -> bool:
     return jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
+
+
+def write_config(file: Path, e: config.Experiment) -> Path:
+    """A config file, as a user has one, of an experiment."""
+    file.write_text(
+        "import json\n\nfrom jaxft import config\n\n\ndef get_config():\n"
+        f"    return config.from_dict(json.loads({json.dumps(config.to_dict(e))!r}))\n"
+    )
+    return file
+
+
+def start(*args: str, log: Path, devices: int = 1, **options: Any) -> subprocess.Popen[str]:
+    """Starts `python run.py ARGS` in a process of its own, which adds what it prints to the file `log`."""
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    with open(log, "ab") as out:
+        run = [sys.executable, str(ROOT / "run.py"), *args]
+        return subprocess.Popen(run, stdout=out, stderr=out, cwd=ROOT, env=env, **options)
+
+
+def until(happened: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> bool:
+    """Waits, looking every millisecond; False where the process ended first."""
+    end = time.monotonic() + seconds
+    while not happened():
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.001)
+    return True

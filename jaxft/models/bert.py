@@ -146,9 +146,7 @@ def _layer(p: Params, cfg: Config, hidden: Array, at: Array | None, batch: Batch
     return _add_norm(p["output"], cfg, run.constrain(inner, ("rows", None, "mlp")), hidden, run, site=2)
 
 
-def _attend(
-    p: Params, cfg: Config, asking: Array, hidden: Array, at: Array | None, batch: Batch, run: nn.Run
-) -> Array:
+def _attend(p: Params, cfg: Config, asking: Array, hidden: Array, at: Array | None, batch: Batch, run: nn.Run) -> Array:
     def project(name: str, x: Array) -> Array:
         heads = nn.dense(p[name], x).reshape(*x.shape[:2], cfg.num_attention_heads, -1)
         return run.constrain(heads, ("rows", None, "heads", None))

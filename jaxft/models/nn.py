@@ -1,7 +1,6 @@
 """The parts that models are made of: pure functions on (params, x), and how a parameter is declared."""
 
 import dataclasses
-import math
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -161,7 +160,9 @@ class Run:
         assert self.numbers is not None, "set by Run.over"
         rows, heads, queries, _ = x.shape
         pair = count(self.numbers, (rows, queries, heads)).swapaxes(1, 2)[..., None] * jnp.uint32(span)
-        return dropout(x, rate, self.bits(jax.random.fold_in(self.key, 0), pair + keys[:, None, None].astype(jnp.uint32)))
+        return dropout(
+            x, rate, self.bits(jax.random.fold_in(self.key, 0), pair + keys[:, None, None].astype(jnp.uint32))
+        )
 
 
 def dense(p: Params, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:

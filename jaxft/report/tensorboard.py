@@ -5,9 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FLUSH_SECONDS = 10
-"""A flush waits for the disk, so it is not made after every step."""
-
 
 class TensorBoard:
     """Writes scalars below `directory`, tagged `SPLIT/NAME`.
@@ -25,10 +22,9 @@ class TensorBoard:
         self._directory = Path(directory)
         self._purge_step = purge_step
         self._writer: Any = None
-        self._flushed = time.monotonic()
 
     def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Writes each `{name: value}` at `step`.
+        """Writes each `{name: value}` at `step`, to the disk: a resumed run does not write it again.
 
         Raises:
           OSError: the disk is full, and the like.
@@ -41,9 +37,7 @@ class TensorBoard:
             self._writer = self._open(event)
         scalars = [summary.Summary.Value(tag=f"{split}/{name}", simple_value=v) for name, v in values.items()]
         self._writer.write_event(event.Event(wall_time=time.time(), step=step, summary=summary.Summary(value=scalars)))
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self._writer.flush()
-            self._flushed = time.monotonic()
+        self._writer.flush()
 
     def _open(self, event: Any) -> Any:
         from tensorboardX.event_file_writer import EventsWriter

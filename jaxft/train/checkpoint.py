@@ -1,19 +1,34 @@
 """Checkpoints of a run: asynchronous and atomic, by orbax. Only what learns is saved, not the frozen parameters."""
 
+import errno
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
 from jaxft import distributed
-from jaxft.errors import UserError
+from jaxft.errors import UserError, system_error
 from jaxft.train.state import State
 from jaxft.types import Params
 
-logging.getLogger("absl").setLevel(logging.ERROR)
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # what goes wrong in orbax comes as an exception too
+
+
+NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""System errors that say nothing about the checkpoint itself."""
+
+ORIGINS = {
+    "experiment": "experiment (its settings differ in more than how it is computed and shown)",
+    "data": "data (that of config.data.source, or its tokens, have changed)",
+    "frozen": "model (the weights of config.model.path that do not learn have changed)",
+}
+"""What a run is made from, beside its state."""
 
 
 class _Best:
@@ -28,8 +43,19 @@ class _Best:
 class Checkpoints:
     """The folder `checkpoints/` of a run."""
 
-    def __init__(self, directory: Path, keep: int, note: Callable[[str], None] = print):
+    def __init__(
+        self,
+        directory: Path,
+        keep: int | None,
+        note: Callable[[str], None] = print,
+        origin: Mapping[str, str] = MappingProxyType({}),
+    ):
         """Keeps the latest `keep` checkpoints and the best one.
+
+        Args:
+          keep: None: only to be read, perhaps while a run writes there; nothing is changed.
+          origin: fingerprints of what the run is made from, see `ORIGINS`: written into each checkpoint, and what those
+            that are read must agree with.
 
         Raises:
           UserError: the folder cannot be written.
@@ -37,9 +63,12 @@ class Checkpoints:
         self._best = _Best()
         self._note = note
         self._directory = directory
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy([LatestN(keep), self._best]), cleanup_tmp_directories=True
-        )
+        self._origin = dict(origin)
+        self._read_only = keep is None
+        options = ocp.CheckpointManagerOptions(read_only=True)
+        if keep is not None:
+            policy = AnyPreservationPolicy([LatestN(keep), self._best])
+            options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
         try:
             self._manager = ocp.CheckpointManager(directory, options=options)
         except OSError as error:
@@ -54,6 +83,7 @@ class Checkpoints:
     def save(self, state: State, position: dict[str, Any], best_step: int | None) -> None:
         """Starts saving; returns as soon as the state may change again."""
         self._best.step = best_step
+        position = {**position, "origin": self._origin}
         items = {"state": ocp.args.StandardSave(_saved(state)), "position": ocp.args.JsonSave(position)}
         self._manager.save(int(position["step"]), args=ocp.args.Composite(**items))
 
@@ -61,35 +91,62 @@ class Checkpoints:
         """The newest whole checkpoint, placed as the abstract `state` says; None if there is none.
 
         One that cannot be read is named and set aside, and the one before it is used.
+
+        Raises:
+          UserError: it was saved by a run that was made from something else.
         """
         for step in reversed(self.steps()):
             failed = None
             try:
                 restored, position = self._read(step, state)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except Exception as error:
+                if _is_no_damage(error):
+                    raise
                 failed = error
             if not distributed.every(failed is None):
-                self._set_aside(step, failed or OSError("another process cannot"))
+                self._set_aside(step, failed or OSError("another process cannot read it"))
                 continue
             self._best.step = position["best_step"]
             return restored.replace(frozen=frozen), position
         return None
 
     def read(self, step: int, state: State, frozen: Params) -> State:
-        """The state of one checkpoint."""
-        return self._read(step, state)[0].replace(frozen=frozen)
+        """The state of one checkpoint.
+
+        Raises:
+          UserError: it cannot be read.
+        """
+        try:
+            return self._read(step, state)[0].replace(frozen=frozen)
+        except Exception as error:
+            if _is_no_damage(error):
+                raise
+            raise UserError(
+                f"{self._directory / str(step)}, the best checkpoint, cannot be read ({_reason(error)}); "
+                "restore that folder, or start anew by --overwrite"
+            ) from error
 
     def _read(self, step: int, state: State) -> tuple[State, dict[str, Any]]:
-        wanted = {"state": ocp.args.StandardRestore(_saved(state)), "position": ocp.args.JsonRestore()}
-        items = self._manager.restore(step, args=ocp.args.Composite(**wanted))
-        return items["state"], items["position"]
+        position = self._manager.restore(step, args=ocp.args.Composite(position=ocp.args.JsonRestore()))["position"]
+        saved = position.pop("origin")
+        for name, value in self._origin.items():
+            if saved.get(name) != value:
+                raise UserError(
+                    f"{self._directory / str(step)} was saved with another {ORIGINS[name]}; bring that back, choose "
+                    "another --workdir, or start anew by --overwrite"
+                )
+        wanted = ocp.args.Composite(state=ocp.args.StandardRestore(_saved(state)))
+        return self._manager.restore(step, args=wanted)["state"], position
 
     def _set_aside(self, step: int, error: Exception) -> None:
-        aside = self._directory.with_name("checkpoints-unreadable") / str(step)
+        self._note(f"checkpoint {step} cannot be read: {_reason(error)}")
+        if self._read_only:
+            return
+        aside = self._directory.with_name("checkpoints-unreadable") / f"{step}-{time.time_ns():x}"
         distributed.once(lambda: _move(self._directory / str(step), aside))
         self._manager.reload()
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        self._note(f"checkpoint {step} cannot be read ({reason}); moved to {aside}, using the one before it")
+        left = self.steps()
+        self._note(f"moved to {aside}; going on from " + (f"checkpoint {left[-1]}" if left else "the beginning"))
 
     def wait(self) -> None:
         """Until everything is on disk."""
@@ -106,3 +163,14 @@ def _move(path: Path, target: Path) -> None:
 
 def _saved(state: State) -> State:
     return state.replace(frozen={})
+
+
+def _is_no_damage(error: Exception) -> bool:
+    """Of an error in reading: it would come with a whole checkpoint too. (For torn ones orbax raises all kinds.)"""
+    return isinstance(error, UserError | MemoryError | jax.errors.JaxRuntimeError) or (
+        system_error(error)[0] in NO_DAMAGE
+    )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -28,6 +28,10 @@ class Preempted(Exception):
     """The run was asked to stop (SIGTERM) and has saved a checkpoint."""
 
 
+class Interrupted(Exception):
+    """An evaluation was given up because the run has to stop; it is made again on resuming."""
+
+
 @dataclasses.dataclass
 class Position:
     """Where a run is, beside its `State`: what a checkpoint keeps for the loop.
@@ -37,9 +41,11 @@ class Position:
       best_value: of the selecting metric, at `best_step`; negated where less is better.
       bad_evals: evaluations since then.
       finished: no step is left, by number or by early stopping.
+      evaluation_due: the evaluation at this step was given up; resuming begins with it.
       seconds, examples, tokens, positions: spent in training steps, and given to them (tokens without padding).
       pending: metrics of the steps since the last line of the log.
       log_bytes: length of metrics.jsonl.
+      seconds_to_first_step: from the start of the process that made the run's first step.
     """
 
     step: int = 0
@@ -47,12 +53,14 @@ class Position:
     best_step: int | None = None
     bad_evals: int = 0
     finished: bool = False
+    evaluation_due: bool = False
     seconds: float = 0.0
     examples: int = 0
     tokens: int = 0
     positions: int = 0
     pending: list[dict[str, float]] = dataclasses.field(default_factory=list)
     log_bytes: int = 0
+    seconds_to_first_step: float | None = None
 
 
 class Events(NamedTuple):
@@ -60,12 +68,12 @@ class Events(NamedTuple):
 
     Attributes:
       log: writes a line `(step, split, values)`, returns the log's length in bytes.
-      evaluate: `state -> metrics` of the validation split.
+      evaluate: `(state, stop) -> metrics` of the validation split; raises `Interrupted` once `stop()` says so.
       progress: shows `(step, values)` to a person.
     """
 
     log: Callable[[int, str, Metrics], int]
-    evaluate: Callable[[State], Metrics]
+    evaluate: Callable[[State, Callable[[], bool]], Metrics]
     progress: Callable[[int, Metrics], None]
 
 
@@ -91,63 +99,96 @@ def fit(
       Preempted: SIGTERM arrived; a checkpoint of this very step has been saved.
     """
     clock = _Clock(position)
-    running: list[Mapping[str, Array]] = []  # metrics of this interval's steps, perhaps still being computed
-    due: _Interval | None = None  # the interval before it, not yet logged
+    log = _Log(position, clock, options, events)
 
-    def flush() -> None:
-        nonlocal due
-        if due is None:
-            return
-        values = _mean(jax.device_get(due.metrics))
-        if values["skipped_in_a_row"] >= options.max_skipped:
-            raise TrainingError(
-                f"step {due.step}: the loss was not finite {options.max_skipped} times in a row; "
-                "the last good checkpoint is kept; try a lower config.optimizer.learning_rate"
-            )
-        values |= clock.speed(due)
-        position.log_bytes = events.log(due.step, "train", values)
-        events.progress(due.step, values)
-        due = None
+    with _sigterm(position) as stop:
 
-    with _sigterm(position) as asked_to_stop:
-        for host, batch in batches:
+        def evaluate() -> None:
+            values = _unless(stop.now, events.evaluate, state)
+            position.evaluation_due = values is None
+            if values is not None:
+                position.log_bytes = events.log(position.step, "validation", values)
+                _select(position, values, metric)
+                position.finished = position.step == steps or 0 < options.patience <= position.bad_evals
+
+        if position.evaluation_due:
+            evaluate()
+            clock.resume()
+        for host, batch in () if position.finished or position.evaluation_due else batches:
             state, metrics = train_step(state, batch)
-            running.append(metrics)
             position.step += 1
             clock.count(host)
-            last = position.step == steps
-            if position.step % options.log_every == 0 or last:
-                flush()
-                due = _Interval(position.step, [*position.pending, *running], position.examples, position.tokens)
-                running, position.pending = [], []
+            last, stopping = position.step == steps, stop.after_step()
+            log.add(metrics, last)
             evaluating = position.step % eval_every == 0 or last
-            if evaluating or asked_to_stop() or (options.save_every and position.step % options.save_every == 0):
-                flush()
+            if evaluating or stopping or (options.save_every and position.step % options.save_every == 0):
+                log.settle()
                 jax.block_until_ready(state.step)
                 clock.pause()
                 if evaluating:
-                    _select(position, position.step, events, metric, state)
-                    position.finished = last or 0 < options.patience <= position.bad_evals
-                position.pending += [_floats(m) for m in jax.device_get(running)]
-                running = []
+                    evaluate()
                 checkpoints.save(state, dataclasses.asdict(position), position.best_step)
                 clock.resume()
-            if position.finished:
+            if stopping or position.finished or position.evaluation_due:
                 break
-            if asked_to_stop():
-                checkpoints.wait()
-                raise Preempted(f"stopped by SIGTERM at step {position.step}; the same command resumes")
+        checkpoints.wait()
+        if stop.now():
+            raise Preempted(f"stopped by SIGTERM at step {position.step}; the same command resumes")
     return state, position
 
 
-def _select(position: Position, step: int, events: Events, metric: str, state: State) -> None:
-    """Evaluates, and notes whether this is the best checkpoint so far."""
-    values = events.evaluate(state)
-    position.log_bytes = events.log(step, "validation", values)
+class _Log:
+    """The metrics of steps on their way into the log: fetched from the device an interval after they were asked for."""
+
+    def __init__(self, position: Position, clock: "_Clock", options: config.Train, events: Events):
+        self._position, self._clock, self._options, self._events = position, clock, options, events
+        self._running: list[Mapping[str, Array]] = []  # this interval's steps, perhaps still being computed
+        self._due: _Interval | None = None  # the interval before it, not yet logged
+
+    def add(self, metrics: Mapping[str, Array], last: bool) -> None:
+        """Those of one more step; at the end of an interval the one before it is logged."""
+        self._running.append(metrics)
+        position = self._position
+        if position.step % self._options.log_every == 0 or last:
+            self._flush()
+            found = [*position.pending, *self._running]
+            self._due = _Interval(position.step, found, position.examples, position.tokens)
+            self._running, position.pending = [], []
+
+    def settle(self) -> None:
+        """Logs what is due, and leaves the rest in `Position.pending`, for a checkpoint."""
+        self._flush()
+        self._position.pending += [_floats(m) for m in jax.device_get(self._running)]
+        self._running = []
+
+    def _flush(self) -> None:
+        if self._due is None:
+            return
+        due, self._due = self._due, None
+        values = _mean(jax.device_get(due.metrics))
+        if values["skipped_in_a_row"] >= self._options.max_skipped:
+            raise TrainingError(
+                f"step {due.step}: the loss was not finite {self._options.max_skipped} times in a row; "
+                "the last good checkpoint is kept; try a lower config.optimizer.learning_rate"
+            )
+        values |= self._clock.speed(due)
+        self._position.log_bytes = self._events.log(due.step, "train", values)
+        self._events.progress(due.step, values)
+
+
+def _unless(stop: Callable[[], bool], evaluate: Callable[..., Metrics], state: State) -> Metrics | None:
+    try:
+        return evaluate(state, stop)
+    except Interrupted:
+        return None
+
+
+def _select(position: Position, values: Metrics, metric: str) -> None:
+    """Notes whether this is the best checkpoint so far."""
     found = values.get(metric, math.nan)
     value = (-found if metric in LESS_IS_BETTER else found) if math.isfinite(found) else -math.inf
     if value > position.best_value or position.best_step is None:
-        position.best_value, position.best_step, position.bad_evals = value, step, 0
+        position.best_value, position.best_step, position.bad_evals = value, position.step, 0
     else:
         position.bad_evals += 1
 
@@ -205,21 +246,34 @@ class _Clock:
         return {"examples_per_second": examples / seconds, "real_tokens_per_second": tokens / seconds}
 
 
+class _Stop(NamedTuple):
+    """Whether SIGTERM has asked the run to stop: `after_step` is asked once after each step, `now` at any time."""
+
+    after_step: Callable[[], bool]
+    now: Callable[[], bool]
+
+
 @contextmanager
-def _sigterm(position: Position) -> Iterator[Callable[[], bool]]:
-    """Turns SIGTERM into a question that the loop asks after each step; several processes get the same answer."""
+def _sigterm(position: Position) -> Iterator[_Stop]:
+    """Turns SIGTERM into questions; several processes get the same answers."""
     if jax.process_count() > 1:
-        if distributed.preempted_before(position.step):
-            raise Preempted(f"stopped by SIGTERM before step {position.step + 1}; the same command resumes")
-        yield lambda: distributed.preempted(position.step)
+        told = distributed.preempted_before(position.step)
+
+        def after_step() -> bool:
+            nonlocal told
+            told = told or distributed.preempted(position.step)
+            return told
+
+        yield _Stop(after_step, lambda: told)
         return
     asked: list[int] = []
+    ask = lambda: bool(asked)  # noqa: E731
     try:
         before = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     except ValueError:  # not in the main thread: a notebook or a test decides for itself
-        yield lambda: False
+        yield _Stop(ask, ask)
         return
     try:
-        yield lambda: bool(asked)
+        yield _Stop(ask, ask)
     finally:
         signal.signal(signal.SIGTERM, before)
