@@ -91,8 +91,11 @@ def compose(
         constrain=sharding.constrain(mesh),
     )
 
+    spec = task.param_spec(model)
+    gather = sharding.gather(spec, mesh)
+
     def objective(params: Params, batch: Batch, key: Array | None) -> tuple[tuple[Array, Array], Outputs]:
-        outputs = task.forward(params, model, batch, dataclasses.replace(base, key=key))
+        outputs = task.forward(gather(params), model, batch, dataclasses.replace(base, key=key))
         return (loss or task.loss)(outputs, batch), outputs
 
     schedule = optimizer.make_schedule(experiment.optimizer, steps)
@@ -100,7 +103,6 @@ def compose(
     train_step = step.make_train_step(objective, transform, schedule, method.join, experiment.train.accumulate)
     eval_step = step.make_eval_step(objective, method.join)
 
-    spec = task.param_spec(model)
     start = lambda params: init(*method.split(params), transform, experiment.seed)  # noqa: E731
     state = _abstract_state(start, spec, mesh)
     places = jax.tree.map(lambda x: x.sharding, state)

@@ -9,8 +9,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxft import config
 from jaxft.errors import UserError
+from jaxft.models import nn
 from jaxft.models.nn import Leaf
-from jaxft.types import Array
+from jaxft.types import Array, Params
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -74,6 +75,35 @@ def param_shardings(spec: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
         spec,
         is_leaf=lambda x: isinstance(x, Leaf),
     )
+
+
+def gather(spec: Any, mesh: Mesh, rules: Rules = RULES) -> Callable[[Params], Params]:
+    """A function that makes parameters whole where they are used, inside jit, and splits their gradients again.
+
+    Whole along the mesh axes that split rows, that is: a matrix product with rows and weights split over the same axis
+    could otherwise be made by gathering the activations, which are larger. This is ZeRO-3 (Rajbhandari et al. 2020):
+    an all-gather of each parameter and a reduce-scatter of its gradient.
+    """
+    split = nn.flatten(param_shardings(spec, mesh, rules))
+    busy = set(mesh_axes("rows", rules))
+
+    def without(names: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
+        names = (names,) if isinstance(names, str) else names or ()
+        return tuple(name for name in names if name not in busy) or None
+
+    whole = {path: NamedSharding(mesh, PartitionSpec(*map(without, s.spec))) for path, s in split.items()}
+    gathered = [path for path in split if not split[path].is_equivalent_to(whole[path], len(split[path].spec))]
+
+    def put(flat: dict[str, Array], places: dict[str, NamedSharding]) -> dict[str, Array]:
+        return flat | {path: jax.lax.with_sharding_constraint(flat[path], places[path]) for path in gathered}
+
+    @jax.custom_vjp
+    def make_whole(flat: dict[str, Array]) -> dict[str, Array]:
+        return put(flat, whole)
+
+    # Whole first: else XLA splits the embedding's scatter along `embed`, for which it gathers the activations' gradient.
+    make_whole.defvjp(lambda flat: (put(flat, whole), None), lambda _, grads: (put(put(grads, whole), split),))
+    return lambda params: nn.unflatten(make_whole(nn.flatten(params)))
 
 
 def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:

@@ -90,6 +90,14 @@ def command(*args: str, devices: int = 1, **options: Any) -> subprocess.Complete
     return subprocess.run(run, capture_output=True, text=True, cwd=ROOT, env=env, **options)
 
 
+def on_eight_devices(*args: str) -> Any:
+    """What `tests/mesh_worker.py ARGS` finds, on simulated devices in a process of its own."""
+    worker = ROOT / "tests" / "mesh_worker.py"
+    done = subprocess.run([sys.executable, str(worker), *args], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def bits_equal(a: Any, b: Any) -> bool:
     return jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
 

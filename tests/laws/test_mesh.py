@@ -1,0 +1,19 @@
+"""Law 3: a mesh changes nothing. The same batches in the same order, and the same loss curve to float tolerance."""
+
+import numpy as np
+import pytest
+import support
+from runs import on_eight_devices
+
+
+@pytest.mark.parametrize("task", support.TASKS)
+def test_loss_curves_agree_on_all_meshes(task: str):
+    """20 steps on up to eight devices, dropout off and on, from batches laid out as suits each mesh."""
+    curves = on_eight_devices("curves", task)
+    for dropout, runs in curves.items():
+        alone = np.asarray(runs["1"])
+        assert len(alone) == 20 and abs(np.diff(alone)).min() > 1e-4 * abs(alone).max()
+        for run, losses in runs.items():
+            np.testing.assert_allclose(losses, alone, rtol=1e-5, err_msg=f"{run}, dropout {dropout}")
+    first = [tuple(np.round(runs["1"], 4)) for runs in curves.values()]
+    assert len(set(first)) == len(first), "dropout does not show in the losses"

@@ -1,0 +1,150 @@
+"""What happens on meshes of up to eight simulated devices, as JSON on standard output.
+
+  python tests/mesh_worker.py curves TASK
+  python tests/mesh_worker.py facts
+
+Simulated devices must be asked for before JAX starts, hence the process of its own.
+"""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import jax
+import numpy as np
+import support
+
+from jaxft import config, models, pretrained, program, sharding
+from jaxft.batch import BatchShape
+from jaxft.data import packing
+from jaxft.data.batches import Feed
+from jaxft.data.order import Order
+from jaxft.models import nn
+
+STEPS, BATCH, EXAMPLES = 20, 13, 57  # five batches an epoch, the last of 5; rows are filled up to multiples of 8 and 16
+
+RUNS = {
+    "1": ((1, 1, 1), 1),
+    "8 data": ((8, 1, 1), 1),
+    "4 data x 2 fsdp": ((4, 2, 1), 1),
+    "2 x 2 x 2": ((2, 2, 2), 1),
+    "8 fsdp": ((1, 8, 1), 1),
+    "1 in 3 parts": ((1, 1, 1), 3),
+    "4 data x 2 fsdp in 2 parts": ((4, 2, 1), 2),
+}
+"""Sizes of data, fsdp and tensor; and into how many parts a batch is split."""
+
+DROPOUT = {"off": (0.0, "hash"), "hash": (0.2, "hash"), "threefry": (0.2, "threefry")}
+
+FEWER = {"threefry": ("1", "2 x 2 x 2", "8 fsdp")}
+"""Threefry takes long to compile."""
+
+
+def make_mesh(sizes: tuple[int, int, int]) -> jax.sharding.Mesh:
+    data, fsdp, tensor = sizes
+    return sharding.make_mesh(config.Mesh(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: int(np.prod(sizes))])
+
+
+def curve(case: support.Case, sizes: tuple[int, int, int], parts: int, rate: float, generator: str) -> list[float]:
+    """The loss of each step, of a run with as much padding and as many shapes as the mesh asks for."""
+    mesh = make_mesh(sizes)
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 25, EXAMPLES)
+    features = support.random_features(rng, case, lengths.tolist(), support.SMALL)
+    experiment = config.Experiment(
+        task=case.options,
+        train=config.Train(accumulate=parts, batch_size=BATCH),
+        optimizer=config.Optimizer(learning_rate=3e-3),
+        compute=config.Compute(dropout=generator),
+    )
+    order = Order(features.lengths, BATCH, seed=0)
+    shapes = packing.plan(
+        [order.lengths[order[i]] for i in range(STEPS)],
+        longest=24,
+        packing=True,
+        rows_multiple=sharding.row_shards(mesh) * parts,
+        count=1,
+        cost=lambda rows, length: rows * length,
+    )
+    model = models.build(support.SMALL, dropout=rate)
+    composed = program.compose(experiment, model, case.task, STEPS, mesh=mesh)
+    state = composed.init(jax.device_put(support.random_params(case.task, model, seed=0), composed.param_shardings))
+    losses = []
+    for _, batch in Feed(features, case.task.targets, shapes, composed.batch_sharding).train(order, 0, STEPS):
+        state, metrics = composed.train_step(state, batch)
+        losses.append(metrics["loss"])
+    return [float(loss) for loss in losses]
+
+
+def curves(name: str) -> dict[str, dict[str, list[float]]]:
+    """Dropout -> run -> loss of each step."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    case = support.TASKS[name]
+    return {
+        name: {run: curve(case, *RUNS[run], *dropout) for run in FEWER.get(name, RUNS)}
+        for name, dropout in DROPOUT.items()
+    }
+
+
+WIDE = support.SMALL | {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 160, "max_position_embeddings": 56}
+"""Sizes that eight devices divide, none of them one of an activation."""
+
+
+def facts() -> dict[str, Any]:
+    """Bytes on the first device of the initial state of a small model, and collectives of its training step, by mesh.
+
+    Bytes also of MiniLM's state, as it is declared; nothing of it is computed.
+    """
+    case, model = support.TASKS["single_label"], models.build(WIDE, dropout=0.1)
+    minilm = models.build(pretrained.read_config(pretrained.locate(support.MINILM, "main")))
+    experiment = config.Experiment(task=case.options)
+    found: dict[str, Any] = {}
+    for name in ("1", "4 data x 2 fsdp", "8 fsdp"):
+        mesh = make_mesh(RUNS[name][0])
+        composed = program.compose(experiment, model, case.task, STEPS, mesh=mesh)
+        params = jax.device_put(support.random_params(case.task, model, seed=0), composed.param_shardings)
+        state = composed.init(params)
+        declared = program.compose(experiment, minilm, case.task, STEPS, mesh=mesh).state
+        found[name] = {"small": on_first_device(state, mesh), "minilm": declared_bytes(declared)}
+        shape = BatchShape(24, 40, 3)
+        step = composed.train_step.lower(composed.state, composed.abstract_batch(shape))  # pyright: ignore
+        found[name]["collectives"] = collectives(step.compile().as_text())
+    flat = nn.flatten(composed.state.trainable)
+    for whole in (True, False):
+        shapes = [x.shape for x in flat.values() if x.sharding.is_fully_replicated == whole]
+        found["whole" if whole else "split"] = shapes
+    return found
+
+
+def on_first_device(tree: Any, mesh: jax.sharding.Mesh) -> int:
+    device = mesh.devices.flat[0]
+    shards = [shard for x in jax.tree.leaves(tree) for shard in x.addressable_shards if shard.device == device]
+    return sum(shard.data.nbytes for shard in shards)
+
+
+def declared_bytes(tree: Any) -> int:
+    sizes = [np.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)]
+    return int(sum(sizes))
+
+
+def collectives(hlo: str) -> list[tuple[str, list[int]]]:
+    """Kind and dimensions of each array that crosses devices."""
+    kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|ragged-all-to-all|collective-broadcast"
+    calls = re.findall(rf"= (\S.*?) ({kinds})(?:-start)?\(", hlo)
+    return [
+        (kind, [int(n) for n in dims.split(",") if n])
+        for result, kind in calls
+        for dims in re.findall(r"\w+\[([\d,]*)\]", result)
+    ]
+
+
+if __name__ == "__main__":
+    command, *arguments = sys.argv[1:]
+    print(json.dumps({"curves": curves, "facts": facts}[command](*arguments)))

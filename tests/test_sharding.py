@@ -1,0 +1,40 @@
+"""Where arrays live: how much of the state each device holds, what crosses between them, and a user's own rules."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from runs import on_eight_devices
+
+
+@pytest.fixture(scope="module")
+def facts() -> dict[str, Any]:
+    return on_eight_devices("facts")
+
+
+def test_fsdp_shares_parameters_and_optimizer_state(facts: dict[str, Any]):
+    """An eighth each, and what is whole everywhere (biases of heads and hidden units, counters) within 2% of it all."""
+    alone, shared = facts["1"], facts["8 fsdp"]
+    assert shared["small"] <= (1 / 8 + 0.02) * alone["small"]
+    assert shared["minilm"] <= 1.02 / 8 * alone["minilm"]
+    assert facts["4 data x 2 fsdp"]["minilm"] <= 1.02 / 2 * alone["minilm"]
+
+
+@pytest.mark.parametrize("mesh", ["8 fsdp", "4 data x 2 fsdp"])
+def test_parameters_are_gathered_and_activations_are_not(facts: dict[str, Any], mesh: str):
+    """Each split parameter is gathered once, and only its gradient and scalars are summed over the devices.
+
+    On CPU XLA sums a gradient and then cuts out the share (all-reduce, dynamic-slice); on GPU and TPU it makes a
+    reduce-scatter of the two.
+    """
+    found = Counter((kind, tuple(dims)) for kind, dims in facts[mesh]["collectives"])
+    split, whole = (Counter(tuple(shape) for shape in facts[name]) for name in ("split", "whole"))
+    assert {dims: count for (kind, dims), count in found.items() if kind == "all-gather"} == split
+    summed = {dims for kind, dims in found if kind != "all-gather"}
+    transposed = {dims[::-1] for dims in split}  # XLA computes some of the gradients so
+    assert summed <= split.keys() | whole.keys() | transposed | {()}
+    assert {kind for kind, _ in found} <= {"all-gather", "all-reduce", "reduce-scatter"}
+
+
+def test_one_device_needs_no_collectives(facts: dict[str, Any]):
+    assert facts["1"]["collectives"] == []
