@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxft import config, fingerprint, models, pretrained, program, sharding, tasks
+from jaxft import config, distributed, fingerprint, models, pretrained, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources, splits
 from jaxft.data.batches import Feed, smallest
@@ -147,6 +147,7 @@ def prepare(experiment: config.Experiment, loss: program.Loss | None = None) -> 
         )
     shapes = _shapes(features, order, steps, parts, data, body.model)
     composed = program.compose(experiment, body.model, task, steps, mesh=mesh, loss=loss)
+    distributed.wait_for_all("prepared")  # nobody is still tokenizing when the first collective runs
     return Job(experiment, body, task, prepared, features, order, steps, shapes, composed, notes)
 
 
@@ -212,6 +213,7 @@ class Compiled:
             for shape in shapes
         }
         self._pool.shutdown(wait=False)
+        self._begun: set[tuple[int, ...]] = set()
         self.first_step: float | None = None
 
     @staticmethod
@@ -219,7 +221,13 @@ class Compiled:
         return function.lower(first, batch).compile()
 
     def __call__(self, first: Any, batch: Mapping[str, jax.Array]) -> Any:
-        result = self._compiled[batch["input_ids"].shape].result()(first, batch)
+        shape = batch["input_ids"].shape
+        program = self._compiled[shape].result()
+        if shape not in self._begun:
+            # A process that compiles for longer would miss the others' first collective, which does not wait long.
+            distributed.wait_for_all(f"compiled for {shape}")
+            self._begun.add(shape)
+        result = program(first, batch)
         if self.first_step is None:
             jax.block_until_ready(result)
             self.first_step = time.time()

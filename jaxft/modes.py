@@ -289,6 +289,7 @@ def _predictions(
     features = body.features(split, task, experiment.data, labelled=False)
     shapes = _prediction_shapes(features.lengths, experiment, sharding.row_shards(composed.mesh))
     feed = Feed(features, task.targets, shapes, composed.batch_sharding)
+    distributed.wait_for_all("prepared")
     weights = composed.split(_parameters(folder, composed))
     abstract = (composed.state.trainable, composed.state.frozen)
     step = Compiled(composed.eval_step, abstract, composed.abstract_batch, shapes)
