@@ -114,6 +114,8 @@ def write_config(file: Path, e: config.Experiment) -> Path:
 def start(*args: str, log: Path, devices: int = 1, **options: Any) -> subprocess.Popen[str]:
     """Starts `python run.py ARGS` in a process of its own, which adds what it prints to the file `log`."""
     env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    if devices > 1:
+        env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiling for many devices takes long, these few steps do not
     with open(log, "ab") as out:
         run = [sys.executable, str(ROOT / "run.py"), *args]
         return subprocess.Popen(run, stdout=out, stderr=out, cwd=ROOT, env=env, **options)

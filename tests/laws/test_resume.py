@@ -73,6 +73,7 @@ LINES = 20 + 6 + 1
 """Of metrics.jsonl: training, validation, test."""
 
 
+@pytest.mark.timeout(900)  # 14 processes, one after the other
 def test_killed_twelve_times(command, undisturbed, tmp_path):
     workdir, log, rng = tmp_path / "run", tmp_path / "log", random.Random(4)
     killed = []
@@ -139,6 +140,7 @@ def test_stopped_early_and_killed_before_the_end(tiny_model, cache, tmp_path, mo
 
     def run(name):
         e = experiment(tiny_model, cache, train={"epochs": 4, "eval_every": 5, "patience": 1, "metric": "loss"})
+        e.data.shapes = 1
         e.optimizer.learning_rate = 0.3  # soon worse
         return modes.train(e, str(tmp_path / name))
 
@@ -152,7 +154,7 @@ def test_stopped_early_and_killed_before_the_end(tiny_model, cache, tmp_path, mo
 
 
 def test_on_another_mesh_and_in_another_precision(tiny_model, cache, tmp_path):
-    """Saved on 8 devices; continued on 2 x 4 and on one. (Dropout masks depend on the shape of a batch, so it is off.)"""
+    """Saved on 8 devices; continued on 2 x 4 and on one. Without dropout: its masks depend on the shapes of batches."""
     e = experiment(tiny_model, cache, train={"epochs": 2, "log_every": 1, "eval_every": 10, "save_every": 4})
     e.model.dropout, e.data.shapes, e.optimizer.learning_rate = 0.0, 1, 1e-3
     modes.train(copy.deepcopy(e), str(tmp_path / "whole"))
