@@ -101,7 +101,7 @@ def gather(spec: Any, mesh: Mesh, rules: Rules = RULES) -> Callable[[Params], Pa
     def make_whole(flat: dict[str, Array]) -> dict[str, Array]:
         return put(flat, whole)
 
-    # Whole first: else XLA splits the embedding's scatter along `embed`, for which it gathers the activations' gradient.
+    # Whole first: else XLA splits the embedding's scatter along `embed` and gathers the activations' gradient for it.
     make_whole.defvjp(lambda flat: (put(flat, whole), None), lambda _, grads: (put(put(grads, whole), split),))
     return lambda params: nn.unflatten(make_whole(nn.flatten(params)))
 

@@ -92,18 +92,22 @@ def model(change: Callable[[Path], object]) -> Setup:
 
 
 def model_config(**changes: object) -> Setup:
+    """A training run from a copy of the model with another config.json."""
+
     def change(directory: Path) -> None:
         file = directory / "config.json"
-        file.write_text(json.dumps({k: v for k, v in (json.loads(file.read_text()) | changes).items() if v != "none"}))
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
     return model(change)
 
 
 def on_run(mode: str, *values: str) -> Setup:
+    """Something that is done with the finished run."""
     return lambda room: [f"--mode={mode}", f"--workdir={room.run}", *values]
 
 
 def predict(name: str, content: str | bytes, *values: str) -> Setup:
+    """Predictions for this file."""
     return lambda room: on_run("predict", f"--input={room.write(name, content)}", *values)(room)
 
 
@@ -151,7 +155,7 @@ MODELS: Rows = {
     "another model's weights": (model_config(hidden_size=64), ["must be [30522, 64] by config.json", "[30522, 32]"]),
     "another kind of model": (
         model_config(model_type="berd"),
-        ["model_type 'berd' is not supported", "did you mean 'bert'?"],
+        ["changed/config.json: model_type 'berd' is not supported", "did you mean 'bert'?"],
     ),
     "half a config.json": (
         model(lambda directory: cut(directory / "config.json")),

@@ -60,7 +60,13 @@ def _fits(job, host, batch) -> bool:
 
 
 def test_an_implicit_transfer_stops_the_run(tiny_model, cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(Feed, "_put", lambda self, host: host.arrays)  # leaves the batch on the host
+    plain = Feed._put
+
+    def careless(self, host):
+        batch = plain(self, host)
+        return batch | {"weights": batch["weights"] * host.arrays["weights"]}  # a host array among the device's
+
+    monkeypatch.setattr(Feed, "_put", careless)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         modes.train(experiment(tiny_model, cache), str(tmp_path / "run"))
 
