@@ -265,5 +265,5 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return EXIT_USER, " ".join(str(error).split())
     number, file = system_error(error)
     if number in BROKEN:
-        return EXIT_USER, f"{file or '--workdir'}: {BROKEN[number]}; what is on disk is whole: mend it and start again"
+        return EXIT_USER, f"{file or '--workdir'}: {BROKEN[number]}; what is on disk is whole: mend and resume"
     return EXIT_FAILED, ""

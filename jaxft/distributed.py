@@ -23,6 +23,9 @@ LONGEST = 6 * 3600
 LOST = ("UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED", "Gloo", "NCCL", "onnection", "coordination")
 """Words in the errors of a collective that another process has left."""
 
+ALONE = ("coordinator_address should be defined", "must be called before any JAX calls")
+"""Words in the errors of a detection that found no cluster, or of a process that has been computing on its own."""
+
 PEER_LOST = (
     "another process of this run has stopped or cannot be reached: look at what it printed, then start all processes "
     "again with the same command; the run goes on from its last checkpoint"
@@ -78,8 +81,8 @@ def initialize(
                 shutdown_timeout_seconds=30,
             )
     except Exception as error:  # of the detection: whatever the metadata server or the Kubernetes client raises
-        if not explicit and "coordinator_address should be defined" in str(error):
-            return  # no cluster
+        if not explicit and any(words in str(error) for words in ALONE):
+            return
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             f"cannot join {who}: {reason}; give --coordinator, --processes and --process, or --processes=1 to run alone"

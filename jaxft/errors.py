@@ -1,8 +1,13 @@
 """The one exception that a user is meant to read."""
 
 import difflib
+import errno
+import os
 import re
 from collections.abc import Iterable
+
+SPOKEN = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+"""Errors of the system that libraries pass on by their text alone."""
 
 
 class UserError(Exception):
@@ -29,7 +34,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def system_error(error: BaseException) -> tuple[int, str]:
     """The number (errno) and the file of the system's error behind another one; (0, "") where there is none.
 
-    orbax wraps what the file system said, and its storage library says it in words: `[OS error 28: ENOSPC No space]`.
+    orbax wraps what the file system said, and storage libraries say it in words alone: `[OS error 28: No space left]`.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -38,5 +43,7 @@ def system_error(error: BaseException) -> tuple[int, str]:
         if match := re.search(r"(?i)OS error (\d+)", str(cause)):
             file = re.search(r'(?:file|writing|opening|reading|deleting)[^"]*"([^"]+)"', str(cause))
             return int(match[1]), file[1] if file else ""
+        if number := next((n for n in SPOKEN if os.strerror(n) in str(cause)), 0):
+            return number, ""
         cause = cause.__cause__ or cause.__context__
     return 0, ""
