@@ -134,7 +134,6 @@ class Mesh(Section):
     data: int = knob(-1, "data-parallel: rows are split, parameters copied", low=-1)
     fsdp: int = knob(1, "fully sharded data-parallel: rows and parameters are split", low=-1)
     tensor: int = knob(1, "tensor-parallel: heads, hidden units and vocabulary are split", low=-1)
-    rules: tuple[str, ...] = knob((), "overrides, 'AXIS=MESH_AXIS' or 'PATH_PATTERN=AXIS,AXIS'; see docs/sharding.md")
 
 
 @dataclass(kw_only=True)
@@ -142,7 +141,6 @@ class Compute(Section):
     dtype: str = knob(
         "float32", "dtype of activations and matmuls; parameters stay float32", choices=("float32", "bfloat16")
     )
-    attention: str = knob("auto", "implementation of attention; auto: by platform", choices=("auto", "plain"))
     remat: bool = knob(False, "recompute each layer's activations in the backward pass, to save memory")
     dropout: str = knob("hash", "generator of dropout masks; hash is the cheaper one", choices=("hash", "threefry"))
 
