@@ -51,7 +51,12 @@ class Model(Section):
 
 
 @dataclass(kw_only=True)
-class SequenceClassification(Section):
+class Task(Section):
+    """What is learned; the knobs of each task are its subclass."""
+
+
+@dataclass(kw_only=True)
+class SequenceClassification(Task):
     """Classify or score a text or a pair of texts."""
 
     text: str = knob("text", "column with the text")
@@ -63,8 +68,7 @@ class SequenceClassification(Section):
     problem: str = knob("auto", "what the label is; auto: single_label", choices=("auto", "single_label", "regression"))
 
 
-Task = SequenceClassification
-TASKS: dict[str, type[Section]] = {"sequence_classification": SequenceClassification}
+TASKS: dict[str, type[Task]] = {"sequence_classification": SequenceClassification}
 
 
 @dataclass(kw_only=True)
@@ -246,7 +250,7 @@ def check(experiment: Experiment) -> Experiment:
 def to_dict(section: Section) -> dict[str, Any]:
     """The experiment as plain JSON values; a task also says its name."""
     plain = {f.name: getattr(section, f.name) for f in dataclasses.fields(section)}
-    kinds = {cls: kind for kind, cls in TASKS.items()}
+    kinds: dict[type, str] = {cls: kind for kind, cls in TASKS.items()}
     named = {"kind": kinds[type(section)]} if type(section) in kinds else {}
     return named | {
         k: to_dict(v) if isinstance(v, Section) else list(v) if isinstance(v, tuple) else v for k, v in plain.items()

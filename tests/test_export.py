@@ -72,17 +72,17 @@ def test_model_card():
     yaml = pytest.importorskip("yaml")
     experiment = config.to_dict(config.Experiment(data=config.Data(source="nyu-mll/glue", subset="sst2"), seed=7))
     results = {"test/accuracy": 0.91234, "test/loss": 0.25, "validation/f1_macro": 0.9, "train/seconds": 61.0}
-    _, header, text = export.model_card("x", experiment, results, "python run.py --y=1", "google/bert").split(
-        "---\n", 2
-    )
+    card = export.model_card("x", experiment, results, "python run.py --y=1", "google/bert", pipeline="p", usage="u()")
+    _, header, text = card.split("---\n", 2)
     header = yaml.safe_load(header)
     assert header["library_name"] == "transformers" and header["base_model"] == "google/bert"
-    assert header["metrics"] == ["accuracy", "f1_macro"]
+    assert header["metrics"] == ["accuracy", "f1_macro"] and header["pipeline_tag"] == "p"
     assert "| test/accuracy | 0.9123 |" in text and "train/seconds" not in text
-    assert all(part in text for part in ("nyu-mll/glue sst2", "python run.py --y=1", "3 epochs", "seed 7", "pipeline("))
+    assert all(part in text for part in ("nyu-mll/glue sst2", "python run.py --y=1", "3 epochs", "seed 7", "u()"))
 
 
 @pytest.mark.parametrize("base_model", [MINILM, str(Path(__file__).parent)])
 def test_model_card_links_to_no_local_base(base_model):
-    card = export.model_card("x", config.to_dict(config.Experiment()), {}, "y", base_model)
+    experiment = config.to_dict(config.Experiment())
+    card = export.model_card("x", experiment, {}, "y", base_model, pipeline="p", usage="u()")
     assert "base_model" not in card.split("---\n")[1] and base_model in card

@@ -131,6 +131,13 @@ def test_real_tweets_do_not_leak():
     assert f"dropped {dropped:,} of 35,158 training examples that also occur in validation or test" in notes
 
 
+def test_rows_that_agree_in_lists_are_the_same():
+    rows = {"words": [["a", "b"], ["a b"], ["a"], [], ["c"]], "label": [0, 1, 2, 3, 4]}
+    other = {"words": [["a b"], []], "label": [5, 6]}
+    splits = {"train": Split(pa.table(rows), "train"), "validation": Split(pa.table(other), "validation")}
+    assert prepare(splits, Data(), 0, ("words",))[0]["train"].table["label"].to_pylist() == [0, 2, 4]
+
+
 NESTED = {
     "s": ["a", None, "é", ""] * 5,
     "i": [1, None, 3, 4] * 5,

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-FORMAT = 1
+FORMAT = 2
 """Part of each cache key; a change of the columns' meaning changes it."""
 
 CHUNK = 10_000
-"""Examples tokenized at a time."""
+"""Rows tokenized at a time."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Features:
     Attributes:
       offsets: `[n + 1]`; example i has the tokens offsets[i] .. offsets[i + 1] of each flat array.
       tokens: flat arrays per token: input_ids, token_type_ids and the targets per token.
-      examples: arrays `[n]`: the targets per example.
+      examples: arrays `[n]`: the targets per example, and `row` where a row can have several examples.
     """
 
     offsets: np.ndarray
@@ -41,6 +41,14 @@ class Features:
     def lengths(self) -> np.ndarray:
         """Tokens of each example, `[n]`."""
         return np.diff(self.offsets)
+
+    @property
+    def bounds(self) -> np.ndarray:
+        """`[rows + 1]`: row i of the table has the examples bounds[i] .. bounds[i + 1]."""
+        if "row" not in self.examples:
+            return np.arange(len(self) + 1)
+        rows = self.examples["row"]
+        return np.searchsorted(rows, np.arange(rows[-1] + 2))
 
     @classmethod
     def of(cls, table: pa.Table) -> "Features":
@@ -63,18 +71,22 @@ def cache_key(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps([FORMAT, parts], sort_keys=True).encode()).hexdigest()[:24]
 
 
-def tokenize(count: int, make: Callable[[int, int], Mapping[str, Any]], path: Path | None) -> Features:
-    """The features of `count` examples: from the file if it is there, else made and written to it.
+def tokenize(count: int, make: Callable[[int, int], dict[str, Any]], path: Path | None) -> Features:
+    """The features of `count` rows of a table: from the file if it is there, else made and written to it.
 
     Args:
-      make: `(start, stop) -> columns` of those examples.
+      make: `(start, stop) -> columns` of those rows; a column `row` counts from `start`.
       path: of the Arrow file; None: keep them in memory. An unwritable cache is no error.
     """
     if path and path.exists():
         with pa.memory_map(str(path)) as source:
             return Features.of(pa.ipc.open_file(source).read_all())
-    chunks = [_table(make(start, min(start + CHUNK, count))) for start in range(0, count, CHUNK)]
-    table = pa.concat_tables(chunks)
+
+    def chunk(start: int) -> pa.Table:
+        columns = make(start, min(start + CHUNK, count))
+        return _table(columns | ({"row": start + columns["row"]} if "row" in columns else {}))
+
+    table = pa.concat_tables([chunk(start) for start in range(0, count, CHUNK)])
     if path:
         _write(table, path)
     return Features.of(table)

@@ -36,6 +36,11 @@ class Split(NamedTuple):
         """Names an example to the user: `reviews.csv, row 17`, counted from 1, the header not counted."""
         return f"{self.origin}, row {(row if self.rows is None else int(self.rows[row])) + 1}"
 
+    def slice(self, start: int, stop: int) -> "Split":
+        """The examples start .. stop - 1, which still know the row they came from."""
+        rows = np.arange(start, stop) if self.rows is None else self.rows[start:stop]
+        return Split(self.table.slice(start, stop - start), self.origin, rows)
+
     def take(self, indices: np.ndarray) -> "Split":
         """The examples at `indices`, which still know the row they came from."""
         rows = indices if self.rows is None else self.rows[indices]

@@ -1,6 +1,7 @@
 """Makes train, validation and test of what a source has: carves, limits, and keeps training data out of the others."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ def prepare(
       splits: "train" and perhaps "validation" and "test"; left as they are.
       data: the numbers of examples wanted.
       seed: of the random choices.
-      inputs: the text columns that make an example what it is; every split has them.
+      inputs: the columns that make an example what it is; every split has them.
 
     Returns:
       "train", "validation" and perhaps "test"; and a line for the log about each thing done to them.
@@ -124,9 +125,16 @@ def _input_ids(tables: Sequence[pa.Table], inputs: Sequence[str]) -> list[np.nda
     """Numbers the rows of all tables so that two get the same number exactly where all their inputs are equal."""
     ids = np.zeros(sum(table.num_rows for table in tables), np.int64)
     for column in inputs:
-        chunks = [chunk for table in tables for chunk in table[column].cast(pa.large_string()).chunks]
+        chunks = [chunk for table in tables for chunk in _as_text(table[column]).chunks]
         values = pa.chunked_array(chunks, pa.large_string()).combine_chunks()
         codes = values.dictionary_encode(null_encoding="encode").indices.to_numpy()
         # Both factors are at most the number of rows, so their product fits; unique makes it small again.
         ids = np.unique(ids * (int(codes.max()) + 1) + codes, return_inverse=True)[1].reshape(-1)
     return np.split(ids, np.cumsum([table.num_rows for table in tables])[:-1])
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Equal text exactly where the values are equal."""
+    if pa.types.is_nested(column.type):
+        return pa.chunked_array([pa.array(map(json.dumps, column.to_pylist()), pa.large_string())])
+    return column.cast(pa.large_string())

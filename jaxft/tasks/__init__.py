@@ -13,15 +13,24 @@ from jaxft.tasks.base import Task
 if TYPE_CHECKING:
     from jaxft.data.sources import Split
 
-TASKS: dict[type[config.Section], ModuleType] = {config.SequenceClassification: sequence_classification}
-"""Options -> the module that has `resolve(options, splits) -> options` and `build(options) -> Task`."""
+TASKS: dict[type[config.Task], ModuleType] = {config.SequenceClassification: sequence_classification}
+"""Options -> the module that has `read`, `resolve` and `build`, as below."""
 
 
-def resolve(options: config.Task, splits: Mapping[str, Split]) -> config.Task:
-    """The options with everything in them that only the data can tell (label names).
+def read(options: config.Task, split: Split, labelled: bool = True) -> Split:
+    """The split, checked row by row, as the task takes it: the same rows, columns in the one form that it works on.
 
     Raises:
       UserError: a column, a text or a label that the task cannot use, and where.
+    """
+    return TASKS[type(options)].read(options, split, labelled)
+
+
+def resolve(options: config.Task, splits: Mapping[str, Split]) -> config.Task:
+    """The options with everything in them that only the data, as `read` gives them, can tell (label names).
+
+    Raises:
+      UserError: splits that do not fit together, and where.
     """
     return TASKS[type(options)].resolve(options, splits)
 
@@ -31,4 +40,4 @@ def build(options: config.Task) -> Task:
     return TASKS[type(options)].build(options)
 
 
-__all__ = ["TASKS", "Task", "build", "resolve"]
+__all__ = ["TASKS", "Task", "build", "read", "resolve"]

@@ -1,7 +1,8 @@
 """The interface of a task.
 
 A task is a value with two sides. The loss side is pure and traced by jit: `param_spec`, `forward`, `loss`. The data
-side runs on the host: `features` of a table, `metrics` and `predictions` of the outputs.
+side runs on the host: `features` of a table, `metrics` and `predictions` of the outputs. A row of the table (a text, a
+sentence, a question) may become several examples of the model, such as the windows of a long text.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ from jaxft.models import Model, nn
 from jaxft.types import Array, Batch, Outputs, Params
 
 if TYPE_CHECKING:
+    from jaxft.data.features import Features
     from jaxft.data.sources import Split
 
 Host = Mapping[str, np.ndarray]
-"""Arrays by name, the first axis over examples."""
+"""Outputs by name: `[examples, ...]` or, per token, `[tokens, ...]`, flat as in `Features`."""
+
+HEAD_SITE = 2**16
+"""A head's part number for dropout, beyond any layer's."""
 
 
 @runtime_checkable
@@ -48,12 +53,22 @@ class Task(Protocol):
 
     @property
     def inputs(self) -> Sequence[str]:
-        """The columns that are read as text; two rows that agree in them are the same example."""
+        """The columns that it predicts from, the first for lines of text; rows that agree in them are the same."""
         ...
 
     @property
     def head(self) -> str:
         """What follows the model's name in that of the Hugging Face class, e.g. ForSequenceClassification."""
+        ...
+
+    @property
+    def pipeline(self) -> str:
+        """What the Hugging Face Hub calls the task."""
+        ...
+
+    @property
+    def usage(self) -> str:
+        """Python that predicts with the export in `path/to/this/directory`, for its model card."""
         ...
 
     def param_spec(self, model: Model) -> nn.Spec:
@@ -67,16 +82,22 @@ class Task(Protocol):
         ...
 
     def features(self, split: Split, tokenizer: Any, max_length: int, labelled: bool = True) -> dict[str, Any]:
-        """`input_ids` and `token_type_ids`, a list of ints an example, and, if labelled, a column for each target."""
+        """`input_ids` and `token_type_ids`, a list of ints an example, and, if labelled, a column for each target.
+
+        Further columns are kept for `metrics` and `predictions`. Where a row of the table can become several examples,
+        one of them is `row`: the row in `split` that each example is of, ascending; no row is left out.
+        """
         ...
 
-    def metrics(self, outputs: Host, targets: Host) -> dict[str, float]: ...
-
-    def predictions(self, outputs: Host) -> Iterator[dict[str, Any]]:
-        """What a user wants to know of each example, as JSON values."""
+    def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
+        """Of a labelled split, its features and the outputs for them."""
         ...
 
-    def plots(self, outputs: Host, targets: Host) -> dict[str, Any]:
+    def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
+        """What a user wants to know of each row of the table, as JSON values."""
+        ...
+
+    def plots(self, outputs: Host, features: Features, split: Split) -> dict[str, Any]:
         """What `jaxft.report.page` draws."""
         ...
 

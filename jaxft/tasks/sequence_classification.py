@@ -17,14 +17,12 @@ from jaxft import config
 from jaxft.batch import Target
 from jaxft.errors import UserError, nearest
 from jaxft.models import Model, nn
-from jaxft.tasks.base import Host
+from jaxft.tasks.base import HEAD_SITE, Host
 from jaxft.types import Array, Batch, Float, Outputs, Params
 
 if TYPE_CHECKING:
+    from jaxft.data.features import Features
     from jaxft.data.sources import Split
-
-HEAD_SITE = 2**16
-"""The head's part number for dropout, beyond any layer's."""
 
 
 def cross_entropy(
@@ -47,6 +45,11 @@ class SequenceClassification:
 
     options: config.SequenceClassification
     head: str = "ForSequenceClassification"
+    pipeline: str = "text-classification"
+    usage: str = """from transformers import pipeline
+
+predict = pipeline("text-classification", model="path/to/this/directory")
+print(predict("A text."))"""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -97,14 +100,15 @@ class SequenceClassification:
         ids = {name: i for i, name in enumerate(self.labels)}
         return np.asarray([ids[_name(value)] for value in values], np.int32)
 
-    def metrics(self, outputs: Host, targets: Host) -> dict[str, float]:
+    def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
         from jaxft import metrics
 
+        labels = features.examples["labels"]
         if not self.labels:
-            return metrics.regression(targets["labels"], outputs["logits"][:, 0])
-        return metrics.classification(targets["labels"], _softmax(outputs["logits"]), self.labels)
+            return metrics.regression(labels, outputs["logits"][:, 0])
+        return metrics.classification(labels, _softmax(outputs["logits"]), self.labels)
 
-    def predictions(self, outputs: Host) -> Iterator[dict[str, Any]]:
+    def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
         if not self.labels:
             yield from ({"score": float(score)} for score in outputs["logits"][:, 0])
             return
@@ -113,10 +117,11 @@ class SequenceClassification:
             named = {name: float(p) for name, p in zip(self.labels, probabilities, strict=True)}
             yield {"prediction": self.labels[best], "probability": float(probabilities[best]), "probabilities": named}
 
-    def plots(self, outputs: Host, targets: Host) -> dict[str, Any]:
+    def plots(self, outputs: Host, features: Features, split: Split) -> dict[str, Any]:
+        labels = features.examples["labels"]
         if not self.labels:
-            return {"labels": targets["labels"], "scores": outputs["logits"][:, 0]}
-        return {"labels": targets["labels"], "probabilities": _softmax(outputs["logits"]), "names": self.labels}
+            return {"labels": labels, "scores": outputs["logits"][:, 0]}
+        return {"labels": labels, "probabilities": _softmax(outputs["logits"]), "names": self.labels}
 
     def hf_config(self) -> dict[str, Any]:
         names = self.labels or ("LABEL_0",)
@@ -131,18 +136,22 @@ def build(options: config.SequenceClassification) -> SequenceClassification:
     return SequenceClassification(options)
 
 
-def resolve(options: config.SequenceClassification, splits: Mapping[str, Split]) -> config.SequenceClassification:
-    """Checks every text and label, and lists the label names: those given, or the training data's, sorted."""
+def read(options: config.SequenceClassification, split: Split, labelled: bool) -> Split:
+    """Checks every text and label."""
     from jaxft.data.sources import check_text, require_columns
 
-    regression = options.problem == "regression"
-    for split in splits.values():
-        columns = {name: getattr(options, name) for name in ("text", "text_pair", "label")}
-        require_columns(split, {f"task.{name}": column for name, column in columns.items()})
-        for column in filter(None, (options.text, options.text_pair)):
-            check_text(split, column)
-        (_check_scores if regression else _check_classes)(split, options.label)
-    if regression:
+    names = ("text", "text_pair", "label") if labelled else ("text", "text_pair")
+    require_columns(split, {f"task.{name}": getattr(options, name) for name in names})
+    for column in filter(None, (options.text, options.text_pair)):
+        check_text(split, column)
+    if labelled:
+        (_check_scores if options.problem == "regression" else _check_classes)(split, options.label)
+    return split
+
+
+def resolve(options: config.SequenceClassification, splits: Mapping[str, Split]) -> config.SequenceClassification:
+    """Lists the label names: those given, or the training data's, sorted."""
+    if options.problem == "regression":
         return dataclasses.replace(options, labels=())
     names = options.labels or _names(splits["train"], options.label)
     if len(names) == 1:

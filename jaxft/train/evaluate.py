@@ -46,13 +46,13 @@ def evaluate(
             if kind == "example":
                 target[host.examples] = array[host.rows.row, host.rows.slot]
             else:
-                source, place = _token_places(host, features.offsets)
+                source, place = token_places(host, features.offsets)
                 target[place] = array.reshape(-1, *array.shape[2:])[source]
     total, weight = np.sum(np.asarray(losses, np.float64).reshape(-1, 2), axis=0)
     return Evaluated(outputs, float(total / weight) if weight else float("nan"))
 
 
-def _token_places(host: HostBatch, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def token_places(host: HostBatch, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of each token of a batch: where it lies in the flat rows, and where in the flat features."""
     sizes = np.diff(offsets)[host.examples]
     within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)

@@ -3,9 +3,12 @@
 import json
 
 import numpy as np
+import pytest
+import support
 from runs import experiment, results
 
-from jaxft import modes
+from jaxft import export, models, modes
+from jaxft.models import nn
 
 TEXTS = ["what a lovely day", "this is the worst phone I ever had", "the meeting is at noon", "ok"]
 
@@ -47,3 +50,23 @@ def test_fine_tuning_goes_on_from_an_export(finished, cache, tmp_path, capsys):
     modes.train(experiment(finished / "export", cache), str(tmp_path / "run"))
     said = capsys.readouterr().err
     assert "new (initialized)" not in said and "unused" not in said
+
+
+@pytest.mark.parametrize("case", support.TASKS.values(), ids=support.TASKS)
+def test_every_task(torch, case: support.Case, tiny_model, tmp_path):
+    import transformers
+
+    model = models.build(support.SMALL, dropout=0.0)
+    params, task = support.random_params(case.task, model, seed=0), case.task
+    hf = support.SMALL | task.hf_config()
+    export.export(tmp_path / "export", params, hf, f"Bert{task.head}", tiny_model, "A small random model.\n")
+    theirs = getattr(transformers, f"AutoModel{task.head}").from_pretrained(tmp_path / "export").eval()
+    assert type(theirs).__name__ == f"Bert{task.head}"
+    features = support.random_features(np.random.default_rng(0), case, [9, 9], support.SMALL)
+    host = support.lay_out(features, task, 9, slots=0)
+    ours = support.by_example(task.forward(params, model, support.arrays(host), nn.Run()), task, host, features)
+    inputs = support.torch_inputs(features, task, 9)
+    with torch.no_grad():
+        found = theirs(**{name: array for name, array in inputs.items() if name not in task.targets})
+    expected = {name: found[name].numpy().reshape(ours[name].shape) for name in task.outputs}
+    support.assert_close(ours, expected, 1e-4)

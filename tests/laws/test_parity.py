@@ -15,12 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxft import config, pretrained, tasks
-from jaxft.data.batches import HostBatch
 from jaxft.data.features import Features, tokenize
 from jaxft.data.sources import Split
 from jaxft.models import Model, nn
 from jaxft.tasks import Task
-from jaxft.types import Batch, Params
+from jaxft.types import Batch, Outputs, Params
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -35,47 +34,65 @@ SECOND = ("Critics praised it.", "Nobody could follow the story from one scene t
 
 
 def ours(task: Task, model: Model, params: Params, batch: Mapping[str, Any], dtype: Any = jnp.float32):
-    """The loss, the logits `[rows, slots, classes]` and the gradient of each parameter."""
+    """The loss, the outputs and the gradient of each parameter."""
 
-    def loss(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    def loss(params: Params, batch: Batch) -> tuple[jax.Array, Outputs]:
         outputs = task.forward(params, model, batch, nn.Run(dtype=dtype))
         total, weight = task.loss(outputs, batch)
-        return total / weight, outputs["logits"]
+        return total / weight, outputs
 
-    (value, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch)
-    return value, logits, nn.flatten(grads)
+    (value, outputs), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch)
+    return value, outputs, nn.flatten(grads)
 
 
-def assert_parity(theirs: Any, inputs: Mapping[str, Any], task: Task, model: Model, params: Params, host: HostBatch):
-    """The two models on the same examples: theirs a row each, ours as they lie in `host`."""
+def assert_parity(
+    theirs: Any,
+    inputs: Mapping[str, Any],
+    task: Task,
+    model: Model,
+    params: Params,
+    features: Features,
+    slots: int = 1,
+):
+    """The two models on the same examples: theirs a row each, ours that or packed (`slots=0`)."""
+    host = support.lay_out(features, task, inputs["attention_mask"].shape[1], slots)
     found = theirs(**inputs)
     found.loss.backward()
     grads = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
-    value, logits, own = ours(task, model, params, host.arrays)
+    value, outputs, own = ours(task, model, params, host.arrays)
     own = {pretrained.torch_name(path): g.T if pretrained.is_transposed(path) else g for path, g in own.items()}
-    outputs = {"loss": value, "logits": logits[host.rows.row, host.rows.slot]}
-    support.assert_close(outputs, {name: found[name].detach().numpy() for name in outputs}, 1e-4)
+    taken = support.by_example(outputs, task, host, features) | {"loss": value}
+    expected = {name: found[name].detach() for name in taken}
+    mask = inputs["attention_mask"].bool()
+    expected |= {name: expected[name][mask] for name, kind in task.outputs.items() if kind == "token"}
+    support.assert_close(taken, {name: array.numpy() for name, array in expected.items()}, 1e-4)
     support.assert_close(own, grads, 1e-4, floor=1e-3)
 
 
-@pytest.mark.parametrize("hidden_act", support.ACTS)
-@settings(max_examples=6, phases=support.NO_SHRINKING)
+RANDOM = [("single_label", act) for act in support.ACTS] + [(name, "gelu") for name in support.TASKS][1:]
+"""Every activation, and every task."""
+
+
+@pytest.mark.parametrize(("name", "hidden_act"), RANDOM)
+@settings(max_examples=4, phases=support.NO_SHRINKING)
 @given(data=st.data())
-def test_random_models(torch, hidden_act: str, data: st.DataObject):
-    hf = data.draw(support.bert_configs(acts=(hidden_act,)))
-    labels = data.draw(st.integers(1, 5))
-    case = support.TASKS["regression"] if labels == 1 else support.classes(labels)
+def test_random_models(torch, name: str, hidden_act: str, data: st.DataObject):
+    case, hf = support.TASKS[name], data.draw(support.bert_configs(acts=(hidden_act,)))
     lengths = data.draw(st.lists(st.integers(1, hf["max_position_embeddings"]), min_size=1, max_size=5))
-    length = data.draw(st.integers(max(lengths), hf["max_position_embeddings"]))
+    if case.padded:
+        length = data.draw(st.integers(max(lengths), hf["max_position_embeddings"]))
+    else:
+        length = max(lengths)
+        lengths = [length] * len(lengths)
     slots = data.draw(st.sampled_from([1, 0]))  # a row an example, or packed
     seed = data.draw(st.integers(0, 2**16))
     features = support.random_features(np.random.default_rng(seed), case, lengths, hf)
-    theirs = support.torch_model(hf, labels, seed)
+    theirs = support.torch_model(hf, case.task, seed)
     with tempfile.TemporaryDirectory() as directory:
         theirs.save_pretrained(directory)
         model, params = support.load(Path(directory), case.task)
-    host = support.lay_out(features, case.task, length, slots)
-    assert_parity(theirs, support.torch_inputs(features, length), case.task, model, params, host)
+    inputs = support.torch_inputs(features, case.task, length)
+    assert_parity(theirs, inputs, case.task, model, params, features, slots)
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +123,7 @@ def test_minilm(torch, minilm, second: str):
     encoded = AutoTokenizer.from_pretrained(minilm)(
         *map(list, texts), truncation=True, max_length=40, padding=True, return_tensors="pt"
     )
-    host = support.lay_out(features, task, 40)
-    assert_parity(theirs, {**encoded, "labels": torch.tensor([2, 0, 1, 2])}, task, model, params, host)
+    assert_parity(theirs, {**encoded, "labels": torch.tensor([2, 0, 1, 2])}, task, model, params, features)
 
 
 def test_bfloat16_is_near(minilm):

@@ -1,0 +1,34 @@
+"""Tokenized examples: several a row, in chunks, and as they come back from the cache."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxft.data import features
+
+
+def make(start: int, stop: int) -> dict[str, Any]:
+    """Row r becomes r % 3 + 1 examples of one token, the row's number."""
+    rows = [row for row in range(stop - start) for _ in range((row + start) % 3 + 1)]
+    tokens = [[start + row] for row in rows]
+    return {"input_ids": tokens, "tags": tokens, "row": np.asarray(rows), "label": np.asarray(rows) + start}
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_several_examples_a_row(tmp_path, monkeypatch, kept: bool):
+    monkeypatch.setattr(features, "CHUNK", 4)
+    path = tmp_path / "features.arrow" if kept else None
+    found = features.tokenize(10, make, path)
+    if path:
+        assert path.exists()
+        found = features.tokenize(10, lambda start, stop: {}, path)
+    sizes = [row % 3 + 1 for row in range(10)]
+    assert found.examples["row"].tolist() == np.repeat(np.arange(10), sizes).tolist()
+    assert found.examples["label"].tolist() == found.tokens["tags"].tolist() == found.examples["row"].tolist()
+    assert found.bounds.tolist() == [0, *np.cumsum(sizes).tolist()]
+
+
+def test_an_example_a_row():
+    found = features.tokenize(3, lambda start, stop: {"input_ids": [[1]] * (stop - start)}, None)
+    assert found.bounds.tolist() == [0, 1, 2, 3]
