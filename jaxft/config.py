@@ -68,13 +68,30 @@ class SequenceClassification(Task):
     problem: str = knob("auto", "what the label is; auto: single_label", choices=("auto", "single_label", "regression"))
 
 
-TASKS: dict[str, type[Task]] = {"sequence_classification": SequenceClassification}
+@dataclass(kw_only=True)
+class TokenClassification(Task):
+    """Tag each word of a text: named entities, parts of speech."""
+
+    tokens: str = knob("tokens", "column with the words: a list of them, or a text, which is cut into words")
+    tags: str = knob("tags", "column with a tag a word, or, of a text, a list of spans {start, end, label}")
+    labels: tuple[str, ...] = knob((), "tags in the order of their ids; empty: those of the training data, sorted")
+    problem: str = knob(
+        "auto", "what tags say; auto: entities where all are like O and B-PER", choices=("auto", "entities", "words")
+    )
+    scheme: str = knob("", "turn entities into this scheme; empty: as they are", choices=("", "IOB1", "IOB2", "BIOES"))
+    stride: int = knob(32, "tokens that two windows of an input longer than max_length share", low=0)
+
+
+TASKS: dict[str, type[Task]] = {
+    "sequence_classification": SequenceClassification,
+    "token_classification": TokenClassification,
+}
 
 
 @dataclass(kw_only=True)
 class Data(Section):
     source: str = knob(
-        "", "a file (CSV, TSV, JSON lines, Parquet), a folder, pkg://PACKAGE/PATH, save_to_disk, or a Hub name"
+        "", "a file (CSV, TSV, JSON lines, Parquet, CoNLL), a folder, pkg://PACKAGE/PATH, save_to_disk, or a Hub name"
     )
     subset: str = knob("", "configuration of a Hub dataset, e.g. sst2 of nyu-mll/glue")
     train: str = knob("train", "name of the training split, or its file below `source`")
@@ -84,7 +101,7 @@ class Data(Section):
     test: str = knob("test", "split to test on at the end; empty or absent: none, unless test_examples carves one")
     encoding: str = knob("utf-8", "character encoding of CSV, JSON and text files")
     columns: tuple[str, ...] = knob(
-        (), "column names of CSV/TSV files that have no header line; empty: the first line names them"
+        (), "column names of CSV/TSV files without a header line, or of CoNLL files (else tokens, ..., tags)"
     )
     validation_fraction: float = knob(
         0.1, "share of training data to carve off where there is no validation split", low=0, high=0.9

@@ -46,6 +46,9 @@ DROPOUT = {"off": (0.0, "hash"), "hash": (0.2, "hash"), "threefry": (0.2, "three
 FEWER = {"threefry": ("1", "2 x 2 x 2", "8 fsdp")}
 """Threefry takes long to compile."""
 
+OTHERS = {"hash": ("1", "2 x 2 x 2", "4 data x 2 fsdp in 2 parts")}
+"""The runs of tasks after the first, which differ in the head alone."""
+
 
 def make_mesh(sizes: tuple[int, int, int]) -> jax.sharding.Mesh:
     data, fsdp, tensor = sizes
@@ -86,11 +89,9 @@ def curve(case: support.Case, sizes: tuple[int, int, int], parts: int, rate: flo
 def curves(name: str) -> dict[str, dict[str, list[float]]]:
     """Dropout -> run -> loss of each step."""
     jax.config.update("jax_disable_most_optimizations", True)
-    case = support.TASKS[name]
-    return {
-        name: {run: curve(case, *RUNS[run], *dropout) for run in FEWER.get(name, RUNS)}
-        for name, dropout in DROPOUT.items()
-    }
+    case, first = support.TASKS[name], next(iter(support.TASKS))
+    runs = {kind: FEWER.get(kind, RUNS) for kind in DROPOUT} if name == first else OTHERS
+    return {kind: {run: curve(case, *RUNS[run], *DROPOUT[kind]) for run in chosen} for kind, chosen in runs.items()}
 
 
 WIDE = support.SMALL | {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 160, "max_position_embeddings": 56}

@@ -87,6 +87,10 @@ TASKS = {
         config.SequenceClassification(problem="regression"),
         {"labels": lambda rng, n: rng.normal(size=n).astype(np.float32)},
     ),
+    "token": Case(
+        config.TokenClassification(labels=tuple("abcd"), problem="words"),
+        {"labels": lambda rng, n: rng.choice(np.asarray([-100, 0, 1, 2, 3], np.int32), n)},
+    ),
 }
 """The tasks that the laws are tested on."""
 

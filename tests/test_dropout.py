@@ -18,8 +18,11 @@ KEYS = [jax.random.fold_in(jax.random.key(0), n) for n in range(2)]
 """As a step makes them."""
 
 
-@GENERATORS
-@pytest.mark.parametrize("case", support.TASKS.values(), ids=support.TASKS)
+@pytest.mark.parametrize(
+    ("case", "generator"),
+    [(support.TASKS["single_label"], "threefry"), *((case, "hash") for case in support.TASKS.values())],
+    ids=["single_label-threefry", *(f"{name}-hash" for name in support.TASKS)],
+)
 def test_layout_and_parts_do_not_matter(case: support.Case, generator: str):
     """Law 2 with dropout on."""
     model = models.build(support.SMALL, dropout=RATE)

@@ -1,4 +1,4 @@
-"""Files as Arrow tables: CSV, TSV, JSON lines, Parquet and folders of text files a class.
+"""Files as Arrow tables: CSV, TSV, JSON lines, Parquet, CoNLL columns and folders of text files a class.
 
 CSV and JSON lines are parsed by the standard library: Arrow's own parsers accept broken quoting, turn text such as
 2020-01-01 into timestamps, and count rows where a user needs line numbers.
@@ -9,8 +9,9 @@ import gzip
 import io
 import itertools
 import json
+import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from jaxft.errors import UserError
 pc: Any = pyarrow.compute  # its functions are made at run time, where no type checker sees them
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-SUFFIXES = (*DELIMITERS, ".json", ".jsonl", ".ndjson", ".parquet")
+CONLL = (".conll", ".iob", ".bio")
+SUFFIXES = (*DELIMITERS, ".json", ".jsonl", ".ndjson", ".parquet", *CONLL)
 BATCH = 1 << 16  # rows that become one Arrow chunk
 # What makes a CSV column numeric. No leading zeros, at most 15 digits before a point: codes and long ids stay text.
 NUMBERS = {
@@ -60,6 +62,8 @@ def read_table(path: Path, data: Data) -> pa.Table:
     text = decode(path, data.encoding)
     if not text.strip():
         raise UserError(f"{path} is empty")
+    if suffix in CONLL:
+        return _conll(text, path.name, data.columns)
     return _delimited(text, path, data.columns) if suffix in DELIMITERS else _json(text, path.name)
 
 
@@ -149,6 +153,34 @@ def _delimited(text: str, path: Path, columns: Sequence[str]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
+def _conll(text: str, origin: str, columns: Sequence[str]) -> pa.Table:
+    """A line a word, its cells separated by a tab or by blanks; an empty line ends a sentence, which is a row.
+
+    Where no columns are named, the first is `tokens`, the last `tags` and those between are `column2` and so on.
+    """
+    names, sentences, open_one = list(columns), [], False
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        if not line.strip() or line.startswith("-DOCSTART-"):
+            open_one = False
+            continue
+        cells = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
+        if not names:
+            names = ["tokens", *(f"column{i}" for i in range(2, len(cells))), *(["tags"] if len(cells) > 1 else [])]
+        if len(cells) != len(names):
+            source = "config.data.columns names" if columns else "the first line has"
+            raise UserError(f"{origin}, line {number} has {len(cells)} cell(s), but {source} {len(names)}")
+        if "" in cells:
+            raise UserError(f"{origin}, line {number}: cell {cells.index('') + 1} is empty; fill it or remove the line")
+        if not open_one:
+            sentences.append([])
+        open_one = True
+        sentences[-1].append(cells)
+    parts = (
+        zip(*(zip(*sentence, strict=True) for sentence in sentences), strict=True) if sentences else [[]] * len(names)
+    )
+    return pa.table({name: pa.array(part, pa.list_(pa.string())) for name, part in zip(names, parts, strict=True)})
+
+
 def _json(text: str, origin: str) -> pa.Table:
     """Parses JSON lines, or a file that is one array of objects; a key that an object lacks is null there."""
     kinds = {int: "a number", float: "a number", str: "text", bool: "true/false", list: "a list", dict: "an object"}
@@ -203,11 +235,22 @@ def plain(table: pa.Table) -> pa.Table:
         feature = features.get(name)
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        elif isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and pa.types.is_integer(column.type):
-            ids = pc.if_else(pc.less(column, 0), pa.scalar(None, column.type), column)
-            column = pc.take(pa.array(feature["names"], pa.string()), ids)
+        elif isinstance(feature, dict) and len(column):
+            column = _named(column, feature)
         columns.append(column)
     return pa.table(columns, names=table.column_names)
+
+
+def _named(column: Any, feature: Mapping[str, Any]) -> Any:
+    """Names in place of class ids, also in lists of them."""
+    inner = feature.get("feature")
+    if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" and pa.types.is_list(column.type):
+        lists = pa.concat_arrays(column.chunks)
+        return pa.ListArray.from_arrays(lists.offsets, _named(lists.values, inner), mask=lists.is_null())
+    if feature.get("_type") == "ClassLabel" and pa.types.is_integer(column.type):
+        ids = pc.if_else(pc.less(column, 0), pa.scalar(None, column.type), column)
+        return pc.take(pa.array(feature["names"], pa.string()), ids)
+    return column
 
 
 def short(error: BaseException) -> str:

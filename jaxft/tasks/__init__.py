@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from jaxft import config
-from jaxft.tasks import sequence_classification
+from jaxft.tasks import sequence_classification, token_classification
 from jaxft.tasks.base import Task
 
 if TYPE_CHECKING:
     from jaxft.data.sources import Split
 
-TASKS: dict[type[config.Task], ModuleType] = {config.SequenceClassification: sequence_classification}
+T = TypeVar("T", bound=config.Task)
+
+TASKS: dict[type[config.Task], ModuleType] = {
+    config.SequenceClassification: sequence_classification,
+    config.TokenClassification: token_classification,
+}
 """Options -> the module that has `read`, `resolve` and `build`, as below."""
 
 
@@ -26,7 +31,7 @@ def read(options: config.Task, split: Split, labelled: bool = True) -> Split:
     return TASKS[type(options)].read(options, split, labelled)
 
 
-def resolve(options: config.Task, splits: Mapping[str, Split]) -> config.Task:
+def resolve(options: T, splits: Mapping[str, Split]) -> T:
     """The options with everything in them that only the data, as `read` gives them, can tell (label names).
 
     Raises:

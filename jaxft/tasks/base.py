@@ -27,6 +27,12 @@ HEAD_SITE = 2**16
 """A head's part number for dropout, beyond any layer's."""
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Of `[n, classes]`, in float64."""
+    e = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
 @runtime_checkable
 class Task(Protocol):
     """What `compose`, the data path and the evaluation ask of a task."""

