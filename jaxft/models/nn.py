@@ -166,8 +166,18 @@ class Run:
 
 
 def dense(p: Params, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-    """x W + b in x's dtype; b is added in float32, so that its gradient is summed in float32."""
-    return (x @ p["kernel"].astype(x.dtype) + p["bias"]).astype(x.dtype)
+    """x W + b in x's dtype; b is added in float32, so that its gradient is summed in float32.
+
+    One matrix product of all positions: XLA on CPU computes it faster than the same with several batch axes.
+    """
+    flat = x.reshape(-1, x.shape[-1]) @ p["kernel"].astype(x.dtype)
+    return (flat + p["bias"]).astype(x.dtype).reshape(*x.shape[:-1], -1)
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """x Phi(x) (Hendrycks and Gimpel 2016) in float32; by erf, for which XLA has a faster kernel than for erfc."""
+    h = x.astype(jnp.float32)
+    return (0.5 * h * (1 + jax.lax.erf(h * 2**-0.5))).astype(x.dtype)
 
 
 def layer_norm(p: Params, x: Float[Array, "*batch embed"], eps: float) -> Float[Array, "*batch embed"]:
@@ -189,7 +199,7 @@ def pick(x: Shaped[Array, "rows length *rest"], at: Int[Array, "rows slots"]) ->
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu": gelu,
     "gelu_new": partial(jax.nn.gelu, approximate=True),
     "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,

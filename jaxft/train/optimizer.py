@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxft import config
@@ -39,8 +40,21 @@ def decayed(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NOT_DECAYED, params)
 
 
+def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
+    """Scales gradients of a larger global norm down to it (Pascanu et al. 2013).
+
+    As optax.clip_by_global_norm, which divides each entry; one factor for all is a pass less over the gradients.
+    """
+
+    def update(updates: optax.Updates, state: optax.OptState, params: Any = None) -> tuple[Any, optax.OptState]:
+        factor = jnp.minimum(1, limit / optax.tree.norm(updates))
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 def make_optimizer(options: config.Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clipping by global norm (Pascanu et al. 2013), then AdamW (Loshchilov and Hutter 2019)."""
+    """Clipping by global norm, then AdamW (Loshchilov and Hutter 2019)."""
     adamw = optax.adamw(schedule, options.b1, options.b2, options.eps, weight_decay=options.weight_decay, mask=decayed)
-    clip = optax.clip_by_global_norm(options.clip_norm) if options.clip_norm > 0 else optax.identity()
+    clip = clip_by_global_norm(options.clip_norm) if options.clip_norm > 0 else optax.identity()
     return optax.chain(clip, adamw)
