@@ -5,6 +5,7 @@
   python run.py --mode=evaluate --workdir=/tmp/qs
   python run.py --mode=predict --workdir=/tmp/qs --input=texts.txt --output=answers.jsonl
   python run.py --mode=export --workdir=/tmp/qs
+  python run.py --mode=plan --config=configs/quickstart.py --topology=v5e:4x4
 
 Any key of the experiment can be set by --config.KEY=VALUE:
 """

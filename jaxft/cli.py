@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from jaxft import config
 from jaxft.errors import TrainingError, UserError, nearest, system_error
 
-MODES = ("train", "evaluate", "predict", "export")
+MODES = ("train", "evaluate", "predict", "export", "plan")
 
 EXIT_USER, EXIT_FAILED, EXIT_PREEMPTED = 2, 1, 75
 """A mistake that the user can mend; a run that cannot go on; SIGTERM, after which the same command resumes."""
@@ -81,6 +81,9 @@ def _define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_bool(
         "overwrite", False, "train: delete the run that --workdir holds and start anew", flag_values=values
     )
+    flags.DEFINE_string(
+        "topology", "", "plan: devices to plan for, e.g. v5e:4x4, cpu:8 (simulated), gpu", flag_values=values
+    )
     for name, (default, doc) in PROCESSES.items():
         define = flags.DEFINE_string if isinstance(default, str) else flags.DEFINE_integer
         define(name, default, doc, flag_values=values)
@@ -107,6 +110,8 @@ def _run(argv: list[str], usage: str, values: flags.FlagValues) -> int:
         raise _wrong_type(error, known) from error
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}; write --flag=value")
+    if values.mode == "plan":
+        return _plan(values)
     if not values.workdir:
         raise UserError("--workdir is missing; give the folder of the run")
     return _dispatch(values)
@@ -152,6 +157,18 @@ def _dispatch(values: flags.FlagValues) -> int:
         print(f"error: {distributed.PEER_LOST} ({str(error).splitlines()[0][:200]})", file=sys.stderr)
         distributed.leave(EXIT_FAILED)
         return EXIT_FAILED
+
+
+def _plan(values: flags.FlagValues) -> int:
+    if values.config is None:
+        raise UserError("--config is missing; give an experiment file, e.g. --config=configs/quickstart.py")
+    from jaxft.plan import topology
+
+    topology.start(values.topology)
+    from jaxft.plan import mode
+
+    mode.plan(values.config, values.topology, values.workdir or "")
+    return 0
 
 
 def _mode(values: flags.FlagValues) -> int:

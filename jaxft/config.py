@@ -238,8 +238,11 @@ def check_sections(experiment: Experiment) -> None:
             raise UserError(f"config.{field.name} is a {type(value).__name__}; it must be a {name} of jaxft.config")
 
 
-def check(experiment: Experiment) -> Experiment:
+def check(experiment: Experiment, data: bool = True) -> Experiment:
     """Verifies types, bounds and choices, then freezes the experiment and returns it.
+
+    Args:
+      data: whether the experiment must name its data.
 
     Raises:
       UserError: naming the key, its value and what it may be.
@@ -256,7 +259,7 @@ def check(experiment: Experiment) -> Experiment:
                 word = "at least" if bound == "low" else "at most"
                 raise UserError(f"config.{key} is {value}; it must be {word} {meta[bound]} ({meta['doc']})")
     for key, value in (("model.path", experiment.model.path), ("data.source", experiment.data.source)):
-        if not value:
+        if not value and (data or key != "data.source"):
             raise UserError(f"config.{key} is empty; set it in the config file or by --config.{key}=...")
     if experiment.train.steps == 0 and experiment.train.epochs == 0:
         raise UserError("config.train.steps and config.train.epochs are both 0; set one of them")

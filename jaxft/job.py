@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxft import config, distributed, fingerprint, models, pretrained, program, sharding, tasks
 from jaxft.batch import BatchShape
@@ -108,6 +109,10 @@ class Job:
         settings = fingerprint.of_values(config.defining(self.experiment))
         return {"experiment": settings, "data": fingerprint.of_columns(columns)}
 
+    def batch_shapes(self, parts: int) -> list[BatchShape]:
+        """The batch shapes that the run would have, were its rows split into so many parts."""
+        return _shapes(self.features, self.order, self.steps, parts, self.experiment.data, self.body.model)
+
     def padding(self, batches: int = 50) -> float:
         """The share of computed positions that hold no token, over the first batches."""
         first = [self.order.lengths[self.order[i]] for i in range(min(batches, self.steps))]
@@ -120,14 +125,14 @@ class Job:
         return Feed(self.features[split], self.task.targets, self.shapes, self.program.batch_sharding, data.workers)
 
 
-def prepare(experiment: config.Experiment, loss: program.Loss | None = None) -> Job:
-    """Reads, checks and composes.
+def prepare(experiment: config.Experiment, loss: program.Loss | None = None, mesh: Mesh | None = None) -> Job:
+    """Reads, checks and composes, for the experiment's mesh over all devices or for another one.
 
     Raises:
       UserError: anything in the experiment, the model or the data that cannot be used.
     """
     data = experiment.data
-    mesh = sharding.make_mesh(experiment.mesh)
+    mesh = mesh or sharding.make_mesh(experiment.mesh)
     parts = sharding.row_shards(mesh) * experiment.train.accumulate
     body = Body.of(experiment.model, data.max_length)
     raw = {name: tasks.read(experiment.task, split) for name, split in sources.read(data).items()}

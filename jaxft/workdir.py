@@ -13,7 +13,7 @@ from jaxft.errors import UserError
 
 WRITTEN = (
     *("config.json", "metrics.jsonl", "results.json", "checkpoints", "checkpoints-unreadable", "export", "report"),
-    *("tensorboard", ".config.json", ".results.json", ".export.new", ".export.old"),
+    *("tensorboard", "plan.json", ".config.json", ".results.json", ".export.new", ".export.old"),
 )
 """Everything that a run writes into its folder."""
 

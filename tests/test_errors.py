@@ -97,6 +97,19 @@ COMMAND_LINE: Rows = {
         lambda room: [*room.train(), "--config", "other.py"],
         ["--config is given 2 times", "other.py", "give it once"],
     ),
+    "a plan for nothing": (
+        flags("--mode=plan"),
+        ["--topology is missing; give v4, v5e, ", "such as v5e:4x4; cpu:8; or gpu"],
+    ),
+    "a plan for no topology": (
+        flags("--mode=plan", "--topology=v9:2x2"),
+        ["--topology=v9:2x2: there is no such topology; give v4, v5e, v5p, v6e, tpu7x with a size"],
+    ),
+    "a plan for no such slice": (
+        flags("--mode=plan", "--topology=v5e:3x3"),
+        ["--topology=v5e:3x3: v5e comes in 1x1, 2x2, 2x4, 4x4, "],
+    ),
+    "a plan of nothing": (lambda room: ["--mode=plan", "--topology=cpu:8"], ["--config is missing"]),
     "no --workdir": (lambda room: [f"--config={CONFIGS}/quickstart.py"], ["--workdir is missing"]),
     "no --config": (lambda room: [f"--workdir={room.path}/run"], ["--config is missing", "configs/quickstart.py"]),
     "an empty --config": (flags("--config="), ["--config is empty", "configs/quickstart.py"]),

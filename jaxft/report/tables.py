@@ -44,7 +44,7 @@ def _pad(text: str, width: int, right: bool = False) -> str:
     return space + text if right else text + space
 
 
-def _grid(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
+def grid(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
     """Columns two blanks apart: the first flush left, the others flush right."""
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     cells = ([_pad(cell, w, i > 0) for i, (cell, w) in enumerate(zip(row, widths, strict=True))] for row in rows)
@@ -82,12 +82,12 @@ def metrics_table(results: Mapping[str, float], split: str, names: Sequence[str]
       split: which split to show.
       names: the classes, in the order wanted.
     """
-    parts = [split, _grid([[name, number(value)] for name, value in aggregated(results, split).items()])]
+    parts = [split, grid([[name, number(value)] for name, value in aggregated(results, split).items()])]
     columns, rows = per_class(results, split, names)
     if len(rows) > MOST_ROWS:
         parts.append(f"  (per class: {len(rows)} classes are too many to list here; see the report and results.json)")
     elif rows:
-        parts += ["", _grid([["class", *columns], *rows])]
+        parts += ["", grid([["class", *columns], *rows])]
     return "\n".join(parts)
 
 
@@ -96,4 +96,4 @@ def confusion_table(matrix: np.ndarray, names: Sequence[str]) -> str:
     if len(names) > MOST_CLASSES:
         return f"confusion matrix: {len(names)} classes are too many for the terminal; see the report"
     body = [[name, *(f"{count:,}" for count in row)] for name, row in zip(names, matrix, strict=True)]
-    return "true (rows) against predicted (columns)\n" + _grid([["", *names], *body])
+    return "true (rows) against predicted (columns)\n" + grid([["", *names], *body])

@@ -1,0 +1,1 @@
+"""What a training step needs and costs on devices that are not at hand, as their compiler says."""

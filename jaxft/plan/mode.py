@@ -1,0 +1,91 @@
+"""What `run.py --mode=plan` does."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxft import config, program, sharding, tasks
+from jaxft.batch import BatchShape
+from jaxft.errors import UserError
+from jaxft.job import Body, prepare
+from jaxft.models import Model
+from jaxft.plan import planned, show, topology
+from jaxft.tasks import Task
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is planned, on whatever mesh.
+
+    Attributes:
+      lengths: of the examples of a batch, in tokens.
+      shape: the largest batch shape of the run, with rows that are a multiple of so many.
+    """
+
+    experiment: config.Experiment
+    model: Model
+    task: Task
+    lengths: np.ndarray
+    shape: Callable[[int], BatchShape]
+
+    def plan(self, experiment: config.Experiment, mesh: Mesh) -> dict[str, Any]:
+        """What plan.json holds, of this experiment (which may differ in `mesh`, `compute` and `accumulate`)."""
+        composed = program.compose(experiment, self.model, self.task, steps=1000, mesh=mesh)
+        shape = self.shape(sharding.row_shards(mesh) * experiment.train.accumulate)
+        return planned.plan(experiment, composed, shape, self.lengths, experiment.data.cache)
+
+
+def subject(experiment: config.Experiment, mesh: Mesh) -> Subject:
+    """Reads the model's config.json and, where the experiment names data, the lengths of its examples.
+
+    Without data (`config.data.source` is empty) each row is full: one example of `config.data.max_length` tokens.
+
+    Raises:
+      UserError: as `jaxft.job.prepare`.
+    """
+    data, batch = experiment.data, experiment.train.batch_size
+    if data.source:
+        job = prepare(experiment, mesh=mesh)
+        lengths = job.order.lengths[job.order[0]]
+        return Subject(job.experiment, job.body.model, job.task, lengths, lambda parts: job.batch_shapes(parts)[-1])
+    model = Body.of(experiment.model, data.max_length).model
+    full = lambda parts: BatchShape(-(-batch // parts) * parts, data.max_length, 1)  # noqa: E731
+    return Subject(experiment, model, tasks.build(experiment.task), np.full(batch, data.max_length), full)
+
+
+def plan(experiment: config.Experiment, name: str, workdir: str = "") -> dict[str, Any]:
+    """Plans the experiment for a topology, prints the plan, and writes `plan.json` into `workdir` if one is given.
+
+    Raises:
+      UserError: the topology, the experiment, the model or the data cannot be used.
+    """
+    mesh = sharding.make_mesh(experiment.mesh, topology.devices(name))
+    experiment = config.check(experiment, data=False)
+    about = subject(experiment, mesh)
+    facts = {"topology": name} | about.plan(about.experiment, mesh)
+    facts["experiment"] = config.to_dict(about.experiment)
+    print(show.text(facts))
+    if workdir:
+        write(Path(workdir).expanduser(), facts)
+    return facts
+
+
+def write(folder: Path, facts: dict[str, Any]) -> None:
+    """Writes plan.json, whole or not at all.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    temporary = folder / f".plan.json.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, folder / "plan.json")
+    except OSError as error:
+        raise UserError(f"--workdir {folder}: {error.strerror}; choose a folder that can be written") from error

@@ -1,0 +1,97 @@
+"""A plan as text for a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxft.report.tables import grid, summary
+
+UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def amount(value: float, unit: str) -> str:
+    """`1.31 GB`, `33.5 TFLOP`: three digits and a decimal prefix."""
+    scale, prefix = next((pair for pair in UNITS if abs(value) >= pair[0]), (1, ""))
+    return f"{value / scale:.3g} {prefix}{unit}"
+
+
+def size(value: float) -> str:
+    """Bytes of memory, by a binary prefix."""
+    unit = next((n for n in (3, 2, 1) if value >= 1024**n), 0)
+    return f"{value / 1024**unit:.2f} {('B', 'KiB', 'MiB', 'GiB')[unit]}" if unit else f"{value:.0f} B"
+
+
+def milliseconds(value: float) -> str:
+    return f"{1000 * value:.3g} ms"
+
+
+def mesh(sizes: Mapping[str, int]) -> str:
+    return " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1) or "1 device"
+
+
+def verdict(facts: Mapping[str, Any]) -> str:
+    """Whether it fits, in one line."""
+    held = facts["memory"]
+    if not held["limit"]:
+        return f"needs {size(held['needed'])} a device; how much a {facts['device']} has is not known"
+    if held["fits"]:
+        return f"fits: {size(held['needed'])} of {size(held['limit'])} a device"
+    return f"does not fit: {size(held['short'])} a device short ({size(held['needed'])} of {size(held['limit'])})"
+
+
+def text(facts: Mapping[str, Any]) -> str:
+    """The whole plan."""
+    rows, length, slots = facts["shape"].values()
+    head = {
+        "plan": f"{facts['topology']}: {facts['devices']:,} devices ({facts['device']}), {mesh(facts['mesh'])}",
+        "batch": f"{facts['examples']:,} examples of {facts['tokens']:,} tokens in {rows:,} x {length} "
+        f"(up to {slots} a row), {facts['dtype']}",
+        "verdict": verdict(facts),
+        "compiled": "before, from the cache" if facts["cached"] else f"in {facts['compile_seconds']:.0f} s",
+    }
+    parts = [summary(head), "memory a device\n" + grid(_memory(facts["memory"]))]
+    if "flops" in facts:
+        parts.append("a step on one device\n" + grid(_work(facts)))
+        parts.append("collectives of a step\n" + grid(_collectives(facts["collectives"])))
+        largest = [["array", "size", "from"]]
+        largest += [[row["array"], size(row["bytes"]), row["source"][-60:]] for row in facts["largest"][:5]]
+        parts.append("largest arrays that a step makes\n" + grid(largest))
+    if "estimate" in facts:
+        parts.append("estimate by the roofline model: no step is faster\n" + grid(_speed(facts["estimate"])))
+    return "\n\n".join(parts)
+
+
+def _memory(held: Mapping[str, Any]) -> list[list[str]]:
+    return [[name, size(value)] for name, value in held.items() if name not in ("fits", "short") and value]
+
+
+def _work(facts: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        ["model FLOPs", amount(facts["model_flops"], "FLOP")],
+        ["executed in matrix products", amount(facts["flops"], "FLOP")],
+        ["of them on float32", f"{100 * facts['float32_share']:.1f}%"],
+        ["memory traffic", amount(facts["hbm_bytes"], "B")],
+    ]
+
+
+def _collectives(rows: list[dict[str, Any]]) -> list[list[str]]:
+    if not rows:
+        return [["none"]]
+    table = [["kind", "axes", "dtype", "arrays", "bytes", "sent", "hidden"]]
+    for row in rows:
+        sizes = [amount(row["bytes"], "B"), amount(row["wire"], "B")]
+        hidden = "yes" if row["hidden"] else "no"
+        table.append([row["kind"], "+".join(row["axes"]), row["dtype"], f"{row['count']:,}", *sizes, hidden])
+    return table
+
+
+def _speed(found: Mapping[str, float]) -> list[list[str]]:
+    return [
+        ["arithmetic", milliseconds(found["compute_seconds"])],
+        ["memory", milliseconds(found["memory_seconds"])],
+        ["communication", milliseconds(found["communication_seconds"])],
+        ["  of it not hidden", milliseconds(found["exposed_seconds"])],
+        ["step", milliseconds(found["step_seconds"])],
+        ["model FLOPs utilization", f"{100 * found['utilization']:.1f}%"],
+        ["examples a second", f"{found['examples_per_second']:,.0f}"],
+        ["tokens a day", amount(found["tokens_per_day"], "")],
+    ]
