@@ -32,7 +32,8 @@ def parse(argv: list[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     cli._define(values, argv)
     cli._check_config(argv)
-    assert values(argv)[1:] == [] and values.workdir
+    assert values(argv)[1:] == []
+    assert values.workdir or values.mode == "plan"
     return values
 
 
