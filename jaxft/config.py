@@ -82,9 +82,31 @@ class TokenClassification(Task):
     stride: int = knob(32, "tokens that two windows of an input longer than max_length share", low=0)
 
 
+@dataclass(kw_only=True)
+class QuestionAnswering(Task):
+    """Find the answer to a question in a text."""
+
+    question: str = knob("question", "column with the question")
+    context: str = knob("context", "column with the text that holds the answer")
+    answers: str = knob("answers", "column with the answers, as SQuAD has them, or with the text of the one answer")
+    answer_start: str = knob("answer_start", "column with the character that a text in `answers` begins at")
+    unanswerable: str = knob(
+        "auto", "whether a text may hold no answer; auto: as in the training data", choices=("auto", "yes", "no")
+    )
+    null_threshold: float = knob(0.0, "no answer where [CLS] scores higher than the best span by more than this")
+    stride: int = knob(128, "tokens that two windows of a longer text share", low=0)
+    question_length: int = knob(64, "longest question in tokens; longer ones are cut", low=1)
+    answer_length: int = knob(30, "longest answer in tokens", low=1)
+    n_best: int = knob(20, "best answers that predictions list", low=1)
+    unit: str = knob(
+        "words", "what F1 counts; words: as SQuAD, characters: of Chinese, as CMRC", choices=("words", "characters")
+    )
+
+
 TASKS: dict[str, type[Task]] = {
     "sequence_classification": SequenceClassification,
     "token_classification": TokenClassification,
+    "question_answering": QuestionAnswering,
 }
 
 

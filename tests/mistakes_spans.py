@@ -76,3 +76,66 @@ TAGS: Rows = {
         ["config.task.stride is 14; it must be below the 14 tokens", "config.data.max_length 16"],
     ),
 }
+
+
+def asked(content: str, *values: str, name: str = "a.jsonl") -> Setup:
+    """A training run of question answering on this file."""
+    config = f"--config={CONFIGS / 'question_answering.py'}"
+    return lambda room: room.train(f"{config}:{room.write(name, content)}", *values)
+
+
+def answer(**changes: object) -> str:
+    """A question of a JSON lines file."""
+    row = {"question": "Who?", "context": "Ann in Paris", "answers": [{"text": "Ann", "answer_start": 0}]}
+    return json.dumps(row | changes) + "\n"
+
+
+def squad(paragraph: object) -> Setup:
+    """A file of SQuAD with this paragraph."""
+    return asked(json.dumps({"data": [{"paragraphs": [paragraph]}]}), name="a.json")
+
+
+ANSWERS: Rows = {
+    "an answer that is elsewhere": (
+        asked(answer() + answer(answers=[{"text": "Paris", "answer_start": 8}])),
+        ["a.jsonl, row 2: the answer 'Paris' in 'answers' is not in 'context' at 8; it is at 7 (counted in characters"],
+    ),
+    "an answer that is nowhere": (
+        asked(answer(answers=[{"text": "Rome", "answer_start": 7}])),
+        ["a.jsonl, row 1: the answer 'Rome' in 'answers' is not in 'context' at 7; it does not occur there"],
+    ),
+    "an answer without its place": (
+        asked(answer(answers=[{"text": "Ann"}])),
+        ["a.jsonl, row 1: 'answers' holds {'text': 'Ann'}; an answer is"],
+    ),
+    "an answer in no column": (
+        asked("question,context,answer\nWho?,Ann,Ann\n", name="a.csv"),
+        ["a.csv has no column 'answers'; it has 'question', 'context', 'answer'; set config.task.answers"],
+    ),
+    "a text without its place": (
+        asked("question,context,answers\nWho?,Ann,Ann\n", name="a.csv"),
+        ["a.csv has no column 'answer_start'", "config.task.answer_start"],
+    ),
+    "no answers at all": (asked(answer(answers=[]) * 9), ["a.jsonl: no question in 'answers' has an answer"]),
+    "an empty question": (asked(answer(question=" ")), ["a.jsonl, row 1: column 'question' holds empty text"]),
+    "broken SQuAD": (
+        asked('{"data": [\n{"paragraphs": [}\n]}', name="a.json"),
+        ["a.json, line 2, column 17: broken JSON"],
+    ),
+    "a paragraph without questions": (
+        squad({"context": "Ann in Paris"}),
+        ["a.json, data[0].paragraphs[0]: no list 'qas'; SQuAD JSON is {"],
+    ),
+    "a paragraph without a context": (
+        squad({"qas": [{"question": "Who?"}]}),
+        ["a.json, data[0].paragraphs[0].qas[0]: no 'context'; SQuAD JSON is {"],
+    ),
+    "an answer of SQuAD without its place": (
+        squad({"context": "Ann", "qas": [{"question": "Who?", "answers": [{"text": "Ann"}]}]}),
+        ["a.json, data[0].paragraphs[0].qas[0]: 'answers' holds {'text': 'Ann'}; an answer is"],
+    ),
+    "a question that fills the window": (
+        asked("".join(answer(question=f"Who {i}? " * 9) for i in range(9))),
+        ["config.task.stride is 128; it must be below the 0 tokens of a text", "config.data.max_length 16"],
+    ),
+}

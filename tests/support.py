@@ -64,10 +64,10 @@ def bert_configs(draw: st.DrawFn, max_layers: int = 3, acts: Sequence[str] = ACT
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A task, and its random targets: `(rng, n) -> [n]`, for n examples or, where a target is per token, n tokens."""
+    """A task, and its random targets: `(rng, lengths of the examples) -> [examples]` or, per token, `[tokens]`."""
 
     options: config.Task
-    targets: Mapping[str, Callable[[np.random.Generator, int], np.ndarray]]
+    targets: Mapping[str, Callable[[np.random.Generator, np.ndarray], np.ndarray]]
     padded: bool = True
     """Whether the PyTorch class keeps padding out of its loss."""
 
@@ -78,18 +78,26 @@ class Case:
 
 def classes(count: int) -> Case:
     options = config.SequenceClassification(labels=tuple("abcdefgh"[:count]), problem="single_label")
-    return Case(options, {"labels": lambda rng, n: rng.integers(0, count, n).astype(np.int32)})
+    return Case(options, {"labels": lambda rng, lengths: rng.integers(0, count, len(lengths)).astype(np.int32)})
+
+
+def positions(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
+    """A token of each example; of every third example one beyond its end, which does not count."""
+    return np.where(np.arange(len(lengths)) % 3 == 1, 99, rng.integers(0, lengths)).astype(np.int32)
 
 
 TASKS = {
     "single_label": classes(3),
     "regression": Case(
         config.SequenceClassification(problem="regression"),
-        {"labels": lambda rng, n: rng.normal(size=n).astype(np.float32)},
+        {"labels": lambda rng, lengths: rng.normal(size=len(lengths)).astype(np.float32)},
     ),
     "token": Case(
         config.TokenClassification(labels=tuple("abcd"), problem="words"),
-        {"labels": lambda rng, n: rng.choice(np.asarray([-100, 0, 1, 2, 3], np.int32), n)},
+        {"labels": lambda rng, lengths: rng.choice(np.asarray([-100, 0, 1, 2, 3], np.int32), lengths.sum())},
+    ),
+    "answers": Case(
+        config.QuestionAnswering(), {"start_positions": positions, "end_positions": positions}, padded=False
     ),
 }
 """The tasks that the laws are tested on."""
@@ -104,8 +112,7 @@ def random_features(rng: np.random.Generator, case: Case, lengths: list[int], hf
     }
     examples = {}
     for name, target in case.task.targets.items():
-        columns, n = (tokens, int(offsets[-1])) if target.per == "token" else (examples, len(lengths))
-        columns[name] = case.targets[name](rng, n)
+        (tokens if target.per == "token" else examples)[name] = case.targets[name](rng, np.asarray(lengths))
     return Features(offsets, tokens, examples)
 
 

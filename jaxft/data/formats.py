@@ -20,6 +20,7 @@ import pyarrow.compute
 from pyarrow import parquet
 
 from jaxft.config import Data
+from jaxft.data import squad
 from jaxft.errors import UserError
 
 pc: Any = pyarrow.compute  # its functions are made at run time, where no type checker sees them
@@ -182,7 +183,7 @@ def _conll(text: str, origin: str, columns: Sequence[str]) -> pa.Table:
 
 
 def _json(text: str, origin: str) -> pa.Table:
-    """Parses JSON lines, or a file that is one array of objects; a key that an object lacks is null there."""
+    """Parses JSON lines, a file that is one array of objects, or SQuAD; a key that an object lacks is null there."""
     kinds = {int: "a number", float: "a number", str: "text", bool: "true/false", list: "a list", dict: "an object"}
     columns: dict[str, list[Any]] = {}
     first: dict[str, tuple[str, str]] = {}
@@ -206,7 +207,14 @@ def _json(text: str, origin: str) -> pa.Table:
 
 
 def _objects(text: str, origin: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each object of a JSON file, with the name of its place."""
+    """Each object of a JSON file, or each question of one in the format of SQuAD, with the name of its place."""
+    try:
+        data = squad.articles(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{origin}, line {error.lineno}, column {error.colno}: broken JSON ({error.msg})") from error
+    if data is not None:
+        yield from squad.questions(data, origin)
+        return
     whole = text.lstrip().startswith("[")
     for number, part in enumerate([text] if whole else io.StringIO(text), 1):
         if part.isspace():

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 from jaxft import config
-from jaxft.tasks import sequence_classification, token_classification
+from jaxft.tasks import question_answering, sequence_classification, token_classification
 from jaxft.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ T = TypeVar("T", bound=config.Task)
 TASKS: dict[type[config.Task], ModuleType] = {
     config.SequenceClassification: sequence_classification,
     config.TokenClassification: token_classification,
+    config.QuestionAnswering: question_answering,
 }
 """Options -> the module that has `read`, `resolve` and `build`, as below."""
 
