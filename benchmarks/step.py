@@ -73,7 +73,7 @@ def measure(name: str, shape: BatchShape, compute: config.Compute, steps: int) -
         seconds.append(time.perf_counter() - started)
     device, memory = composed.mesh.devices.flat[0], step.memory_analysis()
     lengths = np.full(shape.rows * shape.slots, shape.length // shape.slots)
-    useful, peak = flops.train_flops(model, composed.spec, lengths), flops.peak_flops(device)
+    useful, peak = flops.train_flops(model, composed.spec)(lengths), flops.peak_flops(composed.mesh)
     median = float(np.median(seconds[2:]))
     return {
         "model": name,
@@ -85,7 +85,7 @@ def measure(name: str, shape: BatchShape, compute: config.Compute, steps: int) -
         "devices": composed.mesh.size,
         "milliseconds": 1000 * median,
         "tokens_per_second": shape.rows * shape.length / median,
-        "utilization": useful / median / (peak * composed.mesh.size) if peak else None,
+        "utilization": useful / median / peak if peak else None,
         "peak_flops": peak,
         "temporary_bytes": memory.temp_size_in_bytes if memory else None,
         "state_bytes": memory.argument_size_in_bytes if memory else None,

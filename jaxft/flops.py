@@ -1,11 +1,14 @@
 """How much arithmetic a step is, and how much a device can do: model FLOPs utilization (Chowdhery et al. 2022)."""
 
+import math
 import time
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxft.models import Model, nn
 
@@ -32,31 +35,40 @@ PEAKS = {
 that the device's kind contains counts; TPU v2 and v3 are per core, as JAX counts devices there."""
 
 
-def train_flops(model: Model, spec: nn.Spec, lengths: np.ndarray) -> float:
-    """Multiplications and additions of one update on examples of these lengths: forward once, backward twice.
+def train_flops(model: Model, spec: nn.Spec, frozen: Collection[str] = ()) -> Callable[[np.ndarray], float]:
+    """Multiplications and additions of one update on examples of given lengths: forward once, backward twice.
 
     Matmuls with weights cost 2 FLOPs a weight and token (a weight of the pooler or a head: a weight and example), and
     attention 4 length^2 hidden a layer and example. Padding, recomputation and everything but matmuls count nothing
-    (Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B).
+    (Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B). What a step need not compute counts all the
+    same: the last layer at positions that no output depends on, the gradients below the lowest weight that learns.
+
+    Args:
+      frozen: paths of weights that do not learn; they have no gradient of their own, a third of the work.
     """
     weights = {path: leaf for path, leaf in nn.flatten(spec).items() if path.endswith("/kernel")}
-    layers = [path for path in weights if path.startswith(f"{model.prefix}/encoder/")]
-    per_token = sum(int(np.prod(weights[path].shape)) for path in layers)
-    per_example = sum(int(np.prod(leaf.shape)) for path, leaf in weights.items() if path not in layers)
-    lengths = np.asarray(lengths, np.float64)
-    attention = 4 * model.cfg.num_hidden_layers * model.cfg.hidden_size * np.square(lengths).sum()
-    return float(3 * (2 * per_token * lengths.sum() + 2 * per_example * len(lengths) + attention))
+    work = {path: (4 if path in frozen else 6) * math.prod(leaf.shape) for path, leaf in weights.items()}
+    per_token = sum(n for path, n in work.items() if path.startswith(f"{model.prefix}/encoder/"))
+    per_example = sum(work.values()) - per_token
+    attention = 12 * model.cfg.num_hidden_layers * model.cfg.hidden_size
+
+    def count(lengths: np.ndarray) -> float:
+        n = np.asarray(lengths, np.float64)
+        return float(per_token * n.sum() + per_example * len(n) + attention * np.square(n).sum())
+
+    return count
 
 
-def peak_flops(device: Any) -> float | None:
-    """FLOP/s of a device: from the table, on a CPU (all cores) measured in float32, None where it is not known."""
-    if device.platform == "cpu":
-        return _measure(device)
-    return next((peak for kind, peak in PEAKS.items() if kind in device.device_kind), None)
+def peak_flops(mesh: Mesh) -> float | None:
+    """FLOP/s of all its devices: by the table, on CPUs measured in float32, None where it is not known."""
+    device = mesh.local_devices[0]
+    if device.platform == "cpu":  # however many devices a machine's cores are made to look like
+        return _measure(device) * jax.process_count()
+    return next((peak * mesh.size for kind, peak in PEAKS.items() if kind in device.device_kind), None)
 
 
-def _measure(device: Any, size: int = 2048, tries: int = 3) -> float:
-    """The best of a few large matmuls."""
+def _measure(device: Any, size: int = 1024, tries: int = 10) -> float:
+    """The best of a few large matmuls, in a tenth of a second on two cores."""
     with jax.transfer_guard("allow"):
         x = jax.device_put(jnp.ones((size, size)), device)
         multiply = jax.jit(lambda x: x @ x)

@@ -11,15 +11,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxft import config, distributed, fingerprint, models, pretrained, program, sharding, tasks
+from jaxft import config, distributed, fingerprint, flops, models, pretrained, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources, splits
-from jaxft.data.batches import Feed, smallest
+from jaxft.data.batches import Feed, HostBatch, smallest
 from jaxft.data.features import Features, cache_key, tokenize
 from jaxft.data.order import Order
 from jaxft.data.sources import Split
 from jaxft.errors import UserError, nearest
-from jaxft.models import Model
+from jaxft.models import Model, nn
 from jaxft.program import Program
 from jaxft.tasks import Task
 from jaxft.types import Params
@@ -112,6 +112,12 @@ class Job:
     def batch_shapes(self, parts: int) -> list[BatchShape]:
         """The batch shapes that the run would have, were its rows split into so many parts."""
         return _shapes(self.features, self.order, self.steps, parts, self.experiment.data, self.body.model)
+
+    def work(self) -> Callable[[HostBatch], float]:
+        """FLOPs of a training batch."""
+        frozen = nn.flatten(self.program.state.frozen)
+        count = flops.train_flops(self.body.model, self.program.spec, frozen)
+        return lambda host: count(self.features["train"].lengths[host.examples])
 
     def padding(self, batches: int = 50) -> float:
         """The share of computed positions that hold no token, over the first batches."""

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
-from jaxft import config, distributed, fingerprint, paths, pretrained, program, sharding, tasks
+from jaxft import config, distributed, fingerprint, flops, paths, pretrained, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources
 from jaxft.data.batches import Feed
@@ -65,6 +65,7 @@ def train(
     if (results := distributed.once(folder.results)) is not None:
         say(f"{folder.path} is finished; for another run choose another --workdir, or start anew by --overwrite")
         return results
+    peak = flops.peak_flops(job.program.mesh)
     step = Compiled(job.program.train_step, job.program.state, job.program.abstract_batch, job.shapes)
     state, position, checkpoints = _start(job, folder)
     distributed.once(lambda: folder.truncate_log(position.log_bytes))
@@ -104,10 +105,13 @@ def train(
             steps=job.steps,
             eval_every=job.eval_every,
             metric=metric,
+            work=job.work(),
+            peak=peak,
             events=Events(log, validate, progress.update),
             checkpoints=checkpoints,
         )
-    results = _finish(job, folder, checkpoints, state, position, evaluations, log)
+    trained = _training(job, position, state, peak)
+    results = _finish(job, folder, checkpoints, state, position, trained, evaluations, log)
     board.close()
     checkpoints.close()
     say(f"report: {folder.path}/report/index.html  results: {folder.path}/results.json")
@@ -180,7 +184,14 @@ def _facts(job: Job, folder: Workdir) -> dict[str, str]:
 
 
 def _finish(
-    job: Job, folder: Workdir, checkpoints: Checkpoints, state: State, position: Position, step: Compiled, log: Any
+    job: Job,
+    folder: Workdir,
+    checkpoints: Checkpoints,
+    state: State,
+    position: Position,
+    trained: Mapping[str, float],
+    step: Compiled,
+    log: Any,
 ) -> dict[str, float]:
     """Tests and exports the best checkpoint, writes the report and, last, results.json."""
     from jaxft.report import page, tables
@@ -195,8 +206,7 @@ def _finish(
         log(best, split, values)
     chosen = distributed.once(lambda: _validated(folder, best))
     results = {f"validation/{k}": v for k, v in chosen.items() if k not in ("step", "split")}
-    results |= {f"{split}/{k}": v for k, v in values.items()} | {"best_step": best} | _training(position, state)
-    results["train/compiled_shapes"] = len(job.shapes)
+    results |= {f"{split}/{k}": v for k, v in values.items()} | {"best_step": best, **trained}
     _export(job, folder, job.program.join(*weights), results)
     plots = job.task.plots(found.outputs, job.features[split], job.splits[split])
     if distributed.primary():
@@ -216,16 +226,19 @@ def _validated(folder: Workdir, step: int) -> dict[str, float]:
     return next(line for line in folder.history() if (line["step"], line["split"]) == (step, "validation"))
 
 
-def _training(position: Position, state: State) -> dict[str, float]:
+def _training(job: Job, position: Position, state: State, peak: float | None) -> dict[str, float]:
     seconds = max(position.seconds, 1e-9)
-    return {
+    utilization = {"train/model_flops_utilization": position.flops / seconds / peak} if peak else {}
+    return utilization | {
         "train/steps": position.step,
         "train/examples_per_second": position.examples / seconds,
         "train/real_tokens_per_second": position.tokens / seconds,
         "train/padding_fraction": 1 - position.tokens / max(position.positions, 1),
+        "train/input_wait_fraction": position.waited / seconds,
         "train/seconds": position.seconds,
         "train/seconds_to_first_step": position.seconds_to_first_step or 0.0,
         "train/skipped": int(jax.device_get(state.skipped)),
+        "train/compiled_shapes": len(job.shapes),
     }
 
 

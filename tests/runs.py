@@ -64,17 +64,20 @@ def experiment(model: Path, cache: Path, **changes: dict[str, Any]) -> config.Ex
     return config.Experiment(name="tiny", **sections)
 
 
+TIMED = ("_per_second", "seconds", "seconds_to_first_step", "model_flops_utilization", "input_wait_fraction")
+"""Endings of the names of what depends on the clock."""
+
+
 def lines(workdir: Path) -> list[dict[str, Any]]:
     """metrics.jsonl, without what depends on the clock."""
     found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.endswith("_per_second")} for line in found]
+    return [{k: v for k, v in line.items() if not k.endswith(TIMED)} for line in found]
 
 
 def results(workdir: Path) -> dict[str, Any]:
     """results.json, without what depends on the clock."""
     found = json.loads((workdir / "results.json").read_text())
-    timed = ("_per_second", "seconds", "seconds_to_first_step")
-    return {k: v for k, v in found.items() if not k.endswith(timed)}
+    return {k: v for k, v in found.items() if not k.endswith(TIMED)}
 
 
 def weights(workdir: Path) -> bytes:

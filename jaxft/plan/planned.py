@@ -98,7 +98,7 @@ def plan(
         "compile_seconds": built.seconds,
         "cached": built.cached,
         "memory": memory(built, state_bytes(program, shape), chip),
-        "model_flops": flops.train_flops(program.model, program.spec, np.asarray(lengths)) / program.mesh.size,
+        "model_flops": flops.train_flops(program.model, program.spec)(np.asarray(lengths)) / program.mesh.size,
     }
     if not built.fits:
         return facts | {"message": built.message}

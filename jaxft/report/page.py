@@ -38,6 +38,8 @@ FACTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "seconds_to_first_step": ("time to the first step", _seconds),
     "examples_per_second": ("examples a second", lambda value: f"{value:,.1f}"),
     "real_tokens_per_second": ("real tokens a second", _count),
+    "model_flops_utilization": ("model FLOPs of the device's peak", lambda value: f"{value:.1%}"),
+    "input_wait_fraction": ("waited for input", lambda value: f"{value:.1%} of the time"),
     "padding_fraction": ("padding", lambda value: f"{value:.1%} of the positions"),
     "compiled_shapes": ("compiled shapes", _count),
     "parameters": ("parameters", _count),

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -17,6 +17,8 @@ from jaxft.errors import TrainingError
 from jaxft.train.checkpoint import Checkpoints
 from jaxft.train.state import State
 from jaxft.types import Array, Batch
+
+T = TypeVar("T")
 
 Metrics = Mapping[str, float]
 
@@ -42,7 +44,9 @@ class Position:
       bad_evals: evaluations since then.
       finished: no step is left, by number or by early stopping.
       evaluation_due: the evaluation at this step was given up; resuming begins with it.
-      seconds, examples, tokens, positions: spent in training steps, and given to them (tokens without padding).
+      seconds, examples, tokens, positions, flops: spent in training steps, and given to them (tokens without padding;
+        flops as the loop's `work` counts them).
+      waited: seconds of these in which the next batch was not ready yet. The device may have been busy meanwhile.
       pending: metrics of the steps since the last line of the log.
       log_bytes: length of metrics.jsonl.
       seconds_to_first_step: from the start of the process that made the run's first step.
@@ -58,6 +62,8 @@ class Position:
     examples: int = 0
     tokens: int = 0
     positions: int = 0
+    flops: float = 0.0
+    waited: float = 0.0
     pending: list[dict[str, float]] = dataclasses.field(default_factory=list)
     log_bytes: int = 0
     seconds_to_first_step: float | None = None
@@ -87,6 +93,8 @@ def fit(
     steps: int,
     eval_every: int,
     metric: str,
+    work: Callable[[HostBatch], float],
+    peak: float | None,
     events: Events,
     checkpoints: Checkpoints,
 ) -> tuple[State, Position]:
@@ -94,11 +102,15 @@ def fit(
 
     The device is never waited for but to log, and then for the metrics of the interval before the last one.
 
+    Args:
+      work: FLOPs of a batch.
+      peak: FLOP/s of all devices; None: not known.
+
     Raises:
       TrainingError: too many non-finite steps in a row.
       Preempted: SIGTERM arrived; a checkpoint of this very step has been saved.
     """
-    clock = _Clock(position)
+    clock = _Clock(position, work, peak)
     log = _Log(position, clock, options, events)
 
     with _sigterm(position) as stop:
@@ -114,7 +126,7 @@ def fit(
         if position.evaluation_due:
             evaluate()
             clock.resume()
-        for host, batch in () if position.finished or position.evaluation_due else batches:
+        for host, batch in () if position.finished or position.evaluation_due else clock.watch(batches):
             state, metrics = train_step(state, batch)
             position.step += 1
             clock.count(host)
@@ -152,7 +164,7 @@ class _Log:
         if position.step % self._options.log_every == 0 or last:
             self._flush()
             found = [*position.pending, *self._running]
-            self._due = _Interval(position.step, found, position.examples, position.tokens)
+            self._due = _Interval(position.step, found, position.examples, position.tokens, position.flops)
             self._running, position.pending = [], []
 
     def settle(self) -> None:
@@ -214,17 +226,28 @@ class _Interval(NamedTuple):
     metrics: list[Any]
     examples: int
     tokens: int
+    flops: float
 
 
 class _Clock:
     """The time spent in training steps, evaluation and saving left out."""
 
-    def __init__(self, position: Position):
-        self._position = position
+    def __init__(self, position: Position, work: Callable[[HostBatch], float], peak: float | None):
+        self._position, self._work, self._peak = position, work, peak
         self._since = time.perf_counter()
-        self._last = (position.seconds, position.examples, position.tokens)
+        self._last = (position.seconds, position.examples, position.tokens, position.flops)
+
+    def watch(self, batches: Iterable[T]) -> Iterator[T]:
+        """The same batches; the time that they are waited for counts from the second on, once the pipeline is full."""
+        since, waiting = None, iter(batches)
+        while (found := next(waiting, None)) is not None:
+            if since is not None:
+                self._position.waited += time.perf_counter() - since
+            yield found
+            since = time.perf_counter()
 
     def count(self, host: HostBatch) -> None:
+        self._position.flops += self._work(host)
         self._position.examples += len(host.examples)
         self._position.tokens += host.tokens
         self._position.positions += host.shape.rows * host.shape.length
@@ -238,12 +261,13 @@ class _Clock:
         self._since = time.perf_counter()
 
     def speed(self, interval: _Interval) -> dict[str, float]:
-        """Examples and real tokens a second from the arrival of the interval before to that of this one, now."""
+        """Examples, real tokens and FLOPs a second from the arrival of the interval before to that of this one, now."""
         self.pause()
-        now = (self._position.seconds, interval.examples, interval.tokens)
-        seconds, examples, tokens = (a - b for a, b in zip(now, self._last, strict=True))
+        now = (self._position.seconds, interval.examples, interval.tokens, interval.flops)
+        seconds, examples, tokens, flops = (a - b for a, b in zip(now, self._last, strict=True))
         self._last = now
-        return {"examples_per_second": examples / seconds, "real_tokens_per_second": tokens / seconds}
+        found = {"examples_per_second": examples / seconds, "real_tokens_per_second": tokens / seconds}
+        return found | ({"model_flops_utilization": flops / seconds / self._peak} if self._peak else {})
 
 
 class _Stop(NamedTuple):

@@ -1,5 +1,6 @@
 """Law 7: one step, few shapes. No silent recompilation, no host sync in the hot loop, no implicit transfer."""
 
+import json
 from functools import partial
 
 import jax
@@ -96,3 +97,11 @@ def test_metrics_arrive_one_interval_late_and_nothing_else_is_fetched(tiny_model
     wanted.insert(6, ("fetch", 3))
     wanted.append(("fetch", 3))
     assert before_eval == wanted
+
+
+def test_a_run_says_how_busy_its_devices_are(finished):
+    results = json.loads((finished / "results.json").read_text())
+    logged = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    found = [line["model_flops_utilization"] for line in logged if line["split"] == "train"]
+    assert all(0 < x < 1 for x in [*found, results["train/model_flops_utilization"]])
+    assert 0 <= results["train/input_wait_fraction"] < 1
