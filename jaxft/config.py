@@ -24,7 +24,7 @@ def knob(default: T, doc: str, *, low: float | None = None, high: float | None =
 
 @dataclass(kw_only=True)
 class Section:
-    """A group of knobs: plain attributes until `freeze`, read-only afterwards."""
+    """A group of knobs: plain attributes until `lock`, read-only afterwards."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in {f.name for f in dataclasses.fields(self)}:
@@ -33,11 +33,11 @@ class Section:
             raise AttributeError(f"the experiment is frozen; make a changed copy: dataclasses.replace(..., {name}=...)")
         object.__setattr__(self, name, value)
 
-    def freeze(self) -> None:
+    def lock(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Section):
-                value.freeze()
+                value.lock()
         object.__setattr__(self, "_frozen", True)
 
 
@@ -103,11 +103,24 @@ class QuestionAnswering(Task):
     )
 
 
+METHODS = ("full", "freeze", "bitfit")
+"""What `Experiment.adapt` may be: which parameters learn."""
+
 TASKS: dict[str, type[Task]] = {
     "sequence_classification": SequenceClassification,
     "token_classification": TokenClassification,
     "question_answering": QuestionAnswering,
 }
+
+
+@dataclass(kw_only=True)
+class Freeze(Section):
+    """adapt=freeze: a part of the model learns, and the head with the pooler below it."""
+
+    last_layers: int = knob(1, "so many of the last layers learn; -1: all of them", low=-1)
+    embeddings: bool = knob(False, "the embeddings learn")
+    learn: tuple[str, ...] = knob((), "parts of the paths of parameters that learn besides: ('LayerNorm', 'layer/0')")
+    still: tuple[str, ...] = knob((), "parts of the paths of parameters that do not learn, whatever else is said")
 
 
 @dataclass(kw_only=True)
@@ -153,6 +166,10 @@ class Optimizer(Section):
     b2: float = knob(0.999, "decay of the second moment", low=0, high=1)
     eps: float = knob(1e-8, "added to the root of the second moment", low=0)
     clip_norm: float = knob(1.0, "largest global norm of the gradient; 0: no clipping", low=0)
+    layer_decay: float = knob(1.0, "each layer learns at so much of the rate of the one above it", low=0, high=1)
+    unfreeze_every: int = knob(
+        0, "steps after which one layer more begins to learn, from the head down; 0: all learn at once", low=0
+    )
 
 
 @dataclass(kw_only=True)
@@ -196,6 +213,10 @@ class Experiment(Section):
     seed: int = knob(0, "of data order, new parameters and dropout", low=0)
     model: Model = dataclasses.field(default_factory=Model)
     task: Task = dataclasses.field(default_factory=SequenceClassification)
+    adapt: str = knob(
+        "full", "which parameters learn; each method's own keys are in the section of its name", choices=METHODS
+    )
+    freeze: Freeze = dataclasses.field(default_factory=Freeze)
     data: Data = dataclasses.field(default_factory=Data)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     train: Train = dataclasses.field(default_factory=Train)
@@ -285,7 +306,7 @@ def check(experiment: Experiment, data: bool = True) -> Experiment:
             raise UserError(f"config.{key} is empty; set it in the config file or by --config.{key}=...")
     if experiment.train.steps == 0 and experiment.train.epochs == 0:
         raise UserError("config.train.steps and config.train.epochs are both 0; set one of them")
-    experiment.freeze()
+    experiment.lock()
     return experiment
 
 

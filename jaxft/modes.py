@@ -207,7 +207,7 @@ def _finish(
     chosen = distributed.once(lambda: _validated(folder, best))
     results = {f"validation/{k}": v for k, v in chosen.items() if k not in ("step", "split")}
     results |= {f"{split}/{k}": v for k, v in values.items()} | {"best_step": best, **trained}
-    _export(job, folder, job.program.join(*weights), results)
+    _export(job, folder, weights, results)
     plots = job.task.plots(found.outputs, job.features[split], job.splits[split])
     if distributed.primary():
         page.write(folder.path, config.to_dict(job.experiment), folder.history(), results, plots)
@@ -242,16 +242,18 @@ def _training(job: Job, position: Position, state: State, peak: float | None) ->
     }
 
 
-def _export(job: Job, folder: Workdir, params: Params, results: Mapping[str, float]) -> None:
+def _export(job: Job, folder: Workdir, weights: tuple[Params, Params], results: Mapping[str, float]) -> None:
     from jaxft import export as hf
 
+    assert job.program.merge is not None
     e = job.experiment
     command = shlex.join(["python", *sys.argv])
     name, task = e.name or folder.path.name, job.task
     about = {"pipeline": task.pipeline, "usage": task.usage}
     card = hf.model_card(name, config.to_dict(e), dict(results), command, e.model.path, **about)
     architecture = job.body.model.module.HF_NAME + task.head
-    hf.export(folder.export, params, job.body.hf | task.hf_config(), architecture, job.body.directory, card)
+    hf_config = job.body.hf | task.hf_config()
+    hf.export(folder.export, job.program.merge(*weights), hf_config, architecture, job.body.directory, card)
 
 
 def evaluate(workdir: str) -> dict[str, float]:
@@ -260,7 +262,7 @@ def evaluate(workdir: str) -> dict[str, float]:
 
     folder = Workdir(workdir)
     job = prepare(folder.experiment())
-    weights = job.program.split(_parameters(folder, job.program))
+    weights = _weights(folder, job.program)
     step = _evaluations(job)
     results = {}
     for split in (name for name in ("validation", "test") if name in job.features):
@@ -305,7 +307,7 @@ def _predictions(
     shapes = _prediction_shapes(features.lengths, experiment, sharding.row_shards(composed.mesh))
     feed = Feed(features, task.targets, shapes, composed.batch_sharding)
     distributed.wait_for_all("prepared")
-    weights = composed.split(_parameters(folder, composed))
+    weights = _weights(folder, composed)
     abstract = (composed.state.trainable, composed.state.frozen)
     step = Compiled(composed.eval_step, abstract, composed.abstract_batch, shapes)
     return task.predictions(run_evaluation(step, weights, feed, task.outputs).outputs, features, split)
@@ -315,17 +317,19 @@ def export(workdir: str) -> Path:
     """Writes `export/` from the best checkpoint of a finished or interrupted run; returns the folder."""
     folder = Workdir(workdir)
     job = prepare(folder.experiment())
-    _export(job, folder, _parameters(folder, job.program, checkpoint=True), folder.results() or {})
+    _export(job, folder, _weights(folder, job.program, checkpoint=True), folder.results() or {})
     say(f"exported: {folder.export}")
     return folder.export
 
 
-def _parameters(folder: Workdir, composed: program.Program, checkpoint: bool = False) -> Params:
-    """The exported parameters where there are such, else (or if asked for) those of the best checkpoint."""
+def _weights(folder: Workdir, composed: program.Program, checkpoint: bool = False) -> tuple[Params, Params]:
+    """What learns, and what does not: of the export where there is one and it will do, else of the best checkpoint."""
     if folder.export.exists() and not checkpoint:
         key, prefix = jax.random.key(0), composed.model.prefix
         places = composed.param_shardings
-        return pretrained.load(folder.export, composed.spec, key=key, base_prefix=prefix, shardings=places)[0]
+        return composed.split(
+            pretrained.load(folder.export, composed.spec, key=key, base_prefix=prefix, shardings=places)[0]
+        )
     empty = UserError(f"{folder.path} holds no checkpoint and no export yet; train first")
     if not folder.checkpoints.is_dir():
         raise empty
@@ -338,7 +342,7 @@ def _parameters(folder: Workdir, composed: program.Program, checkpoint: bool = F
     if best is not None and best != position["step"]:
         state = checkpoints.read(best, composed.state, frozen)
     checkpoints.close()
-    return composed.join(state.trainable, state.frozen)
+    return state.trainable, state.frozen
 
 
 def _source(folder: Workdir, experiment: config.Experiment) -> config.Model:

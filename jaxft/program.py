@@ -35,12 +35,13 @@ class Program:
     """The functions of a run, jitted, and the shapes and places of what they take.
 
     Attributes:
-      init: `params -> State`; the parameters are donated.
+      init: `params -> State`; the parameters, those of `spec`, are donated.
       train_step: `(state, batch) -> (state, metrics)`; the state is donated.
       eval_step: `((trainable, frozen), batch) -> outputs` with the sums `loss` and `weight`; outputs are replicated.
-      split: `params -> (trainable, frozen)`.
-      join: `(trainable, frozen) -> params`, as the model computes with them.
-      spec: a `Leaf` for each parameter.
+      spec: a `Leaf` for each parameter of the model and its head.
+      adaptation: which of them learn, and what else does.
+      split: `params -> (trainable, frozen)`; what the adaptation adds is at its initial values, which change nothing.
+      merge: `(trainable, frozen) -> params`, those of `spec` alone, that compute the same; None: there are no such.
       state: abstract, with shardings.
       abstract_batch: `BatchShape -> batch`, abstract, with shardings.
     """
@@ -52,8 +53,9 @@ class Program:
     init: Callable[[Params], State]
     train_step: Callable[[State, Batch], tuple[State, dict[str, Array]]]
     eval_step: Callable[[tuple[Params, Params], Batch], dict[str, Array]]
+    adaptation: adapt.Adaptation
     split: Callable[[Params], tuple[Params, Params]]
-    join: Callable[[Params, Params], Params]
+    merge: Callable[[Params, Params], Params] | None
     state: State
     abstract_batch: Callable[[BatchShape], dict[str, jax.ShapeDtypeStruct]]
 
@@ -75,6 +77,7 @@ def compose(
     mesh: Mesh | None = None,
     loss: Loss | None = None,
     make_optimizer: Callable[..., optax.GradientTransformation] = optimizer.make_optimizer,
+    adaptation: Callable[[config.Experiment, nn.Spec, str], adapt.Adaptation] = adapt.build,
 ) -> Program:
     """The program of an experiment of so many steps.
 
@@ -82,9 +85,9 @@ def compose(
       mesh: instead of the experiment's over all devices.
       loss: instead of the task's own.
       make_optimizer: `(options, schedule) -> transformation`, instead of AdamW.
+      adaptation: `(experiment, spec, prefix) -> Adaptation`, instead of the experiment's.
     """
     mesh = mesh or sharding.make_mesh(experiment.mesh)
-    method = adapt.full
     compute = experiment.compute
     base = nn.Run(
         dtype=DTYPES[compute.dtype],
@@ -94,19 +97,28 @@ def compose(
     )
 
     spec = task.param_spec(model)
-    gather = sharding.gather(spec, mesh)
+    method = adaptation(experiment, spec, model.prefix)
+    merge = method.merge
+    everything = spec | method.spec
+    gather = sharding.gather(everything, mesh)
+
+    def join(trainable: Params, frozen: Params) -> Params:
+        return method.apply(gather(adapt.together(trainable, frozen)))
 
     def objective(params: Params, batch: Batch, key: Array | None) -> tuple[tuple[Array, Array], Outputs]:
-        outputs = task.forward(gather(params), model, batch, dataclasses.replace(base, key=key))
+        outputs = task.forward(params, model, batch, dataclasses.replace(base, key=key))
         return (loss or task.loss)(outputs, batch), outputs
 
-    schedule = optimizer.make_schedule(experiment.optimizer, steps)
-    transform = make_optimizer(experiment.optimizer, schedule)
-    train_step = step.make_train_step(objective, transform, schedule, method.join, experiment.train.accumulate)
-    eval_step = step.make_eval_step(objective, method.join)
+    def split(params: Params) -> tuple[Params, Params]:
+        return method.split(method.extend(params, jax.random.key(experiment.seed)))
 
-    start = lambda params: init(*method.split(params), transform, experiment.seed)  # noqa: E731
-    state = _abstract_state(start, spec, mesh)
+    schedule = optimizer.make_schedule(experiment.optimizer, steps)
+    transform = method.optimizer(make_optimizer(experiment.optimizer, schedule))
+    train_step = step.make_train_step(objective, transform, schedule, join, experiment.train.accumulate)
+    eval_step = step.make_eval_step(objective, join)
+
+    start = lambda params: init(*split(params), transform, experiment.seed)  # noqa: E731
+    state = _abstract_state(start, spec, everything, mesh)
     places = jax.tree.map(lambda x: x.sharding, state)
     rows, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     return Program(
@@ -123,19 +135,20 @@ def compose(
             compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
         ),
         eval_step=jax.jit(eval_step, in_shardings=((places.trainable, places.frozen), rows), out_shardings=everywhere),
-        split=method.split,
-        join=method.join,
+        adaptation=method,
+        split=jax.jit(split, out_shardings=(places.trainable, places.frozen)),
+        merge=None if merge is None else lambda *parts: merge(adapt.together(*parts)),
         state=state,
         abstract_batch=partial(batch.abstract, targets=task.targets, place=rows),
     )
 
 
-def _abstract_state(start: Callable[[Params], State], spec: nn.Spec, mesh: Mesh) -> State:
+def _abstract_state(start: Callable[[Params], State], spec: nn.Spec, everything: nn.Spec, mesh: Mesh) -> State:
     """The state's shapes, each with a place: a parameter's own, and the same for its moments in the optimizer."""
     is_leaf = lambda x: isinstance(x, nn.Leaf)  # noqa: E731
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), spec, is_leaf=is_leaf)
     shapes = jax.eval_shape(start, params)
-    places = nn.flatten(sharding.param_shardings(spec, mesh))
+    places = nn.flatten(sharding.param_shardings(everything, mesh))
 
     def place(path: tuple, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]

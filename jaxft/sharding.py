@@ -94,16 +94,18 @@ def gather(spec: Any, mesh: Mesh, rules: Rules = RULES) -> Callable[[Params], Pa
     whole = {path: NamedSharding(mesh, PartitionSpec(*map(without, s.spec))) for path, s in split.items()}
     gathered = [path for path in split if not split[path].is_equivalent_to(whole[path], len(split[path].spec))]
 
-    def put(flat: dict[str, Array], places: dict[str, NamedSharding]) -> dict[str, Array]:
-        return flat | {path: jax.lax.with_sharding_constraint(flat[path], places[path]) for path in gathered}
+    def make_whole(path: str) -> Callable[[Array], Array]:
+        put = jax.lax.with_sharding_constraint
+        function = jax.custom_vjp(lambda x: put(x, whole[path]))
+        # Whole first: else XLA splits the embedding's scatter along `embed` and gathers activations' gradients for it.
+        function.defvjp(lambda x: (put(x, whole[path]), None), lambda _, g: (put(put(g, whole[path]), split[path]),))
+        return function
 
-    @jax.custom_vjp
-    def make_whole(flat: dict[str, Array]) -> dict[str, Array]:
-        return put(flat, whole)
-
-    # Whole first: else XLA splits the embedding's scatter along `embed` and gathers the activations' gradient for it.
-    make_whole.defvjp(lambda flat: (put(flat, whole), None), lambda _, grads: (put(put(grads, whole), split),))
-    return lambda params: nn.unflatten(make_whole(nn.flatten(params)))
+    # One function a parameter: those that do not learn must not look as if they had a gradient.
+    functions = {path: make_whole(path) for path in gathered}
+    return lambda params: nn.unflatten({
+        path: functions[path](x) if path in functions else x for path, x in nn.flatten(params).items()
+    })  # fmt: skip
 
 
 def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:

@@ -103,6 +103,14 @@ TASKS = {
 """The tasks that the laws are tested on."""
 
 
+ADAPTATIONS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "freeze": {"adapt": "freeze", "freeze": config.Freeze(learn=("layer/0/output",), still=("LayerNorm",))},
+    "bitfit": {"adapt": "bitfit"},
+}
+"""The methods that the laws are tested on, as keys of an experiment."""
+
+
 def random_features(rng: np.random.Generator, case: Case, lengths: list[int], hf: Mapping[str, Any]) -> Features:
     """Examples of random tokens. None of them is [PAD] (0), the embedding of which PyTorch does not train."""
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -136,11 +144,9 @@ def lay_out(features: Features, task: Task, length: int, slots: int = 1, shape: 
     return assemble(features, np.arange(len(features)), rows, shape, task.targets)
 
 
-def compose(
-    task: Task, model: Model, seed: int = 0, keep_gradients: bool = False, **sections: config.Section
-) -> Program:
+def compose(task: Task, model: Model, seed: int = 0, keep_gradients: bool = False, **sections: Any) -> Program:
     """The program of a run of 10 steps, with AdamW or with `keeper`."""
-    experiment = config.Experiment(seed=seed, task=task.options, **sections)  # pyright: ignore[reportArgumentType]
+    experiment = config.Experiment(seed=seed, task=task.options, **sections)
     make = keeper if keep_gradients else optimizer.make_optimizer
     return program.compose(experiment, model, task, steps=10, make_optimizer=make)
 

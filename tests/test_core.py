@@ -24,8 +24,7 @@ PROGRAM = textwrap.dedent(
     sys.meta_path.insert(0, Only())
 
     import jax, jax.numpy as jnp
-    from jaxft import batch, config, models, program, sharding, tasks
-    from jaxft.adapt import full
+    from jaxft import adapt, batch, config, models, program, sharding, tasks
     from jaxft.models import nn
     from jaxft.train import optimizer, state, step
 

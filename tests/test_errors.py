@@ -175,6 +175,18 @@ RUNS: Rows = {
         data("a.csv", csv(*(f"number {i},{'abc'[i % 3]}" for i in range(30))), "--config.train.metric=f1"),
         ["config.train.metric is 'f1'", "f1_macro, f1_micro, loss"],
     ),
+    "a method that there is not": (
+        flags("--config.adapt=frozen"),
+        ["config.adapt is 'frozen'", "did you mean 'freeze'?"],
+    ),
+    "more layers than there are": (
+        flags("--config.adapt=freeze", "--config.freeze.last_layers=3"),
+        ["config.freeze.last_layers is 3, but the model has only 2 layers"],
+    ),
+    "a pattern that names nothing": (
+        flags("--config.adapt=freeze", "--config.freeze.learn=('qery',)"),
+        ["config.freeze.learn has 'qery'", "there are: ", "bert/encoder/layer/*/attention/self/query/kernel, "],
+    ),
     "a workdir below a file": (
         lambda room: room.train(f"--workdir={room.write('file', 'x')}/run"),
         ["--workdir", "file/run: Not a directory", "choose a folder that can be written"],

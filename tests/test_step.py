@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxft import config, models
-from jaxft.adapt import full
 from jaxft.errors import UserError
 from jaxft.models import nn
 from jaxft.program import Program
@@ -31,7 +30,7 @@ def train_linear(options: config.Optimizer, start: dict[str, np.ndarray], batche
     """The states and the metrics of one step a batch, in a run of `STEPS` steps."""
     schedule = optimizer.make_schedule(options, STEPS)
     transform = optimizer.make_optimizer(options, schedule)
-    train_step = jax.jit(step.make_train_step(linear, transform, schedule, full.join))
+    train_step = jax.jit(step.make_train_step(linear, transform, schedule, lambda trainable, frozen: trainable))
     now = state.init(jax.tree.map(jnp.asarray, nn.unflatten(start)), {}, transform, seed=0)
     states, metrics = [now], []
     for batch in batches:

@@ -1,28 +1,31 @@
 """Which parameters learn: one file a method, and this registry of them.
 
-An adaptation splits a parameter tree in two, trainable and frozen, and joins them again. Nothing else in the project
-knows which method is on. `split` and `join` work alike on parameters, on their specs and on their shardings.
+An adaptation splits the parameters in two, trainable and frozen, and says what the model computes with. Nothing else in
+the project knows which method is on. A new one is a file with `build` and a line here.
 """
 
-from typing import Any, Protocol
+from types import ModuleType
 
-from jaxft.adapt import full
+from jaxft.adapt import bitfit, freeze, full
+from jaxft.adapt.base import Adaptation, together
+from jaxft.config import Experiment
+from jaxft.models import nn
 
-Tree = dict[str, Any]
-
-
-class Adaptation(Protocol):
-    """See `jaxft.adapt.full`, the shortest one."""
-
-    @staticmethod
-    def split(params: Tree) -> tuple[Tree, Tree]:
-        """What learns, and what does not."""
-        ...
-
-    @staticmethod
-    def join(trainable: Tree, frozen: Tree) -> Tree:
-        """The parameters that the model computes with; differentiable in `trainable`."""
-        ...
+METHODS: dict[str, ModuleType] = {"full": full, "freeze": freeze, "bitfit": bitfit}
+"""`config.adapt` -> the module that has `build`, as below."""
 
 
-__all__ = ["Adaptation", "full"]
+def build(experiment: Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
+    """The method that an experiment asks for.
+
+    Args:
+      spec: of the model and the head.
+      prefix: the path under which the pretrained body lies.
+
+    Raises:
+      UserError: a pattern that names nothing, or a number that the model does not have.
+    """
+    return METHODS[experiment.adapt].build(experiment, spec, prefix)
+
+
+__all__ = ["METHODS", "Adaptation", "build", "together"]

@@ -1,11 +1,9 @@
 """Full fine-tuning: every parameter learns."""
 
-from typing import Any
+from jaxft.adapt.base import Adaptation
+from jaxft.config import Experiment
+from jaxft.models import nn
 
 
-def split(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    return params, {}
-
-
-def join(trainable: dict[str, Any], frozen: dict[str, Any]) -> dict[str, Any]:
-    return trainable
+def build(experiment: Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
+    return Adaptation(lambda path: True)

@@ -1,4 +1,4 @@
-"""AdamW with warmup and decay, from optax parts."""
+"""AdamW with warmup and decay, from optax parts; and rates that differ from layer to layer."""
 
 from typing import Any
 
@@ -57,4 +57,38 @@ def make_optimizer(options: config.Optimizer, schedule: optax.Schedule) -> optax
     """Clipping by global norm, then AdamW (Loshchilov and Hutter 2019)."""
     adamw = optax.adamw(schedule, options.b1, options.b2, options.eps, weight_decay=options.weight_decay, mask=decayed)
     clip = clip_by_global_norm(options.clip_norm) if options.clip_norm > 0 else optax.identity()
-    return optax.chain(clip, adamw)
+    layers = options.layer_decay < 1 or options.unfreeze_every > 0
+    return optax.chain(clip, adamw, *[by_depth(options.layer_decay, options.unfreeze_every)] * layers)
+
+
+def depths(params: Any) -> Any:
+    """How far below the head each parameter lies: 0 the head, 1 the last layer, ..., the embeddings; like `params`."""
+    names = lambda path: [str(entry.key) for entry in path]  # noqa: E731
+    numbers = [int(n) for path, _ in jax.tree_util.tree_leaves_with_path(params) for n in names(path) if n.isdigit()]
+    layers = max(numbers, default=-1) + 1
+
+    def depth(path: tuple, _: Any) -> int:
+        number = next((int(name) for name in names(path) if name.isdigit()), None)
+        if number is not None:
+            return layers - number
+        return layers + 1 if "embeddings" in names(path) else 0
+
+    return jax.tree_util.tree_map_with_path(depth, params)
+
+
+def by_depth(decay: float, every: int) -> optax.GradientTransformation:
+    """Multiplies the updates of what lies `depth` below the head by decay^depth (Clark et al. 2020, section 3.2).
+
+    With `every` > 0 they are zero before step every * depth (gradual unfreezing, Howard and Ruder 2018, section 3.3).
+    The optimizer's moments are kept up meanwhile, so that a layer's first updates are not too large.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        def scale(update: Any, depth: int) -> Any:
+            begun = state.count >= every * depth
+            return jnp.where(begun, update * decay**depth, 0)
+
+        scaled = jax.tree.map(scale, updates, depths(updates))
+        return scaled, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32)), update)

@@ -1,0 +1,93 @@
+"""The interface of a method, and how paths are chosen by patterns."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+from typing import Any
+
+import jax
+import optax
+
+from jaxft.errors import UserError
+from jaxft.models import nn
+from jaxft.types import Array, Key, Params
+
+
+def unchanged(x: Any) -> Any:
+    return x
+
+
+@dataclasses.dataclass(frozen=True)
+class Adaptation:
+    """Which parameters learn, and how the model computes with them.
+
+    Attributes:
+      learns: path -> whether this parameter learns.
+      spec: a `Leaf` for each parameter that the method adds, below a name of its own beside the body's.
+      prepare: all parameters -> the same, with everything in the new ones that depends on the pretrained ones.
+      apply: all parameters -> those that the model computes with; differentiable in what learns. A module may hold an
+        `nn.Change` there, which then computes it.
+      merge: all parameters -> the model's own alone, which compute the same; None: there are no such.
+      optimizer: the optimizer -> the one that is used.
+      penalty: all parameters -> `[]`, added to the loss; None: nothing.
+    """
+
+    learns: Callable[[str], bool]
+    spec: nn.Spec = dataclasses.field(default_factory=dict)
+    prepare: Callable[[Params], Params] = unchanged
+    apply: Callable[[Params], Params] = unchanged
+    merge: Callable[[Params], Params] | None = unchanged
+    optimizer: Callable[[optax.GradientTransformation], optax.GradientTransformation] = unchanged
+    penalty: Callable[[Params], Array] | None = None
+
+    def extend(self, params: Params, key: Key[Array, ""]) -> Params:
+        """The model's parameters with the method's own at their initial values, which change nothing."""
+        new = {path: leaf.initial(nn.path_key(key, path)) for path, leaf in nn.flatten(self.spec).items()}
+        return self.prepare(nn.unflatten(nn.flatten(params) | new))
+
+    def split(self, params: Params) -> tuple[Params, Params]:
+        """What learns, and what does not."""
+        flat = nn.flatten(params)
+        trainable = {path: x for path, x in flat.items() if self.learns(path)}
+        return nn.unflatten(trainable), nn.unflatten({path: x for path, x in flat.items() if path not in trainable})
+
+
+def together(trainable: Params, frozen: Params) -> Params:
+    """The inverse of `Adaptation.split`."""
+    return nn.unflatten(nn.flatten(trainable) | nn.flatten(frozen))
+
+
+def is_head(path: str, prefix: str) -> bool:
+    """Whether a parameter is the task's own: beside the pretrained body, or the body's pooler. It always learns."""
+    return not path.startswith(f"{prefix}/") or path.startswith(f"{prefix}/pooler/")
+
+
+def layer_of(path: str) -> int | None:
+    """The number of the layer that a parameter lies in: the first number in its path."""
+    return next((int(part) for part in path.split("/") if part.isdigit()), None)
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether a pattern names a run of whole components of a path: `query`, `layer/1*/output`, `LayerNorm`."""
+    return fnmatchcase(f"/{path}/", f"*/{pattern.strip('/')}/*")
+
+
+def check_patterns(key: str, patterns: Iterable[str], known: Iterable[str]) -> None:
+    """Makes sure that each pattern matches one of the known paths.
+
+    Raises:
+      UserError: naming the first that does not, and the paths there are.
+    """
+    known = list(known)
+    for pattern in patterns:
+        if not any(matches(pattern, path) for path in known):
+            there = dict.fromkeys(re.sub(r"/\d+(?=/)", "/*", path) for path in known)
+            raise UserError(
+                f"config.{key} has {pattern!r}, which is no part of a path here; there are: {', '.join(there)}"
+            )
+
+
+def count(tree: Any) -> int:
+    """Of single numbers in a tree of arrays or of their shapes."""
+    return sum(x.size for x in jax.tree.leaves(tree))
