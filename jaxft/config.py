@@ -202,6 +202,7 @@ class Compute(Section):
         "float32", "dtype of activations and matmuls; parameters stay float32", choices=("float32", "bfloat16")
     )
     remat: bool = knob(False, "recompute each layer's activations in the backward pass, to save memory")
+    scan: bool = knob(False, "compute the layers as a loop: the step compiles in a fraction of the time")
     dropout: str = knob("hash", "generator of dropout masks; hash is the cheaper one", choices=("hash", "threefry"))
 
 

@@ -93,6 +93,7 @@ def compose(
         dtype=DTYPES[compute.dtype],
         bits=GENERATORS[compute.dropout],
         remat=compute.remat,
+        scan=compute.scan,
         constrain=sharding.constrain(mesh),
     )
 
@@ -100,7 +101,9 @@ def compose(
     method = adaptation(experiment, spec, model.prefix)
     merge = method.merge
     everything = spec | method.spec
-    gather = sharding.gather(everything, mesh)
+    gather = sharding.gather(everything, mesh, but=model.layers if compute.scan else "")
+    if compute.scan:
+        base = dataclasses.replace(base, gather=sharding.gather(spec, mesh, below=f"{model.layers}/0"))
 
     def join(trainable: Params, frozen: Params) -> Params:
         return method.apply(gather(adapt.together(trainable, frozen)))

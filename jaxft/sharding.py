@@ -77,14 +77,24 @@ def param_shardings(spec: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     )
 
 
-def gather(spec: Any, mesh: Mesh, rules: Rules = RULES) -> Callable[[Params], Params]:
+def gather(
+    spec: Any, mesh: Mesh, rules: Rules = RULES, *, below: str = "", but: str = ""
+) -> Callable[[Params], Params]:
     """A function that makes parameters whole where they are used, inside jit, and splits their gradients again.
 
     Whole along the mesh axes that split rows, that is: a matrix product with rows and weights split over the same axis
     could otherwise be made by gathering the activations, which are larger. This is ZeRO-3 (Rajbhandari et al. 2020):
     an all-gather of each parameter and a reduce-scatter of its gradient.
+
+    Args:
+      below: of the parameters below this path alone, a tree of which the function takes then.
+      but: not of those below this path, which it leaves as they are.
     """
     split = nn.flatten(param_shardings(spec, mesh, rules))
+    if below:
+        split = {path.removeprefix(f"{below}/"): s for path, s in split.items() if path.startswith(f"{below}/")}
+    if but:
+        split = {path: s for path, s in split.items() if not path.startswith(f"{but}/")}
     busy = set(mesh_axes("rows", rules))
 
     def without(names: str | tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -74,3 +74,18 @@ def test_masks_are_random_enough(generator: str):
         for step in (1, 2, 7, 64, 384, 768, 1024):
             assert abs(np.corrcoef(mask[:-step], mask[step:])[0, 1]) < 4 / np.sqrt(count), step
     assert abs(np.corrcoef(kept[0], kept[1])[0, 1]) < 4 / np.sqrt(count)
+
+
+@pytest.mark.parametrize("name", ["single_label", "token"])
+def test_a_loop_over_the_layers_changes_nothing(name: str):
+    """Nor does recomputing them: loss and gradients, each layer with the masks that it has written out."""
+    case = support.TASKS[name]
+    model = models.build(support.SMALL | {"num_hidden_layers": 4}, dropout=RATE)
+    features = support.random_features(np.random.default_rng(1), case, [3, 24, 9, 20], support.SMALL)
+    params, host = support.random_params(case.task, model, seed=1), support.lay_out(features, case.task, 24)
+    found = []
+    for compute in (config.Compute(), config.Compute(scan=True, remat=True)):
+        composed = support.compose(case.task, model, keep_gradients=True, compute=compute)
+        grads, metrics = support.gradients(composed, params, host)
+        found.append(grads | {"loss": metrics["loss"]})
+    support.assert_close(found[1], found[0], 1e-5, floor=1e-3)

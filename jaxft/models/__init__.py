@@ -25,6 +25,11 @@ class Model:
         """The path under which the pretrained body lies; everything beside it is a head."""
         return self.module.PREFIX
 
+    @property
+    def layers(self) -> str:
+        """The path under which the parameters of layer 0, 1, ... lie."""
+        return f"{self.prefix}/encoder/layer"
+
     def param_spec(self, pooler: bool = True) -> nn.Spec:
         return self.module.param_spec(self.cfg, pooler)
 

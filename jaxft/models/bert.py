@@ -5,9 +5,9 @@ Parameters are named as in the Flax BERT checkpoints: `bert/encoder/layer/0/atte
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxft.errors import UserError, nearest
@@ -110,15 +110,14 @@ def encode(
     run = run.over(nn.token_numbers(batch, cfg.max_position_embeddings))
     hidden = _embed(bert["embeddings"], cfg, batch, run.fold(0))
 
-    def layer(p: Params, hidden: Array, at: Array | None, key: Array | None) -> Array:
-        return _layer(p, cfg, hidden, at, batch, dataclasses.replace(run, key=key))
+    def layer(p: Params, hidden: Array, key: Array | None, at: Array | None = None) -> Array:
+        return _layer(run.gather(p), cfg, hidden, at, batch, dataclasses.replace(run, key=key))
 
-    if run.remat:
-        layer = jax.checkpoint(layer)
-    last = cfg.num_hidden_layers - 1
-    for i in range(cfg.num_hidden_layers):
-        hidden = layer(bert["encoder"]["layer"][str(i)], hidden, at if i == last else None, run.fold(i + 1).key)
-    return hidden
+    layers = [bert["encoder"]["layer"][str(i)] for i in range(cfg.num_hidden_layers)]
+    if at is None:
+        return nn.repeat(layer, layers, hidden, run)
+    hidden = nn.repeat(layer, layers[:-1], hidden, run)
+    return nn.repeat(partial(layer, at=at), layers[-1:], hidden, run, first=len(layers))
 
 
 def pool(params: Params, cfg: Config, first: Float[Array, "rows slots embed"]) -> Float[Array, "rows slots embed"]:

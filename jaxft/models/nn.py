@@ -2,7 +2,7 @@
 
 import dataclasses
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -121,6 +121,8 @@ class Run:
       bits: the generator of the masks, `hash_bits` or `threefry_bits`.
       attention: an implementation with the signature of `attention`.
       remat: recompute each layer in the backward pass (Chen et al. 2016).
+      scan: compute the layers as a loop over their stacked parameters, which compiles in a fraction of the time.
+      gather: makes the parameters of one layer whole, inside that loop; see `jaxft.sharding.gather`.
       constrain: places an activation by its logical axes; see `jaxft.sharding`.
     """
 
@@ -130,9 +132,11 @@ class Run:
     bits: Callable[[Array, Array], Array] = hash_bits
     attention: Callable[..., Array] = attention
     remat: bool = False
+    scan: bool = False
+    gather: Callable[[Params], Params] = lambda params: params
     constrain: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
 
-    def fold(self, n: int) -> "Run":
+    def fold(self, n: int | Int[Array, ""]) -> "Run":
         """The same run with dropout masks of its own for part n of the model."""
         return self if self.key is None else dataclasses.replace(self, key=jax.random.fold_in(self.key, n))
 
@@ -163,6 +167,29 @@ class Run:
         return dropout(
             x, rate, self.bits(jax.random.fold_in(self.key, 0), pair + keys[:, None, None].astype(jnp.uint32))
         )
+
+
+def repeat(
+    layer: Callable[[Params, Array, Key[Array, ""] | None], Array],
+    params: Sequence[Params],
+    x: Array,
+    run: Run,
+    first: int = 1,
+) -> Array:
+    """Each layer in turn, `layer(parameters, x, key of its dropout masks)`, as `run.scan` and `run.remat` say.
+
+    Args:
+      first: which part of the model, for `Run.fold`, the first of these layers is.
+    """
+    if run.remat:
+        layer = jax.checkpoint(layer)
+    if not run.scan or len(params) < 2:
+        for i, p in enumerate(params, first):
+            x = layer(p, x, run.fold(i).key)
+        return x
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    keys = None if run.key is None else jax.vmap(lambda i: run.fold(i).key)(first + jnp.arange(len(params)))
+    return jax.lax.scan(lambda x, each: (layer(each[0], x, each[1]), None), x, (stacked, keys))[0]
 
 
 def dense(p: Params, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
