@@ -13,7 +13,10 @@ import pytest
 import support
 from runs import ROOT
 
-from jaxft.plan import build, hlo, reading
+from jaxft import config, models, program, sharding, tasks
+from jaxft.batch import BatchShape
+from jaxft.models import nn
+from jaxft.plan import build, hlo, planned, reading, show, topology
 
 CONFIG = """
 from jaxft.config import *
@@ -29,7 +32,7 @@ def get_config():
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory):
+def run_plan(tmp_path_factory):
     """`(topology, *flags) -> (plan.json, the terminal's text)`, of a small model that is a config.json alone."""
     room = tmp_path_factory.mktemp("plan")
     (room / "model").mkdir()
@@ -48,10 +51,10 @@ def planned(tmp_path_factory):
     return run
 
 
-def test_a_plan_for_simulated_devices(planned):
+def test_a_plan_for_simulated_devices(run_plan):
     """The state's bytes by arithmetic, the collectives of each mesh axis, and nothing is compiled twice."""
     flags = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
-    facts, text = planned("cpu:8", *flags)
+    facts, text = run_plan("cpu:8", *flags)
     assert facts["mesh"] == {"data": 2, "fsdp": 2, "tensor": 2}
     assert facts["shape"] == {"rows": 16, "length": 24, "slots": 1}
     memory = facts["memory"]
@@ -62,7 +65,7 @@ def test_a_plan_for_simulated_devices(planned):
     assert facts["flops"] > 0 and "estimate" not in facts
     for line in ("cpu:8: 8 devices", "how much a cpu has is not known", "all-gather"):
         assert line in text
-    again, _ = planned("cpu:8", *flags)
+    again, _ = run_plan("cpu:8", *flags)
     assert again.pop("cached") and not facts.pop("cached")
     assert again == facts
 
@@ -173,3 +176,50 @@ def test_a_tuple_and_the_padding_of_tiles():
 )
 def test_what_a_program_lacks(message: str, needed: float, limit: float):
     assert build.exhausted(f"RESOURCE_EXHAUSTED: {message}") == (math.floor(needed * 2**30), math.floor(limit * 2**30))
+
+
+WIDE = support.SMALL | {"vocab_size": 512, "hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 512}
+"""A body whose kernels outweigh the rest."""
+
+
+def on_tpu(name: str, hf: dict[str, Any] = WIDE, rows: int = 64, length: int = 24, **mesh: int) -> dict[str, Any]:
+    """The plan of a bfloat16 step on full rows."""
+    pytest.importorskip("libtpu", reason=topology.MISSING)
+    options = config.SequenceClassification(labels=("a", "b"))
+    experiment = config.Experiment(task=options, mesh=config.Mesh(**mesh), compute=config.Compute(dtype="bfloat16"))
+    devices = sharding.make_mesh(experiment.mesh, topology.devices(name))
+    composed = program.compose(experiment, models.build(hf), tasks.build(options), steps=10, mesh=devices)
+    return planned.plan(experiment, composed, BatchShape(rows, length, 1), [length] * rows)
+
+
+def parameters(hf: dict[str, Any]) -> dict[str, int]:
+    """How many numbers each parameter holds."""
+    task = tasks.build(config.SequenceClassification(labels=("a", "b")))
+    return {path: math.prod(leaf.shape) for path, leaf in nn.flatten(task.param_spec(models.build(hf))).items()}
+
+
+def total(facts: dict[str, Any], *kinds: str, axes: tuple[str, ...]) -> int:
+    return sum(c["bytes"] for c in facts["collectives"] if c["kind"] in kinds and set(c["axes"]) <= set(axes))
+
+
+@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:2x4", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"])
+def test_every_generation_of_tpus(name: str):
+    """Data-parallel: the state by arithmetic to 1%, and each gradient summed once, kernels' in bfloat16."""
+    sizes = parameters(WIDE)
+    facts = on_tpu(name)
+    held = facts["memory"]
+    state = sum(held[part] for part in ("parameters", "optimizer", "counters", "batch"))
+    assert held["parameters"] == 4 * sum(sizes.values())
+    assert state == pytest.approx(12 * sum(sizes.values()), rel=0.02) and held["padding"] < 0.02 * state
+    assert held["fits"] and held["outputs"] < 0.01 * state  # donated: the new state takes the place of the old one
+    gradients = sum((2 if path.endswith("kernel") else 4) * size for path, size in sizes.items())
+    assert total(facts, "all-reduce", axes=("data",)) == pytest.approx(gradients, rel=0.05)
+    assert facts["float32_share"] == 0
+    assert 0 < facts["estimate"]["utilization"] < 1
+    assert show.verdict(facts).startswith("fits: ")
+
+
+def test_what_does_not_fit_is_told():
+    facts = on_tpu("v5e:2x2", rows=2**19)
+    assert not facts["memory"]["fits"] and facts["memory"]["short"] > 2**30
+    assert "does not fit" in show.text(facts | {"topology": "v5e:2x2"})

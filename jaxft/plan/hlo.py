@@ -82,12 +82,6 @@ class Instruction:
         return _CALLED.findall(self.attributes) + names
 
     @property
-    def trips(self) -> int:
-        """How often a loop runs, 1 where XLA does not know."""
-        known = _TRIPS.search(self.attributes)
-        return int(known[1]) if known else 1
-
-    @property
     def source(self) -> str:
         """The operation in the traced program that it comes from."""
         found = re.search(r'op_name="([^"]*)"', self.attributes)
@@ -128,9 +122,21 @@ class Module:
         yield computation, times
         for instruction in computation.instructions:
             if instruction.opcode in ("while", "call", "conditional"):
-                inner = times * (instruction.trips if instruction.opcode == "while" else 1)
+                inner = times * self._trips(instruction)
                 for called in instruction.called:
                     yield from self._reached(called, inner)
+
+    def _trips(self, instruction: Instruction) -> int:
+        """How often a loop runs, 1 where it is not known: XLA says it, or the condition is `counter < constant`."""
+        if known := _TRIPS.search(instruction.attributes):
+            return int(known[1])
+        condition = re.search(r"condition=%?([\w.\-]+)", instruction.attributes)
+        if not condition:
+            return 1
+        computation = self.computations[condition[1]]
+        constants = [i for i in computation.instructions if i.opcode == "constant" and i.argument.isdigit()]
+        compared = "direction=LT" in computation.root.attributes and len(constants) == 1
+        return int(constants[0].argument) if compared else 1
 
     def inside(self, instruction: Instruction) -> Iterator[tuple[Computation, Instruction]]:
         """What a fusion or an asynchronous operation is made of, at any depth."""

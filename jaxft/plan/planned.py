@@ -126,7 +126,7 @@ def memory(built: Built, held: Mapping[str, int], chip: Chip | None) -> dict[str
         }
         needed = sum(parts.values())
     else:
-        parts, needed = dict(held), max(built.needed, sum(held.values()))
+        parts, needed = dict(held), built.needed + ("HLO temporaries" in built.message) * sum(held.values())
     short = max(needed - limit, 0) if limit else 0
     return {**parts, "needed": needed, "limit": limit, "short": short, "fits": built.fits and not short}
 

@@ -68,7 +68,7 @@ SOLID = (
 )
 """Slices that Google Cloud offers: of two-dimensional tori and of three-dimensional ones."""
 
-MISSING = "planning for TPUs needs their compiler, libtpu, which needs no TPU: pip install 'jaxft[plan]'"
+MISSING = "planning for TPUs needs their compiler, libtpu, which needs no TPU: pip install 'jaxft[tpu]'"
 
 
 def names() -> list[str]:
