@@ -6,6 +6,7 @@
   python run.py --mode=predict --workdir=/tmp/qs --input=texts.txt --output=answers.jsonl
   python run.py --mode=export --workdir=/tmp/qs
   python run.py --mode=plan --config=configs/quickstart.py --topology=v5e:4x4
+  python run.py --mode=inspect --config=configs/quickstart.py --draw=bert/pooler/dense/kernel
 
 Any key of the experiment can be set by --config.KEY=VALUE:
 """

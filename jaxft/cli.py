@@ -12,14 +12,16 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
 
 from jaxft import config
 from jaxft.errors import TrainingError, UserError, nearest, system_error
 
-MODES = ("train", "evaluate", "predict", "export", "plan")
+MODES = ("train", "evaluate", "predict", "export", "inspect", "plan")
 
 EXIT_USER, EXIT_FAILED, EXIT_PREEMPTED = 2, 1, 75
 """A mistake that the user can mend; a run that cannot go on; SIGTERM, after which the same command resumes."""
@@ -50,6 +52,18 @@ BROKEN = {
 """What the file system can do to a run, in words."""
 
 
+class _Texts(tuple_parser.TupleParser):
+    """Reads `a,b` as well as `('a', 'b')`."""
+
+    def parse(self, argument: Any) -> tuple:
+        if isinstance(argument, str) and not argument.lstrip().startswith(("(", "[", "'", '"')):
+            return tuple(filter(None, map(str.strip, argument.split(","))))
+        return super().parse(argument)
+
+
+config_flags.register_flag_parser_for_type(tuple[str, ...], _Texts())
+
+
 def main(argv: list[str], usage: str | None) -> int:
     """Runs one command line; prints one line and returns 2 where the user made a mistake."""
     values = flags.FlagValues()
@@ -78,6 +92,7 @@ def _define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string("workdir", None, "folder of the run: written by train, read by the others", flag_values=values)
     flags.DEFINE_string("input", None, "predict: a text, CSV or JSON lines file", flag_values=values)
     flags.DEFINE_string("output", "", "predict: JSON lines file to write; empty: standard output", flag_values=values)
+    flags.DEFINE_string("draw", "", "inspect: draw the parameters whose path this pattern matches", flag_values=values)
     flags.DEFINE_bool(
         "overwrite", False, "train: delete the run that --workdir holds and start anew", flag_values=values
     )
@@ -112,7 +127,7 @@ def _run(argv: list[str], usage: str, values: flags.FlagValues) -> int:
         raise UserError(f"unexpected argument {rest[0]!r}; write --flag=value")
     if values.mode == "plan":
         return _plan(values)
-    if not values.workdir:
+    if not values.workdir and not (values.mode == "inspect" and values.config):
         raise UserError("--workdir is missing; give the folder of the run")
     return _dispatch(values)
 
@@ -191,6 +206,8 @@ def _mode(values: flags.FlagValues) -> int:
         if not values.input:
             raise UserError("--input is missing; give a text, CSV or JSON lines file")
         modes.predict(values.workdir, values.input, values.output)
+    elif values.mode == "inspect":
+        modes.inspect(values.config, values.workdir, values.draw)
     else:
         modes.export(values.workdir)
     return 0

@@ -194,6 +194,11 @@ class Mesh(Section):
     data: int = knob(-1, "data-parallel: rows are split, parameters copied", low=-1)
     fsdp: int = knob(1, "fully sharded data-parallel: rows and parameters are split", low=-1)
     tensor: int = knob(1, "tensor-parallel: heads, hidden units and vocabulary are split", low=-1)
+    rules: tuple[str, ...] = knob(
+        (),
+        "split otherwise: a logical axis (mlp=none, embed=fsdp+tensor), or each dimension of the parameters whose path "
+        "a pattern matches (.*/kernel=fsdp|tensor); see docs/sharding.md",
+    )
 
 
 @dataclass(kw_only=True)
@@ -265,7 +270,7 @@ def _fits(value: Any, kind: Any) -> bool:
 def meaning(field: dataclasses.Field) -> str:
     """What the value of a knob must be: `of type int (examples a step, over all devices)`."""
     kind = field.type if get_args(field.type) else getattr(field.type, "__name__", field.type)
-    written = ", written \"('a', 'b')\"" if get_origin(field.type) is tuple else ""
+    written = ", written a,b or \"('a', 'b')\"" if get_origin(field.type) is tuple else ""
     return f"of type {kind}{written} ({field.metadata['doc']})"
 
 

@@ -139,7 +139,8 @@ def prepare(experiment: config.Experiment, loss: program.Loss | None = None, mes
     """
     data = experiment.data
     mesh = mesh or sharding.make_mesh(experiment.mesh)
-    parts = sharding.row_shards(mesh) * experiment.train.accumulate
+    row_shards = sharding.row_shards(mesh, sharding.read_rules(experiment.mesh.rules))
+    parts = row_shards * experiment.train.accumulate
     body = Body.of(experiment.model, data.max_length)
     raw = {name: tasks.read(experiment.task, split) for name, split in sources.read(data).items()}
     options = tasks.resolve(experiment.task, raw)
@@ -153,7 +154,7 @@ def prepare(experiment: config.Experiment, loss: program.Loss | None = None, mes
     if train.batch_size % parts and data.packing == "off":
         raise UserError(
             f"config.train.batch_size is {train.batch_size}; with packing=off it must be a multiple of {parts} "
-            f"({sharding.row_shards(mesh)} devices that share rows x accumulate {train.accumulate})"
+            f"({row_shards} devices that share rows x accumulate {train.accumulate})"
         )
     shapes = _shapes(features, order, steps, parts, data, body.model)
     composed = program.compose(experiment, body.model, task, steps, mesh=mesh, loss=loss)

@@ -1,4 +1,4 @@
-"""What `run.py --mode=...` does: train, evaluate, predict, export."""
+"""What `run.py --mode=...` does: train, evaluate, predict, export, inspect."""
 
 import dataclasses
 import errno
@@ -261,7 +261,7 @@ def evaluate(workdir: str) -> dict[str, float]:
     from jaxft.report import tables
 
     folder = Workdir(workdir)
-    job = prepare(folder.experiment())
+    job = prepare(_on_these_devices(folder.experiment()))
     weights = _weights(folder, job.program)
     step = _evaluations(job)
     results = {}
@@ -284,7 +284,7 @@ def predict(workdir: str, inputs: str, output: str = "") -> None:
       UserError: the file cannot be read or lacks a column, or the output cannot be written.
     """
     folder = Workdir(workdir)
-    experiment = folder.experiment()
+    experiment = _on_these_devices(folder.experiment())
     task = tasks.build(experiment.task)
     split = _read_inputs(inputs, experiment, task)
     rows = zip(split.table.to_pylist(), _predictions(folder, experiment, task, split), strict=True)
@@ -304,7 +304,7 @@ def _predictions(
     split = tasks.read(experiment.task, split, labelled=False)
     composed = program.compose(experiment, body.model, task, steps=10**9)
     features = body.features(split, task, experiment.data, labelled=False)
-    shapes = _prediction_shapes(features.lengths, experiment, sharding.row_shards(composed.mesh))
+    shapes = _prediction_shapes(features.lengths, experiment, composed.row_shards)
     feed = Feed(features, task.targets, shapes, composed.batch_sharding)
     distributed.wait_for_all("prepared")
     weights = _weights(folder, composed)
@@ -316,10 +316,43 @@ def _predictions(
 def export(workdir: str) -> Path:
     """Writes `export/` from the best checkpoint of a finished or interrupted run; returns the folder."""
     folder = Workdir(workdir)
-    job = prepare(folder.experiment())
+    job = prepare(_on_these_devices(folder.experiment()))
     _export(job, folder, _weights(folder, job.program, checkpoint=True), folder.results() or {})
     say(f"exported: {folder.export}")
     return folder.export
+
+
+def _on_these_devices(experiment: config.Experiment) -> config.Experiment:
+    """The experiment of a run that may have been trained on others: where its mesh does not fit, on a plain one."""
+    try:
+        sharding.make_mesh(experiment.mesh)
+    except UserError:
+        return dataclasses.replace(experiment, mesh=config.Mesh())
+    return experiment
+
+
+def inspect(experiment: config.Experiment | None, workdir: str | None, draw: str = "") -> None:
+    """Prints where each parameter lives and how much a device holds; of the model it reads config.json alone, no data.
+
+    Args:
+      experiment: None: that of the run in `workdir`.
+      draw: also draws the parameters whose path this pattern matches.
+
+    Raises:
+      UserError: a mesh or rules that do not fit, or a pattern that matches nothing.
+    """
+    from jaxft.report import tree
+
+    experiment = Workdir(workdir or "").experiment() if experiment is None else config.check(experiment, data=False)
+    body = Body.of(experiment.model, experiment.data.max_length)
+    task = tasks.build(experiment.task)
+    composed = program.compose(experiment, body.model, task, steps=10**9)
+    drawn = tree.wanted(composed, draw) if draw else []
+    if distributed.primary():
+        print(tree.text(composed))
+        if "labels" in config.keys(experiment.task) and not task.options.labels:
+            print("\nThe head is shown for one label: how many there are config.task.labels says, or the data.")
+        tree.draw(drawn)
 
 
 def _weights(folder: Workdir, composed: program.Program, checkpoint: bool = False) -> tuple[Params, Params]:

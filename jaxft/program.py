@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxft import adapt, batch, config, sharding
 from jaxft.batch import BatchShape
 from jaxft.models import Model, nn
+from jaxft.sharding import Rules
 from jaxft.tasks.base import Task
 from jaxft.train import optimizer, step
 from jaxft.train.state import State, init
@@ -35,6 +36,7 @@ class Program:
     """The functions of a run, jitted, and the shapes and places of what they take.
 
     Attributes:
+      mesh, rules: where arrays live.
       init: `params -> State`; the parameters, those of `spec`, are donated.
       train_step: `(state, batch) -> (state, metrics)`; the state is donated.
       eval_step: `((trainable, frozen), batch) -> outputs` with the sums `loss` and `weight`; outputs are replicated.
@@ -47,6 +49,7 @@ class Program:
     """
 
     mesh: Mesh
+    rules: Rules
     model: Model
     task: Task
     spec: nn.Spec
@@ -61,11 +64,15 @@ class Program:
 
     @property
     def param_shardings(self) -> Any:
-        return sharding.param_shardings(self.spec, self.mesh)
+        return sharding.param_shardings(self.spec, self.mesh, self.rules)
 
     @property
     def batch_sharding(self) -> NamedSharding:
-        return sharding.batch_sharding(self.mesh)
+        return sharding.batch_sharding(self.mesh, self.rules)
+
+    @property
+    def row_shards(self) -> int:
+        return sharding.row_shards(self.mesh, self.rules)
 
 
 def compose(
@@ -86,24 +93,29 @@ def compose(
       loss: instead of the task's own.
       make_optimizer: `(options, schedule) -> transformation`, instead of AdamW.
       adaptation: `(experiment, spec, prefix) -> Adaptation`, instead of the experiment's.
+
+    Raises:
+      UserError: a mesh that does not fit the devices, or sharding rules that do not fit the parameters.
     """
     mesh = mesh or sharding.make_mesh(experiment.mesh)
+    rules = sharding.read_rules(experiment.mesh.rules)
     compute = experiment.compute
     base = nn.Run(
         dtype=DTYPES[compute.dtype],
         bits=GENERATORS[compute.dropout],
         remat=compute.remat,
         scan=compute.scan,
-        constrain=sharding.constrain(mesh),
+        constrain=sharding.constrain(mesh, rules),
     )
 
     spec = task.param_spec(model)
     method = adaptation(experiment, spec, model.prefix)
     merge = method.merge
     everything = spec | method.spec
-    gather = sharding.gather(everything, mesh, but=model.layers if compute.scan else "")
+    sharding.check_rules(everything, rules)
+    gather = sharding.gather(everything, mesh, rules, but=model.layers if compute.scan else "")
     if compute.scan:
-        base = dataclasses.replace(base, gather=sharding.gather(spec, mesh, below=f"{model.layers}/0"))
+        base = dataclasses.replace(base, gather=sharding.gather(spec, mesh, rules, below=f"{model.layers}/0"))
 
     def join(trainable: Params, frozen: Params) -> Params:
         return method.apply(gather(adapt.together(trainable, frozen)))
@@ -121,11 +133,12 @@ def compose(
     eval_step = step.make_eval_step(objective, join)
 
     start = lambda params: init(*split(params), transform, experiment.seed)  # noqa: E731
-    state = _abstract_state(start, spec, everything, mesh)
+    state = _abstract_state(start, spec, everything, mesh, rules)
     places = jax.tree.map(lambda x: x.sharding, state)
-    rows, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    rows, everywhere = sharding.batch_sharding(mesh, rules), sharding.replicated(mesh)
     return Program(
         mesh=mesh,
+        rules=rules,
         model=model,
         task=task,
         spec=spec,
@@ -146,12 +159,14 @@ def compose(
     )
 
 
-def _abstract_state(start: Callable[[Params], State], spec: nn.Spec, everything: nn.Spec, mesh: Mesh) -> State:
+def _abstract_state(
+    start: Callable[[Params], State], spec: nn.Spec, everything: nn.Spec, mesh: Mesh, rules: Rules
+) -> State:
     """The state's shapes, each with a place: a parameter's own, and the same for its moments in the optimizer."""
     is_leaf = lambda x: isinstance(x, nn.Leaf)  # noqa: E731
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), spec, is_leaf=is_leaf)
     shapes = jax.eval_shape(start, params)
-    places = nn.flatten(sharding.param_shardings(everything, mesh))
+    places = nn.flatten(sharding.param_shardings(everything, mesh, rules))
 
     def place(path: tuple, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]

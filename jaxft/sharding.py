@@ -1,6 +1,8 @@
 """Where arrays live: a mesh of devices, and rules from logical axes to mesh axes."""
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,23 +10,106 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxft import config
-from jaxft.errors import UserError
+from jaxft.errors import UserError, nearest
 from jaxft.models import nn
 from jaxft.models.nn import Leaf
 from jaxft.types import Array, Params
 
 AXES = ("data", "fsdp", "tensor")
 
-Rules = Mapping[str, str | tuple[str, ...]]
+Names = tuple[str, ...]
+"""Mesh axes that one dimension is split over; none: it stays whole."""
 
-RULES: Rules = {
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Where what lives.
+
+    Attributes:
+      axes: logical axis -> mesh axes. What is not named here is not split.
+      paths: (pattern, mesh axes of each dimension) for parameters by their path; the last pattern that matches counts.
+    """
+
+    axes: Mapping[str, Names]
+    paths: tuple[tuple[str, tuple[Names, ...]], ...] = ()
+
+    def pattern(self, path: str) -> tuple[str, tuple[Names, ...]] | None:
+        """The pattern for this parameter, and what it says."""
+        return next((rule for rule in reversed(self.paths) if re.fullmatch(rule[0], path)), None)
+
+
+RULES = Rules({
     "rows": ("data", "fsdp"),
-    "vocab": "tensor",
-    "heads": "tensor",
-    "mlp": "tensor",
-    "embed": "fsdp",
-}
-"""Logical axis -> mesh axes. What is not named here is not split."""
+    "vocab": ("tensor",),
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+    "embed": ("fsdp",),
+})  # fmt: skip
+
+
+def read_rules(written: Iterable[str], rules: Rules = RULES) -> Rules:
+    """The rules with those of `config.mesh.rules` on top: `mlp=none`, `embed=fsdp+tensor`, `.*/kernel=fsdp|tensor`.
+
+    Raises:
+      UserError: one that cannot be read, an unknown mesh axis, or one that is there twice.
+    """
+    axes, paths = dict(rules.axes), list(rules.paths)
+    for rule in written:
+        name, equals, value = (part.strip() for part in rule.rpartition("="))
+        if not (name and equals):
+            raise UserError(
+                f"config.mesh.rules: {rule!r} is no rule; write AXIS=MESH_AXES or PATTERN=MESH_AXES|MESH_AXES, "
+                "e.g. mlp=none or .*/kernel=fsdp|tensor (docs/sharding.md)"
+            )
+        split = tuple(_names(rule, part.strip()) for part in value.split("|"))
+        busy = [axis for names in split for axis in names]
+        if twice := [axis for axis in busy if busy.count(axis) > 1]:
+            raise UserError(f"config.mesh.rules: {rule!r} names {twice[0]} twice; an array is split over an axis once")
+        if name not in axes:
+            paths.append((_pattern(rule, name), split))
+        elif len(split) == 1:
+            axes[name] = split[0]
+        else:
+            raise UserError(
+                f"config.mesh.rules: {rule!r}: {name} is one dimension; for several mesh axes write {name}=fsdp+tensor"
+            )
+    return Rules(axes, tuple(paths))
+
+
+def _names(rule: str, value: str) -> Names:
+    names = () if value == "none" else tuple(name.strip() for name in value.split("+"))
+    for name in names:
+        if name not in AXES:
+            raise UserError(f"config.mesh.rules: {rule!r}: no mesh axis {name!r}; {nearest(name, (*AXES, 'none'))}")
+    return names
+
+
+def _pattern(rule: str, pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"config.mesh.rules: {rule!r}: {pattern} is no regular expression: {error}") from error
+    return pattern
+
+
+def check_rules(spec: nn.Spec, rules: Rules) -> None:
+    """Makes sure that each pattern is some parameter's.
+
+    Raises:
+      UserError: it is none's, with the nearest of what there is.
+    """
+    paths = list(nn.flatten(spec))
+    for pattern, _ in rules.paths:
+        if not any(re.fullmatch(pattern, path) for path in paths):
+            raise UserError(
+                f"config.mesh.rules: {pattern!r} is no logical axis ({', '.join(rules.axes)}) and the whole path of no "
+                f"parameter; {hint(pattern, paths if '/' in pattern else [*rules.axes, *paths])}"
+            )
+
+
+def hint(pattern: str, paths: Sequence[str]) -> str:
+    """The path nearest to a pattern that matches none, any number being that of a layer."""
+    return nearest(pattern, {re.sub(r"(?<=/)\d+(?=/)", ".*", path) for path in paths})
 
 
 def make_mesh(sizes: config.Mesh, devices: Sequence[Any] | None = None) -> Mesh:
@@ -46,12 +131,6 @@ def make_mesh(sizes: config.Mesh, devices: Sequence[Any] | None = None) -> Mesh:
     return Mesh(np.asarray(devices).reshape(shape), AXES)
 
 
-def mesh_axes(axis: str | None, rules: Rules = RULES) -> tuple[str, ...]:
-    """The mesh axes that a logical axis is split over."""
-    names = rules.get(axis, ()) if axis else ()
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
 def parts(mesh: Mesh, names: Sequence[str]) -> int:
     """How many parts these mesh axes make."""
     return int(np.prod([mesh.shape[name] for name in names]))
@@ -60,21 +139,52 @@ def parts(mesh: Mesh, names: Sequence[str]) -> int:
 def partition_spec(
     shape: tuple[int, ...], axes: Sequence[str | None], mesh: Mesh, rules: Rules = RULES
 ) -> PartitionSpec:
-    """The mesh axes of each dimension. A dimension that its mesh axes do not divide stays whole."""
-    spec = []
+    """The mesh axes of each dimension of an activation.
+
+    A dimension that its mesh axes do not divide stays whole; of two that ask for the same mesh axis, the first has it.
+    """
+    spec, busy = [], set()
     for size, axis in zip(shape, axes, strict=True):
-        names = mesh_axes(axis, rules)
-        spec.append(names if names and size % parts(mesh, names) == 0 else None)
+        names = tuple(name for name in rules.axes.get(axis or "", ()) if name not in busy)
+        names = names if size % parts(mesh, names) == 0 else ()
+        busy.update(names)
+        spec.append(names or None)
     return PartitionSpec(*spec)
 
 
-def param_shardings(spec: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
-    """A tree of shardings for a tree of `Leaf`."""
-    return jax.tree.map(
-        lambda leaf: NamedSharding(mesh, partition_spec(leaf.shape, leaf.axes, mesh, rules)),
-        spec,
-        is_leaf=lambda x: isinstance(x, Leaf),
-    )
+def param_spec(path: str, leaf: Leaf, mesh: Mesh, rules: Rules = RULES) -> PartitionSpec:
+    """The mesh axes of each dimension of a parameter, by the pattern for its path or by its logical axes.
+
+    Raises:
+      UserError: the pattern does not fit its shape, or its logical axes ask for one mesh axis twice.
+    """
+    wrong = f"config.mesh.rules: {path} {list(leaf.shape)}"
+    if rule := rules.pattern(path):
+        pattern, split = rule
+        if len(split) > len(leaf.shape):
+            raise UserError(f"{wrong} has {len(leaf.shape)} dimensions, but {pattern!r} splits {len(split)}")
+        for size, names in zip(leaf.shape, split, strict=False):
+            if size % parts(mesh, names):
+                number, over = parts(mesh, names), "+".join(names)
+                raise UserError(f"{wrong}: {pattern!r} splits {size} over {over}, which is {number} and no divisor")
+        return PartitionSpec(*(names or None for names in split))
+    asked = [(axis, name) for axis in leaf.axes for name in rules.axes.get(axis or "", ())]
+    for i, (axis, name) in enumerate(asked):
+        if other := [first for first, same in asked[:i] if same == name]:
+            raise UserError(
+                f"{wrong}: {other[0]} and {axis} are both split over {name}; add {axis}=none or another axis"
+            )
+    return partition_spec(leaf.shape, leaf.axes, mesh, rules)
+
+
+def param_shardings(spec: nn.Spec, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """A tree of shardings for a tree of `Leaf`.
+
+    Raises:
+      UserError: as `param_spec` says.
+    """
+    flat = nn.flatten(spec)
+    return nn.unflatten({path: NamedSharding(mesh, param_spec(path, leaf, mesh, rules)) for path, leaf in flat.items()})
 
 
 def gather(
@@ -95,7 +205,7 @@ def gather(
         split = {path.removeprefix(f"{below}/"): s for path, s in split.items() if path.startswith(f"{below}/")}
     if but:
         split = {path: s for path, s in split.items() if not path.startswith(f"{but}/")}
-    busy = set(mesh_axes("rows", rules))
+    busy = set(rules.axes["rows"])
 
     def without(names: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
         names = (names,) if isinstance(names, str) else names or ()
@@ -120,12 +230,12 @@ def gather(
 
 def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
     """Of every array of a batch: split by rows."""
-    return NamedSharding(mesh, PartitionSpec(mesh_axes("rows", rules)))
+    return NamedSharding(mesh, PartitionSpec(rules.axes["rows"] or None))
 
 
 def row_shards(mesh: Mesh, rules: Rules = RULES) -> int:
     """How many parts the rows of a batch are split into."""
-    return parts(mesh, mesh_axes("rows", rules))
+    return parts(mesh, rules.axes["rows"])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

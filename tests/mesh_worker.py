@@ -30,21 +30,38 @@ from jaxft.models import nn
 
 STEPS, BATCH, EXAMPLES = 20, 13, 57  # five batches an epoch, the last of 5; rows are filled up to multiples of 8 and 16
 
-RUNS = {
-    "1": ((1, 1, 1), 1),
-    "8 data": ((8, 1, 1), 1),
-    "4 data x 2 fsdp": ((4, 2, 1), 1),
-    "2 x 2 x 2": ((2, 2, 2), 1),
-    "8 fsdp": ((1, 8, 1), 1),
-    "1 in 3 parts": ((1, 1, 1), 3),
-    "4 data x 2 fsdp in 2 parts": ((4, 2, 1), 2),
+Meshes = dict[str, tuple[tuple[int, int, int], int, tuple[str, ...]]]
+"""Sizes of data, fsdp and tensor; into how many parts a batch is split; and a user's own rules."""
+
+MESHES: Meshes = {
+    "1": ((1, 1, 1), 1, ()),
+    "8 data": ((8, 1, 1), 1, ()),
+    "4 data x 2 fsdp": ((4, 2, 1), 1, ()),
+    "2 x 2 x 2": ((2, 2, 2), 1, ()),
+    "8 fsdp": ((1, 8, 1), 1, ()),
 }
-"""Sizes of data, fsdp and tensor; and into how many parts a batch is split."""
+
+PARTS: Meshes = {"1 in 3 parts": ((1, 1, 1), 3, ()), "4 data x 2 fsdp in 2 parts": ((4, 2, 1), 2, ())}
+
+RULED: Meshes = {
+    "hidden units over fsdp": (
+        (4, 2, 1),
+        1,
+        ("embed=none", "mlp=fsdp", "heads=fsdp", ".*/word_embeddings/.*=none|fsdp"),
+    ),
+    "rows over all": (
+        (2, 2, 2),
+        1,
+        ("rows=data+fsdp+tensor", "embed=fsdp+tensor", "heads=none", "mlp=none", "vocab=none"),
+    ),
+}
+
+RUNS = MESHES | PARTS | RULED
 
 DROPOUT = {"off": (0.0, "hash"), "hash": (0.2, "hash"), "threefry": (0.2, "threefry")}
 
-FEWER = {"threefry": ("1", "2 x 2 x 2", "8 fsdp")}
-"""Threefry takes long to compile."""
+CHOSEN = {"off": MESHES | RULED, "hash": MESHES | PARTS, "threefry": ("1", "2 x 2 x 2", "8 fsdp")}
+"""The runs of the first task. Threefry takes long to compile."""
 
 OTHERS = {"hash": ("1", "2 x 2 x 2", "4 data x 2 fsdp in 2 parts")}
 """The runs of tasks after the first, which differ in the head alone."""
@@ -55,7 +72,14 @@ def make_mesh(sizes: tuple[int, int, int]) -> jax.sharding.Mesh:
     return sharding.make_mesh(config.Mesh(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: int(np.prod(sizes))])
 
 
-def curve(case: support.Case, sizes: tuple[int, int, int], parts: int, rate: float, generator: str) -> list[float]:
+def curve(
+    case: support.Case,
+    rate: float,
+    generator: str,
+    sizes: tuple[int, int, int],
+    parts: int,
+    rules: tuple[str, ...],
+) -> list[float]:
     """The loss of each step, of a run with as much padding and as many shapes as the mesh asks for."""
     mesh = make_mesh(sizes)
     rng = np.random.default_rng(0)
@@ -66,13 +90,14 @@ def curve(case: support.Case, sizes: tuple[int, int, int], parts: int, rate: flo
         train=config.Train(accumulate=parts, batch_size=BATCH),
         optimizer=config.Optimizer(learning_rate=3e-3),
         compute=config.Compute(dropout=generator),
+        mesh=config.Mesh(rules=rules),
     )
     order = Order(features.lengths, BATCH, seed=0)
     shapes = packing.plan(
         [order.lengths[order[i]] for i in range(STEPS)],
         longest=24,
         packing=True,
-        rows_multiple=sharding.row_shards(mesh) * parts,
+        rows_multiple=sharding.row_shards(mesh, sharding.read_rules(rules)) * parts,
         count=1,
         cost=lambda rows, length: rows * length,
     )
@@ -90,8 +115,8 @@ def curves(name: str) -> dict[str, dict[str, list[float]]]:
     """Dropout -> run -> loss of each step."""
     jax.config.update("jax_disable_most_optimizations", True)
     case, first = support.TASKS[name], next(iter(support.TASKS))
-    runs = {kind: FEWER.get(kind, RUNS) for kind in DROPOUT} if name == first else OTHERS
-    return {kind: {run: curve(case, *RUNS[run], *DROPOUT[kind]) for run in chosen} for kind, chosen in runs.items()}
+    chosen = CHOSEN if name == first else OTHERS
+    return {kind: {run: curve(case, *DROPOUT[kind], *RUNS[run]) for run in runs} for kind, runs in chosen.items()}
 
 
 WIDE = support.SMALL | {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 160, "max_position_embeddings": 56}

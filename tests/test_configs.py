@@ -33,7 +33,7 @@ def parse(argv: list[str]) -> flags.FlagValues:
     cli._define(values, argv)
     cli._check_config(argv)
     assert values(argv)[1:] == []
-    assert values.workdir or values.mode == "plan"
+    assert values.workdir or values.mode in ("plan", "inspect")
     return values
 
 

@@ -72,9 +72,9 @@ COMMAND_LINE: Rows = {
     ),
     "half a tuple": (
         flags("--config.data.columns=('a',"),
-        ["config.data.columns is \"('a',\"; it must be of type tuple[str, ...], written \"('a', 'b')\""],
+        ["config.data.columns is \"('a',\"; it must be of type tuple[str, ...], written a,b or \"('a', 'b')\""],
     ),
-    "a tuple of numbers": (flags("--config.task.labels=0,1"), ["config.task.labels is (0, 1)", "tuple[str, ...]"]),
+    "a tuple of numbers": (flags("--config.task.labels=(0,1)"), ["config.task.labels is (0, 1)", "tuple[str, ...]"]),
     "too small": (flags("--config.train.batch_size=0"), ["config.train.batch_size is 0; it must be at least 1"]),
     "too large": (
         flags("--config.data.validation_fraction=2"),
@@ -163,6 +163,41 @@ RUNS: Rows = {
     ),
     "a mesh with two unknowns": (flags("--config.mesh.fsdp=-1"), ["config.mesh is", "at most one is -1"]),
     "a mesh with a zero": (flags("--config.mesh.tensor=0"), ["config.mesh is", "tensor 0", "sizes are 1 or more"]),
+    "a rule for no mesh axis": (
+        flags("--config.mesh.rules=mlp=tenser"),
+        ["config.mesh.rules: 'mlp=tenser': no mesh axis 'tenser'", "did you mean 'tensor'?"],
+    ),
+    "a rule that names an axis twice": (
+        flags("--config.mesh.rules=embed=none,.*/kernel=fsdp|fsdp"),
+        ["'.*/kernel=fsdp|fsdp' names fsdp twice"],
+    ),
+    "rules that split a parameter twice over one axis": (
+        flags("--config.mesh.rules=mlp=fsdp"),
+        ["intermediate/dense/kernel [32, 64]: embed and mlp are both split over fsdp", "add mlp=none"],
+    ),
+    "a rule for a logical axis that there is not": (
+        flags("--config.mesh.rules=mpl=tensor"),
+        ["'mpl' is no logical axis (rows, vocab, heads, mlp, embed)", "no parameter", "did you mean 'mlp'?"],
+    ),
+    "a rule for a parameter that there is not": (
+        flags("--config.mesh.rules=bert/encoder/layers/.*/attention/self/query/kernel=none"),
+        ["no parameter; did you mean 'bert/encoder/layer/.*/attention/self/query/kernel'?"],
+    ),
+    "a rule for more dimensions than there are": (
+        flags("--config.mesh.rules=.*/embeddings/.*=fsdp|none"),
+        ["bert/embeddings/LayerNorm/scale [32] has 1 dimensions, but '.*/embeddings/.*' splits 2"],
+    ),
+    "a rule of two dimensions for a logical axis": (
+        flags("--config.mesh.rules=mlp=fsdp|tensor"),
+        ["'mlp=fsdp|tensor': mlp is one dimension", "write mlp=fsdp+tensor"],
+    ),
+    "half a rule": (flags("--config.mesh.rules=mlp"), ["'mlp' is no rule; write AXIS=MESH_AXES or PATTERN="]),
+    "a rule that is no pattern": (flags("--config.mesh.rules=(a=none"), ["(a is no regular expression"]),
+    "nothing to draw": (
+        lambda room: ["--mode=inspect", f"--workdir={room.run}", "--draw=bert/poler/.*"],
+        ["--draw: 'bert/poler/.*' is the whole path of no parameter; did you mean 'bert/pooler/dense/"],
+    ),
+    "a drawing of no pattern": (on_run("inspect", "--draw=["), ["--draw: '[' is no regular expression"]),
     "a batch that cannot be split": (
         flags("--config.data.packing=off", "--config.train.accumulate=3"),
         ["config.train.batch_size is 8", "a multiple of 3", "accumulate 3"],
@@ -291,6 +326,10 @@ def test_debug_shows_the_traceback(room):
 
 
 PROCESSES: Rows = {
+    "a rule that the sizes do not allow": (
+        flags("--config.mesh.rules=.*/word_embeddings/embedding=data"),
+        ["embedding [30522, 32]: '.*/word_embeddings/embedding' splits 30522 over data, which is 8 and no divisor"],
+    ),
     "a mistake of ours to tell": (flags("--config.epochs=1"), ["did you mean 'train.epochs'?"]),
     "a batch for eight devices": (
         flags("--config.data.packing=off", "--config.train.batch_size=12"),

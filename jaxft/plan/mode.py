@@ -37,7 +37,7 @@ class Subject:
     def plan(self, experiment: config.Experiment, mesh: Mesh) -> dict[str, Any]:
         """What plan.json holds, of this experiment (which may differ in `mesh`, `compute` and `accumulate`)."""
         composed = program.compose(experiment, self.model, self.task, steps=1000, mesh=mesh)
-        shape = self.shape(sharding.row_shards(mesh) * experiment.train.accumulate)
+        shape = self.shape(composed.row_shards * experiment.train.accumulate)
         return planned.plan(experiment, composed, shape, self.lengths, experiment.data.cache)
 
 
