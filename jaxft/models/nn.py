@@ -201,18 +201,35 @@ def dense(p: Params, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch o
     return (flat + p["bias"]).astype(x.dtype).reshape(*x.shape[:-1], -1)
 
 
+def _kept_narrow(wide: Callable[..., Array], x: Array, *rest: Array) -> Array:
+    """`wide(x, ...)`, which computes in float32, recomputed in the backward pass where x is narrower.
+
+    Else XLA, which leaves out a cast to bfloat16 and back, keeps float32 activations from the forward pass: twice the
+    bytes.
+    """
+    return (wide if x.dtype == jnp.float32 else jax.checkpoint(wide))(x, *rest)
+
+
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """x Phi(x) (Hendrycks and Gimpel 2016) in float32; by erf, for which XLA has a faster kernel than for erfc."""
-    h = x.astype(jnp.float32)
-    return (0.5 * h * (1 + jax.lax.erf(h * 2**-0.5))).astype(x.dtype)
+
+    def wide(x: Array) -> Array:
+        h = x.astype(jnp.float32)
+        return (0.5 * h * (1 + jax.lax.erf(h * 2**-0.5))).astype(x.dtype)
+
+    return _kept_narrow(wide, x)
 
 
 def layer_norm(p: Params, x: Float[Array, "*batch embed"], eps: float) -> Float[Array, "*batch embed"]:
     """Layer normalization over the last axis (Ba et al. 2016), computed in float32."""
-    h = x.astype(jnp.float32)
-    h = h - h.mean(-1, keepdims=True)
-    h = h * jax.lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + eps)
-    return (h * p["scale"] + p["bias"]).astype(x.dtype)
+
+    def wide(x: Array, scale: Array, bias: Array) -> Array:
+        h = x.astype(jnp.float32)
+        h = h - h.mean(-1, keepdims=True)
+        h = h * jax.lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + eps)
+        return (h * scale + bias).astype(x.dtype)
+
+    return _kept_narrow(wide, x, p["scale"], p["bias"])
 
 
 def embed(p: Params, ids: Int[Array, "*batch"], dtype: Any) -> Float[Array, "*batch embed"]:
