@@ -182,7 +182,7 @@ WIDE = support.SMALL | {"vocab_size": 512, "hidden_size": 128, "num_hidden_layer
 """A body whose kernels outweigh the rest."""
 
 
-def on_tpu(name: str, hf: dict[str, Any] = WIDE, rows: int = 64, length: int = 24, **mesh: int) -> dict[str, Any]:
+def on_tpu(name: str, hf: dict[str, Any] = WIDE, rows: int = 64, length: int = 24, **mesh: Any) -> dict[str, Any]:
     """The plan of a bfloat16 step on full rows."""
     pytest.importorskip("libtpu", reason=topology.MISSING)
     options = config.SequenceClassification(labels=("a", "b"))
