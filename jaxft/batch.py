@@ -20,11 +20,12 @@ EXAMPLE_INPUTS = {"starts": np.int32, "weights": np.float32, "order": np.int32}
 
 
 class Target(NamedTuple):
-    """An array for the loss: per example `[rows, slots]` or per token `[rows, length]`; `fill` where there is none."""
+    """An array for the loss: per example `[rows, slots, *size]` or per token `[rows, length]`; `fill` where none is."""
 
     per: str  # "example" or "token"
     dtype: Any
     fill: float = 0
+    size: tuple[int, ...] = ()
 
 
 class BatchShape(NamedTuple):
@@ -38,13 +39,13 @@ class BatchShape(NamedTuple):
         return f"{self.rows} x {self.length} (up to {self.slots} examples a row)"
 
 
-def arrays(shape: BatchShape, targets: Mapping[str, Target]) -> dict[str, tuple[tuple[int, int], Any]]:
+def arrays(shape: BatchShape, targets: Mapping[str, Target]) -> dict[str, tuple[tuple[int, ...], Any]]:
     """Name -> dimensions and dtype of each array of a batch."""
     token, example = (shape.rows, shape.length), (shape.rows, shape.slots)
     return (
         {name: (token, np.int32) for name in TOKEN_INPUTS}
         | {name: (example, dtype) for name, dtype in EXAMPLE_INPUTS.items()}
-        | {name: (token if t.per == "token" else example, t.dtype) for name, t in targets.items()}
+        | {name: ((*(token if t.per == "token" else example), *t.size), t.dtype) for name, t in targets.items()}
     )
 
 

@@ -65,7 +65,21 @@ class SequenceClassification(Task):
     labels: tuple[str, ...] = knob(
         (), "label names in the order of their ids; empty: those of the training data, sorted"
     )
-    problem: str = knob("auto", "what the label is; auto: single_label", choices=("auto", "single_label", "regression"))
+    problem: str = knob(
+        "auto",
+        "what the label is; auto: multi_label where it is a list or in label_columns, else single_label",
+        choices=("auto", "single_label", "multi_label", "regression"),
+    )
+    label_columns: tuple[str, ...] = knob((), "columns of 0 and 1, one a label, instead of `label`")
+    delimiter: str = knob(",", "what separates labels in a text, for multi_label")
+    thresholds: tuple[float, ...] = knob(
+        (), "probability from which each label is predicted, for multi_label; empty: tuned on validation"
+    )
+    class_weights: tuple[float, ...] = knob(
+        (), "weight of each label in the loss, for multi_label where it holds; empty: all 1, or `balanced`"
+    )
+    balanced: bool = knob(False, "class_weights by how rare a label is in the training data")
+    label_smoothing: float = knob(0.0, "share of each target spread evenly over the classes", low=0, high=1)
 
 
 @dataclass(kw_only=True)

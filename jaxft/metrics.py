@@ -78,6 +78,76 @@ def _roc_auc(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
     return float(roc_auc_score(np.eye(classes)[labels], probabilities, average="macro"))
 
 
+def multi_label(
+    labels: np.ndarray, probabilities: np.ndarray, thresholds: Sequence[float], names: Sequence[str]
+) -> dict[str, float]:
+    """Metrics where an example can have any number of labels; those at or above their thresholds are predicted.
+
+    The averages are scikit-learn's: macro over all labels, 0/0 counts as 0; of the average precision over the labels
+    that occur.
+
+    Args:
+      labels: [n, labels] of 0 and 1.
+      probabilities: [n, labels].
+      thresholds: of each label.
+      names: of the labels.
+
+    Returns:
+      `subset_accuracy` (all labels of an example right), `{precision,recall,f1}_{macro,micro}`,
+      `average_precision_{macro,micro}`, `{precision,recall,f1,support}/NAME`. Empty for n = 0.
+    """
+    from sklearn.metrics import average_precision_score
+
+    labels, probabilities = np.asarray(labels) > 0, np.asarray(probabilities, np.float64)
+    if labels.shape != probabilities.shape or labels.shape[1:] != (len(names),):
+        raise ValueError(f"probabilities are {probabilities.shape}, labels {labels.shape} for {len(names)} names")
+    if not len(labels):
+        return {}
+    predicted = probabilities >= np.asarray(thresholds)
+    counts = ((labels & predicted).sum(0), predicted.sum(0), labels.sum(0))
+    right, chosen, taken = (np.append(count, count.sum()) for count in counts)  # the last entry is of all labels
+    ratio = lambda part, whole: np.where(whole, part / np.maximum(whole, 1), 0.0)  # noqa: E731
+    each = {"precision": ratio(right, chosen), "recall": ratio(right, taken), "f1": ratio(2 * right, chosen + taken)}
+    results = {"subset_accuracy": float((labels == predicted).all(1).mean())}
+    for kind, values in each.items():
+        results |= {f"{kind}_macro": float(values[:-1].mean()), f"{kind}_micro": float(values[-1])}
+    there = taken[:-1] > 0
+    if there.any() and np.isfinite(probabilities).all():
+        found = [average_precision_score(labels[:, i], probabilities[:, i]) for i in np.flatnonzero(there)]
+        results["average_precision_macro"] = float(np.mean(found))
+        results["average_precision_micro"] = float(
+            average_precision_score(labels.reshape(-1), probabilities.reshape(-1))
+        )
+    for kind, values in each.items():
+        results |= {f"{kind}/{name}": float(value) for name, value in zip(names, values, strict=False)}
+    return results | {f"support/{name}": int(count) for name, count in zip(names, taken, strict=False)}
+
+
+def best_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, ...]:
+    """Of each label the threshold of the highest F1, midway between two probabilities; 0.5 where it does not occur.
+
+    Of several equally good ones the one nearest to 0.5.
+
+    Args:
+      labels: [n, labels] of 0 and 1.
+      probabilities: [n, labels].
+    """
+    return tuple(_best_threshold(labels[:, i] > 0, probabilities[:, i]) for i in range(labels.shape[1]))
+
+
+def _best_threshold(held: np.ndarray, probabilities: np.ndarray) -> float:
+    if not held.any():
+        return 0.5
+    order = np.argsort(-probabilities, kind="stable")
+    ranked = probabilities[order]
+    f1 = 2 * np.cumsum(held[order]) / (np.arange(1, len(held) + 1) + held.sum())  # of the first 1, 2, ... predicted
+    below = np.append(ranked[1:], 0.0)
+    cuts = np.flatnonzero(ranked > below)
+    middle = (ranked[cuts] + below[cuts]) / 2
+    best = np.flatnonzero(f1[cuts] == f1[cuts].max(initial=0))
+    return float(middle[best[np.abs(middle[best] - 0.5).argmin()]]) if len(best) else 0.5
+
+
 def regression(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """Mean squared error, Pearson's and Spearman's correlation of `[n]` labels and `[n]` scores. Empty for n = 0."""
     from scipy.stats import pearsonr, spearmanr

@@ -200,14 +200,15 @@ def _finish(
     if best != position.step:
         state = checkpoints.read(best, job.program.state, state.frozen)
     weights = (state.trainable, state.frozen)
+    validated = distributed.once(lambda: _validated(folder, best))
+    job = dataclasses.replace(job, task=job.task.decide(_thresholds(validated)))
     split = "test" if "test" in job.features else "validation"
     values, found = _measure(job, step, split, weights)
     if split == "test":
         log(best, split, values)
-    chosen = distributed.once(lambda: _validated(folder, best))
-    results = {f"validation/{k}": v for k, v in chosen.items() if k not in ("step", "split")}
+    results = {f"validation/{k}": v for k, v in validated.items() if k not in ("step", "split")}
     results |= {f"{split}/{k}": v for k, v in values.items()} | {"best_step": best, **trained}
-    _export(job, folder, weights, results)
+    _export(job, folder, weights, _thresholds(validated), results)
     plots = job.task.plots(found.outputs, job.features[split], job.splits[split])
     if distributed.primary():
         page.write(folder.path, config.to_dict(job.experiment), folder.history(), results, plots)
@@ -226,6 +227,12 @@ def _validated(folder: Workdir, step: int) -> dict[str, float]:
     return next(line for line in folder.history() if (line["step"], line["split"]) == (step, "validation"))
 
 
+def _thresholds(validated: Mapping[str, float]) -> dict[str, float]:
+    """Those that validation has chosen, by name; see `jaxft.tasks.base.Task.decide`."""
+    prefix = "threshold/"
+    return {name.removeprefix(prefix): value for name, value in validated.items() if name.startswith(prefix)}
+
+
 def _training(job: Job, position: Position, state: State, peak: float | None) -> dict[str, float]:
     seconds = max(position.seconds, 1e-9)
     utilization = {"train/model_flops_utilization": position.flops / seconds / peak} if peak else {}
@@ -242,7 +249,13 @@ def _training(job: Job, position: Position, state: State, peak: float | None) ->
     }
 
 
-def _export(job: Job, folder: Workdir, weights: tuple[Params, Params], results: Mapping[str, float]) -> None:
+def _export(
+    job: Job,
+    folder: Workdir,
+    weights: tuple[Params, Params],
+    thresholds: Mapping[str, float],
+    results: Mapping[str, float],
+) -> None:
     from jaxft import export as hf
 
     assert job.program.merge is not None
@@ -252,7 +265,7 @@ def _export(job: Job, folder: Workdir, weights: tuple[Params, Params], results: 
     about = {"pipeline": task.pipeline, "usage": task.usage}
     card = hf.model_card(name, config.to_dict(e), dict(results), command, e.model.path, **about)
     architecture = job.body.model.module.HF_NAME + task.head
-    hf_config = job.body.hf | task.hf_config()
+    hf_config = job.body.hf | task.hf_config() | ({"thresholds": dict(thresholds)} if thresholds else {})
     hf.export(folder.export, job.program.merge(*weights), hf_config, architecture, job.body.directory, card)
 
 
@@ -262,11 +275,12 @@ def evaluate(workdir: str) -> dict[str, float]:
 
     folder = Workdir(workdir)
     job = prepare(_on_these_devices(folder.experiment()))
-    weights = _weights(folder, job.program)
+    weights, _ = _weights(folder, job.program)
     step = _evaluations(job)
     results = {}
     for split in (name for name in ("validation", "test") if name in job.features):
         values, found = _measure(job, step, split, weights)
+        job = dataclasses.replace(job, task=job.task.decide(_thresholds(values)))
         results |= {f"{split}/{k}": v for k, v in values.items()}
         names = job.task.plots(found.outputs, job.features[split], job.splits[split]).get("names", ())
         say(tables.metrics_table(results, split, names))
@@ -307,17 +321,18 @@ def _predictions(
     shapes = _prediction_shapes(features.lengths, experiment, composed.row_shards)
     feed = Feed(features, task.targets, shapes, composed.batch_sharding)
     distributed.wait_for_all("prepared")
-    weights = _weights(folder, composed)
+    weights, thresholds = _weights(folder, composed)
     abstract = (composed.state.trainable, composed.state.frozen)
     step = Compiled(composed.eval_step, abstract, composed.abstract_batch, shapes)
-    return task.predictions(run_evaluation(step, weights, feed, task.outputs).outputs, features, split)
+    found = run_evaluation(step, weights, feed, task.outputs)
+    return task.decide(thresholds).predictions(found.outputs, features, split)
 
 
 def export(workdir: str) -> Path:
     """Writes `export/` from the best checkpoint of a finished or interrupted run; returns the folder."""
     folder = Workdir(workdir)
     job = prepare(_on_these_devices(folder.experiment()))
-    _export(job, folder, _weights(folder, job.program, checkpoint=True), folder.results() or {})
+    _export(job, folder, *_weights(folder, job.program, checkpoint=True), folder.results() or {})
     say(f"exported: {folder.export}")
     return folder.export
 
@@ -355,14 +370,18 @@ def inspect(experiment: config.Experiment | None, workdir: str | None, draw: str
         tree.draw(drawn)
 
 
-def _weights(folder: Workdir, composed: program.Program, checkpoint: bool = False) -> tuple[Params, Params]:
-    """What learns, and what does not: of the export where there is one and it will do, else of the best checkpoint."""
+def _weights(
+    folder: Workdir, composed: program.Program, checkpoint: bool = False
+) -> tuple[tuple[Params, Params], dict[str, float]]:
+    """What learns, and what does not: of the export where there is one and it will do, else of the best checkpoint.
+
+    With them the thresholds that validation has chosen.
+    """
     if folder.export.exists() and not checkpoint:
         key, prefix = jax.random.key(0), composed.model.prefix
         places = composed.param_shardings
-        return composed.split(
-            pretrained.load(folder.export, composed.spec, key=key, base_prefix=prefix, shardings=places)[0]
-        )
+        params = pretrained.load(folder.export, composed.spec, key=key, base_prefix=prefix, shardings=places)[0]
+        return composed.split(params), pretrained.read_config(folder.export).get("thresholds", {})
     empty = UserError(f"{folder.path} holds no checkpoint and no export yet; train first")
     if not folder.checkpoints.is_dir():
         raise empty
@@ -375,7 +394,7 @@ def _weights(folder: Workdir, composed: program.Program, checkpoint: bool = Fals
     if best is not None and best != position["step"]:
         state = checkpoints.read(best, composed.state, frozen)
     checkpoints.close()
-    return state.trainable, state.frozen
+    return (state.trainable, state.frozen), {} if best is None else _thresholds(_validated(folder, best))
 
 
 def _source(folder: Workdir, experiment: config.Experiment) -> config.Model:

@@ -183,7 +183,7 @@ def jsonl(row: int, **changed: object) -> str:
 
 
 SCORES = "text,label\n" + "".join(f"number {i},{i}.5\n" for i in range(8))
-REGRESSION = "--config.task.problem=regression"
+REGRESSION, SEVERAL = "--config.task.problem=regression", "--config.task.problem=multi_label"
 
 DATA: Rows = {
     "no such file": (
@@ -252,9 +252,38 @@ DATA: Rows = {
         ["a.csv, row 1: label 0.5 in 'label'", "config.task.problem=regression"],
     ),
     "lists for classes": (data("a.jsonl", jsonl(1, label=[1])), ["a.jsonl, line 2: column 'label' is text"]),
-    "lists for every class": (
-        data("a.jsonl", '{"text": "x", "label": [1]}\n{"text": "y", "label": [2]}\n'),
-        ["a.jsonl, row 1: label [1] in 'label'"],
+    "objects for every class": (
+        data("a.jsonl", '{"text": "x", "label": {"a": 1}}\n{"text": "y", "label": {"a": 2}}\n'),
+        ["a.jsonl, row 1: label {'a': 1} in 'label' is a dict"],
+    ),
+    "an empty label among several": (
+        data("a.csv", 'text,label\nx,"a,,b"\ny,a\n', SEVERAL),
+        ["a.csv, row 1: 'label' holds 'a,,b', with an empty label in it"],
+    ),
+    "null for several labels": (
+        data("a.jsonl", jsonl(2, label=None), SEVERAL),
+        ["a.jsonl, row 2: no label in 'label'; write an empty list for none"],
+    ),
+    "a label of several that training never saw": (
+        folder({"train.csv": 'text,label\nx,"a,b"\n', "dev.csv": 'text,label\nx,"a,c"\n'}, SEVERAL),
+        ["dev.csv, row 1: label 'c' is not among", "there are: a, b"],
+    ),
+    "no label at all": (data("a.csv", csv("x,", "y,"), SEVERAL), ["a.csv: no labels in 'label'"]),
+    "a number other than 0 and 1 for a label": (
+        data("a.csv", "text,joy,anger\nx,0,1\ny,1,2\n", "--config.task.label_columns=('joy', 'anger')"),
+        ["a.csv, row 2: 'anger' is 2; a column of a label holds 0 or 1"],
+    ),
+    "no such column of a label": (
+        flags("--config.task.label_columns=('joy', 'anger')"),
+        ["good.csv has no column 'joy'; it has 'text', 'label'", "config.task.label_columns"],
+    ),
+    "too few class weights": (
+        flags("--config.task.class_weights=(1.0, 2.0, 3.0)"),
+        ["config.task.class_weights has 3 numbers for 2 labels: bad, good"],
+    ),
+    "smoothing of scores": (
+        data("a.csv", SCORES, REGRESSION, "--config.task.label_smoothing=0.1"),
+        ["config.task.label_smoothing is set, but the problem is regression"],
     ),
     "words for scores": (flags(REGRESSION), ["good.csv, row 1: label 'good' in 'label' is not a finite number"]),
     "null for a score": (

@@ -64,7 +64,7 @@ def bert_configs(draw: st.DrawFn, max_layers: int = 3, acts: Sequence[str] = ACT
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A task, and its random targets: `(rng, lengths of the examples) -> [examples]` or, per token, `[tokens]`."""
+    """A task, and its random targets: `(rng, lengths of the examples) -> [examples, ...]` or, per token, `[tokens]`."""
 
     options: config.Task
     targets: Mapping[str, Callable[[np.random.Generator, np.ndarray], np.ndarray]]
@@ -91,6 +91,10 @@ TASKS = {
     "regression": Case(
         config.SequenceClassification(problem="regression"),
         {"labels": lambda rng, lengths: rng.normal(size=len(lengths)).astype(np.float32)},
+    ),
+    "multi_label": Case(
+        config.SequenceClassification(labels=tuple("abc"), problem="multi_label"),
+        {"labels": lambda rng, lengths: rng.integers(0, 2, (len(lengths), 3)).astype(np.float32)},
     ),
     "token": Case(
         config.TokenClassification(labels=tuple("abcd"), problem="words"),

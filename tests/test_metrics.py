@@ -87,8 +87,54 @@ def test_not_finite_probabilities_leave_out_what_needs_them():
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match=r"\(3, 2\) for 3 labels and 3 names"):
         metrics.classification(np.zeros(3, int), np.ones((3, 2)), ["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"labels \(3, 3\) for 2 names"):
+        metrics.multi_label(np.zeros((3, 3)), np.ones((3, 3)), [0.5] * 3, ["a", "b"])
     with pytest.raises(ValueError, match=r"must be \[n\]"):
         metrics.regression(np.zeros(3), np.zeros((3, 1)))
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_multi_label_is_sklearn(count):
+    rng = np.random.default_rng(count)
+    labels = (rng.random((300, count)) < 0.3).astype(np.float32)
+    labels[:, 3:] = 0  # one label never holds
+    probabilities = np.clip(0.3 * labels + 0.7 * rng.random((300, count)), 0, 1)
+    thresholds, names = rng.uniform(0.3, 0.7, count), [f"name {i}" for i in range(count)]
+    predicted = probabilities >= thresholds
+    found = metrics.multi_label(labels, probabilities, thresholds.tolist(), names)
+    expected = {"subset_accuracy": (predicted == labels).all(1).mean()}
+    functions = {"precision": sk.precision_score, "recall": sk.recall_score, "f1": sk.f1_score}
+    for kind, function in functions.items():
+        each = [function(labels[:, i], predicted[:, i], zero_division=0) for i in range(count)]  # pyright: ignore
+        expected |= {f"{kind}/{name}": value for name, value in zip(names, each, strict=True)}
+        expected[f"{kind}_macro"] = np.mean(each)
+        expected[f"{kind}_micro"] = function(labels.reshape(-1), predicted.reshape(-1))
+    if count > 1:
+        assert expected["f1_macro"] == pytest.approx(
+            sk.f1_score(labels[:, :3], predicted[:, :3], average="macro") * 3 / 4
+        )
+        assert expected["f1_micro"] == pytest.approx(sk.f1_score(labels, predicted, average="micro"))
+        assert expected["subset_accuracy"] == sk.accuracy_score(labels, predicted)
+    there = labels[:, :3], probabilities[:, :3]
+    expected["average_precision_macro"] = sk.average_precision_score(*there, average="macro")
+    expected["average_precision_micro"] = sk.average_precision_score(labels, probabilities, average="micro")
+    expected |= {f"support/{name}": labels[:, i].sum() for i, name in enumerate(names)}
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-9), name
+
+
+def test_best_thresholds_are_those_of_all_that_can_be_chosen():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((60, 5)) < 0.4).astype(np.float32)
+    labels[:, 4] = 0
+    probabilities = np.round(0.2 * labels + 0.8 * rng.random((60, 5)), 1)  # with ties
+    probabilities[:, 3] = 0.25  # all tied
+    found = metrics.best_thresholds(labels, probabilities)
+    assert found[3:] == (0.125, 0.5)
+    for i, threshold in enumerate(found[:3]):
+        f1 = lambda cut, i=i: sk.f1_score(labels[:, i], probabilities[:, i] >= cut)  # noqa: E731
+        assert f1(threshold) == max(f1(cut) for cut in np.arange(0.05, 1, 0.1))
 
 
 def test_regression_is_scipy():

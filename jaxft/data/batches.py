@@ -61,8 +61,8 @@ def assemble(
     source = np.repeat(features.offsets[index], sizes) + within
     place = np.repeat(row * shape.length + start, sizes) + within
 
-    def fill(name: str, dims: tuple[int, int], dtype: type) -> np.ndarray:
-        out = np.full((high - low, dims[1]), targets[name].fill if name in targets else 0, dtype)
+    def fill(name: str, dims: tuple[int, ...], dtype: type) -> np.ndarray:
+        out = np.full((high - low, *dims[1:]), targets[name].fill if name in targets else 0, dtype)
         if name == "positions":
             out.reshape(-1)[place] = within
         elif name == "segment_ids":
@@ -152,6 +152,6 @@ class Feed:
 
         with jax.transfer_guard_host_to_device("allow"):  # placed by the part, which counts as implicit
             return {
-                name: jax.make_array_from_process_local_data(self.place, own(array), (rows, array.shape[1]))
+                name: jax.make_array_from_process_local_data(self.place, own(array), (rows, *array.shape[1:]))
                 for name, array in host.arrays.items()
             }

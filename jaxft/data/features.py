@@ -27,7 +27,7 @@ class Features:
     Attributes:
       offsets: `[n + 1]`; example i has the tokens offsets[i] .. offsets[i + 1] of each flat array.
       tokens: flat arrays per token: input_ids, token_type_ids and the targets per token.
-      examples: arrays `[n]`: the targets per example, and `row` where a row can have several examples.
+      examples: arrays `[n, ...]`: the targets per example, and `row` where a row can have several examples.
     """
 
     offsets: np.ndarray
@@ -52,7 +52,7 @@ class Features:
 
     @classmethod
     def of(cls, table: pa.Table) -> "Features":
-        """List columns are per token, others per example. All lists of a row must have one length."""
+        """Columns of lists of any length are per token, others per example. Lists of one row have one length."""
         offsets, tokens, examples = np.zeros(1, np.int64), {}, {}
         for name in table.column_names:
             column = table.column(name).combine_chunks()
@@ -61,6 +61,8 @@ class Features:
             if pa.types.is_list(column.type):
                 offsets = column.offsets.to_numpy().astype(np.int64)
                 tokens[name] = column.values.to_numpy()
+            elif pa.types.is_fixed_size_list(column.type):
+                examples[name] = column.flatten().to_numpy().reshape(-1, column.type.list_size)
             else:
                 examples[name] = column.to_numpy(zero_copy_only=False)
         return cls(offsets, tokens, examples)
@@ -95,7 +97,8 @@ def tokenize(count: int, make: Callable[[int, int], dict[str, Any]], path: Path 
 def _table(columns: Mapping[str, Any]) -> pa.Table:
     def array(values: Any) -> pa.Array:
         if isinstance(values, np.ndarray):
-            return pa.array(values)
+            flat = pa.array(values.reshape(-1))
+            return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
         flat = np.fromiter(itertools.chain.from_iterable(values), np.int32)
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in values])]).astype(np.int32)
         return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))

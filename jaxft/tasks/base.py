@@ -33,6 +33,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return e / e.sum(-1, keepdims=True)
 
 
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Elementwise, in float64."""
+    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+
+
 @runtime_checkable
 class Task(Protocol):
     """What `compose`, the data path and the evaluation ask of a task."""
@@ -96,7 +101,14 @@ class Task(Protocol):
         ...
 
     def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
-        """Of a labelled split, its features and the outputs for them."""
+        """Of a labelled split, its features and the outputs for them.
+
+        Thresholds that the task has not been given are chosen on this very split: `threshold/NAME` of the result.
+        """
+        ...
+
+    def decide(self, thresholds: Mapping[str, float]) -> Task:
+        """The same task with the thresholds, by NAME, that its metrics have chosen on the validation split."""
         ...
 
     def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:

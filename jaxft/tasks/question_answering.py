@@ -162,6 +162,9 @@ print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))"""
                 "n_best": listed
             }
 
+    def decide(self, thresholds: Mapping[str, float]) -> QuestionAnswering:
+        return self
+
     def plots(self, outputs: Host, features: Features, split: Split) -> dict[str, Any]:
         return {}
 

@@ -9,34 +9,19 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxft import config
 from jaxft.batch import Target
-from jaxft.errors import UserError, nearest
 from jaxft.models import Model, nn
-from jaxft.tasks.base import HEAD_SITE, Host, softmax
-from jaxft.types import Array, Batch, Float, Outputs, Params
+from jaxft.tasks import losses
+from jaxft.tasks.base import HEAD_SITE, Host, sigmoid, softmax
+from jaxft.types import Array, Batch, Outputs, Params
 
 if TYPE_CHECKING:
     from jaxft.data.features import Features
     from jaxft.data.sources import Split
-
-
-def cross_entropy(
-    logits: Float[Array, "rows slots classes"], batch: Batch
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """-log softmax(logits)[label], summed over the examples; and the number of examples."""
-    log_probs = jax.nn.log_softmax(logits)
-    picked = jnp.take_along_axis(log_probs, batch["labels"][..., None], axis=-1)[..., 0]
-    return -(batch["weights"] * picked).sum(), batch["weights"].sum()
-
-
-def squared_error(logits: Float[Array, "rows slots 1"], batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(logit - label)^2, summed over the examples; and the number of examples."""
-    return (batch["weights"] * jnp.square(logits[..., 0] - batch["labels"])).sum(), batch["weights"].sum()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +42,8 @@ print(predict("A text."))"""
 
     @property
     def targets(self) -> Mapping[str, Target]:
+        if self.options.problem == "multi_label":
+            return {"labels": Target("example", np.float32, size=(len(self.labels),))}
         return {"labels": Target("example", np.int32 if self.labels else np.float32)}
 
     @property
@@ -65,7 +52,7 @@ print(predict("A text."))"""
 
     @property
     def metric(self) -> str:
-        return "accuracy" if self.labels else "pearson"
+        return {"regression": "pearson", "multi_label": "f1_macro"}.get(self.options.problem, "accuracy")
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -83,22 +70,22 @@ print(predict("A text."))"""
         return {"logits": nn.dense(params["classifier"], pooled).astype(jnp.float32)}
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
-        return (cross_entropy if self.labels else squared_error)(outputs["logits"], batch)
+        logits, labels, weights = outputs["logits"], batch["labels"], batch["weights"]
+        if self.options.problem == "regression":
+            return losses.squared_error(logits[..., 0], labels, weights)
+        if self.options.problem == "multi_label":
+            return losses.binary_cross_entropy(logits, labels, weights, self.options.class_weights)
+        return losses.cross_entropy(logits, labels, weights, self.options.class_weights, self.options.label_smoothing)
 
     def features(self, split: Split, tokenizer: Any, max_length: int, labelled: bool = True) -> dict[str, Any]:
+        from jaxft.data import labels
+
         texts = [split.table.column(column).to_pylist() for column in self.inputs]
         encoded = tokenizer(
             *texts, truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=True
         )
         columns = {name: encoded[name] for name in ("input_ids", "token_type_ids")}
-        return columns | ({"labels": self._label_ids(split)} if labelled else {})
-
-    def _label_ids(self, split: Split) -> np.ndarray:
-        values = split.table.column(self.options.label).to_pylist()
-        if not self.labels:
-            return np.asarray(values, np.float32)
-        ids = {name: i for i, name in enumerate(self.labels)}
-        return np.asarray([ids[_name(value)] for value in values], np.int32)
+        return columns | ({"labels": labels.ids(self.options, split)} if labelled else {})
 
     def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
         from jaxft import metrics
@@ -106,11 +93,29 @@ print(predict("A text."))"""
         labels = features.examples["labels"]
         if not self.labels:
             return metrics.regression(labels, outputs["logits"][:, 0])
+        if self.options.problem == "multi_label":
+            probabilities = sigmoid(outputs["logits"])
+            thresholds = self.options.thresholds or metrics.best_thresholds(labels, probabilities)
+            chosen = {f"threshold/{name}": value for name, value in zip(self.labels, thresholds, strict=True)}
+            return metrics.multi_label(labels, probabilities, thresholds, self.labels) | chosen
         return metrics.classification(labels, softmax(outputs["logits"]), self.labels)
+
+    def decide(self, thresholds: Mapping[str, float]) -> SequenceClassification:
+        if self.options.problem != "multi_label" or not thresholds:
+            return self
+        values = tuple(thresholds[name] for name in self.labels)
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, thresholds=values))
 
     def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
         if not self.labels:
             yield from ({"score": float(score)} for score in outputs["logits"][:, 0])
+            return
+        if self.options.problem == "multi_label":
+            least = np.asarray(self.options.thresholds or [0.5] * len(self.labels))
+            for probabilities in sigmoid(outputs["logits"]):
+                named = {name: float(p) for name, p in zip(self.labels, probabilities, strict=True)}
+                held = [name for name, over in zip(self.labels, probabilities >= least, strict=True) if over]
+                yield {"prediction": held, "probabilities": named}
             return
         for probabilities in softmax(outputs["logits"]):
             best = int(probabilities.argmax())
@@ -121,14 +126,17 @@ print(predict("A text."))"""
         labels = features.examples["labels"]
         if not self.labels:
             return {"labels": labels, "scores": outputs["logits"][:, 0]}
+        if self.options.problem == "multi_label":
+            return {"names": self.labels}
         return {"labels": labels, "probabilities": softmax(outputs["logits"]), "names": self.labels}
 
     def hf_config(self) -> dict[str, Any]:
         names = self.labels or ("LABEL_0",)
+        kinds = {"regression": "regression", "multi_label": "multi_label_classification"}
         return {
             "id2label": {str(i): name for i, name in enumerate(names)},
             "label2id": {name: i for i, name in enumerate(names)},
-            "problem_type": "single_label_classification" if self.labels else "regression",
+            "problem_type": kinds.get(self.options.problem, "single_label_classification"),
         }
 
 
@@ -138,63 +146,20 @@ def build(options: config.SequenceClassification) -> SequenceClassification:
 
 def read(options: config.SequenceClassification, split: Split, labelled: bool) -> Split:
     """Checks every text and label."""
+    from jaxft.data import labels
     from jaxft.data.sources import check_text, require_columns
 
-    names = ("text", "text_pair", "label") if labelled else ("text", "text_pair")
-    require_columns(split, {f"task.{name}": getattr(options, name) for name in names})
+    columns = {"task.text": options.text, "task.text_pair": options.text_pair}
+    if labelled:
+        names = options.label_columns
+        columns |= {f"task.label_columns[{i}]": one for i, one in enumerate(names)} or {"task.label": options.label}
+    require_columns(split, columns)
     for column in filter(None, (options.text, options.text_pair)):
         check_text(split, column)
-    if labelled:
-        (_check_scores if options.problem == "regression" else _check_classes)(split, options.label)
-    return split
+    return labels.read(options, split) if labelled else split
 
 
 def resolve(options: config.SequenceClassification, splits: Mapping[str, Split]) -> config.SequenceClassification:
-    """Lists the label names: those given, or the training data's, sorted."""
-    if options.problem == "regression":
-        return dataclasses.replace(options, labels=())
-    names = options.labels or _names(splits["train"], options.label)
-    if len(names) == 1:
-        origin = splits["train"].origin
-        raise UserError(f"{origin}: all labels in {options.label!r} are {names[0]!r}; there must be two or more")
-    known = "config.task.labels" if options.labels else f"those of {splits['train'].origin}"
-    for split in splits.values():
-        _check_known(split, options.label, names, known)
-    return dataclasses.replace(options, labels=names, problem="single_label")
+    from jaxft.data import labels
 
-
-def _name(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _names(split: Split, column: str) -> tuple[str, ...]:
-    values = set(split.table.column(column).to_pylist())
-    return tuple(_name(value) for value in sorted(values, key=lambda v: (isinstance(v, str), v)))
-
-
-def _check_classes(split: Split, column: str) -> None:
-    for row, value in enumerate(split.table.column(column).to_pylist()):
-        if isinstance(value, float):
-            hint = "for scores set config.task.problem=regression"
-            raise UserError(
-                f"{split.where(row)}: label {value} in {column!r} is a number with a point, no class; {hint}"
-            )
-        if value is None or value == "":
-            raise UserError(f"{split.where(row)}: no label in {column!r}; fill it in or remove the row")
-        if not isinstance(value, str | int):
-            kind = type(value).__name__
-            raise UserError(f"{split.where(row)}: label {value} in {column!r} is a {kind}; make it text or an integer")
-
-
-def _check_known(split: Split, column: str, names: tuple[str, ...], known: str) -> None:
-    for row, value in enumerate(split.table.column(column).to_pylist()):
-        if _name(value) not in names:
-            raise UserError(
-                f"{split.where(row)}: label {_name(value)!r} is not among {known}; {nearest(_name(value), names)}"
-            )
-
-
-def _check_scores(split: Split, column: str) -> None:
-    for row, value in enumerate(split.table.column(column).to_pylist()):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-            raise UserError(f"{split.where(row)}: label {value!r} in {column!r} is not a finite number")
+    return labels.resolve(options, splits)

@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,6 +19,7 @@ from jaxft.batch import Target
 from jaxft.errors import UserError, nearest
 from jaxft.models import Model, nn
 from jaxft.tasks.base import HEAD_SITE, Host, softmax
+from jaxft.tasks.losses import cross_entropy
 from jaxft.types import Array, Batch, Outputs, Params
 
 if TYPE_CHECKING:
@@ -77,9 +77,7 @@ print(predict("A text."))"""
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """-log softmax(logits)[label], summed over the tokens that carry a tag; and their number."""
         tagged = (batch["labels"] != IGNORED).astype(jnp.float32)
-        labels = jnp.maximum(batch["labels"], 0)
-        picked = jnp.take_along_axis(jax.nn.log_softmax(outputs["logits"]), labels[..., None], axis=-1)[..., 0]
-        return -(tagged * picked).sum(), tagged.sum()
+        return cross_entropy(outputs["logits"], jnp.maximum(batch["labels"], 0), tagged)
 
     def features(self, split: Split, tokenizer: Any, max_length: int, labelled: bool = True) -> dict[str, Any]:
         """`words` is the word whose tag is read off a token, counted within its row; -1 for any other token."""
@@ -156,6 +154,9 @@ print(predict("A text."))"""
                 place = {"label": label, "text": text[start:end], "start": start, "end": end}
                 answer["entities"].append(place | {"score": float(scores[first:last].mean())})
             yield answer
+
+    def decide(self, thresholds: Mapping[str, float]) -> TokenClassification:
+        return self
 
     def plots(self, outputs: Host, features: Features, split: Split) -> dict[str, Any]:
         if self.options.problem == "words":
