@@ -220,6 +220,12 @@ class Compute(Section):
     dtype: str = knob(
         "float32", "dtype of activations and matmuls; parameters stay float32", choices=("float32", "bfloat16")
     )
+    attention: str = knob(
+        "xla",
+        "pallas: on TPUs by one kernel that keeps scores out of memory, where a device's heads make up a multiple of "
+        "128 columns and rows have at most 768 positions; else, and elsewhere, as xla",
+        choices=("xla", "pallas"),
+    )
     remat: bool = knob(False, "recompute each layer's activations in the backward pass, to save memory")
     scan: bool = knob(False, "compute the layers as a loop: the step compiles in a fraction of the time")
     dropout: str = knob("hash", "generator of dropout masks; hash is the cheaper one", choices=("hash", "threefry"))

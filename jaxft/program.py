@@ -103,6 +103,7 @@ def compose(
     base = nn.Run(
         dtype=DTYPES[compute.dtype],
         bits=GENERATORS[compute.dropout],
+        attention=_attention(compute, mesh, rules),
         remat=compute.remat,
         scan=compute.scan,
         constrain=sharding.constrain(mesh, rules),
@@ -157,6 +158,21 @@ def compose(
         state=state,
         abstract_batch=partial(batch.abstract, targets=task.targets, place=rows),
     )
+
+
+def _attention(compute: config.Compute, mesh: Mesh, rules: Rules) -> Callable[..., Array]:
+    """By the kernel where it is asked for and can be had, else by XLA's operations."""
+    if compute.attention == "xla" or mesh.devices.flat[0].platform != "tpu":
+        return nn.attention
+    from jaxft.models import kernel
+
+    spread = sharding.spread(kernel.attention, mesh, rules)
+
+    def attend(query: Array, key: Array, *args: Any) -> Array:
+        here = sharding.shard_shape(query.shape, sharding.QUERY, mesh, rules)
+        return (spread if kernel.supports(here, key.shape[1], args[-1]) else nn.attention)(query, key, *args)
+
+    return attend
 
 
 def _abstract_state(

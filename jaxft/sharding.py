@@ -112,6 +112,10 @@ def hint(pattern: str, paths: Sequence[str]) -> str:
     return nearest(pattern, {re.sub(r"(?<=/)\d+(?=/)", ".*", path) for path in paths})
 
 
+QUERY = ("rows", None, "heads", None)
+"""Logical axes of what attention takes and gives."""
+
+
 def make_mesh(sizes: config.Mesh, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of all devices (or the given ones) with axes `data`, `fsdp`, `tensor`.
 
@@ -240,6 +244,37 @@ def row_shards(mesh: Mesh, rules: Rules = RULES) -> int:
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
+
+
+def shard_shape(
+    shape: tuple[int, ...], axes: Sequence[str | None], mesh: Mesh, rules: Rules = RULES
+) -> tuple[int, ...]:
+    """The part of an array that a device holds."""
+    return NamedSharding(mesh, partition_spec(shape, axes, mesh, rules)).shard_shape(shape)
+
+
+def spread(attend: Callable[..., Array], mesh: Mesh, rules: Rules = RULES) -> Callable[..., Array]:
+    """An attention of one device, as `jaxft.models.kernel` has it, run by each on its own rows and heads."""
+
+    def spread_attend(
+        query: Array, key: Array, value: Array, query_segments: Array, segments: Array, drop: nn.PairDropout | None
+    ) -> Array:
+        wide = partition_spec(query.shape, QUERY, mesh, rules)
+        rows, heads = PartitionSpec(wide[0]), wide[2]
+        masks = (drop.numbers, drop.keys, jax.random.key_data(drop.key)) if drop else ()
+
+        def own(*args: Array) -> Array:
+            first, here = jax.lax.axis_index(heads) * args[0].shape[2] if heads else 0, drop
+            if here:
+                numbers, keys, words = args[5:]
+                here = here._replace(numbers=numbers, keys=keys, key=jax.random.wrap_key_data(words))
+            return attend(*args[:5], here, first_head=first, heads=query.shape[2])
+
+        specs = (wide, wide, wide, rows, rows, *((rows, rows, PartitionSpec()) if drop else ()))
+        run = jax.shard_map(own, mesh=mesh, in_specs=specs, out_specs=wide, check_vma=False)
+        return run(query, key, value, query_segments, segments, *masks)
+
+    return spread_attend
 
 
 def constrain(mesh: Mesh, rules: Rules = RULES) -> Callable[[Array, tuple[str | None, ...]], Array]:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import support
 
@@ -26,7 +28,7 @@ from jaxft.batch import BatchShape
 from jaxft.data import packing
 from jaxft.data.batches import Feed
 from jaxft.data.order import Order
-from jaxft.models import nn
+from jaxft.models import kernel, nn
 
 STEPS, BATCH, EXAMPLES = 20, 13, 57  # five batches an epoch, the last of 5; rows are filled up to multiples of 8 and 16
 
@@ -146,7 +148,22 @@ def facts() -> dict[str, Any]:
     for whole in (True, False):
         shapes = [x.shape for x in flat.values() if x.sharding.is_fully_replicated == whole]
         found["whole" if whole else "split"] = shapes
-    return found
+    return found | {"kernel": kernel_error()}
+
+
+def kernel_error() -> float:
+    """How far attention by the kernel, each device computing its own rows and heads, is off plain attention."""
+    rng = np.random.default_rng(0)
+    query, key, value = (jnp.asarray(rng.normal(size=(8, 16, 8, 32)), jnp.float32) for _ in range(3))
+    numbers, keys = jnp.arange(128).reshape(8, 16), jnp.broadcast_to(jnp.arange(16) % 5, (8, 16))
+    segments = jnp.broadcast_to(jnp.arange(16) // 5, (8, 16))
+    drop = nn.PairDropout(0.3, jax.random.key(1), nn.hash_bits, numbers, keys, 16)
+    spread = sharding.spread(partial(kernel.attention, interpret=True), make_mesh((2, 2, 2)))
+    found, wanted = (
+        jax.jit(lambda *args, attend=attend: attend(*args, drop))(query, key, value, segments, segments)
+        for attend in (spread, nn.attention)
+    )
+    return float(jnp.abs(found - wanted).max())
 
 
 def on_first_device(tree: Any, mesh: jax.sharding.Mesh) -> int:

@@ -186,7 +186,7 @@ def on_tpu(name: str, hf: dict[str, Any] = WIDE, rows: int = 64, length: int = 2
     """The plan of a bfloat16 step on full rows."""
     pytest.importorskip("libtpu", reason=topology.MISSING)
     options = config.SequenceClassification(labels=("a", "b"))
-    experiment = config.Experiment(task=options, mesh=config.Mesh(**mesh), compute=config.Compute(dtype="bfloat16"))
+    experiment = config.Experiment(task=options, mesh=config.Mesh(**mesh), compute=config.Compute(dtype="bfloat16"))  # pyright: ignore
     devices = sharding.make_mesh(experiment.mesh, topology.devices(name))
     composed = program.compose(experiment, models.build(hf), tasks.build(options), steps=10, mesh=devices)
     return planned.plan(experiment, composed, BatchShape(rows, length, 1), [length] * rows)

@@ -38,3 +38,7 @@ def test_parameters_are_gathered_and_activations_are_not(facts: dict[str, Any], 
 
 def test_one_device_needs_no_collectives(facts: dict[str, Any]):
     assert facts["1"]["collectives"] == []
+
+
+def test_each_device_computes_its_heads_by_the_kernel(facts: dict[str, Any]):
+    assert facts["kernel"] < 1e-5

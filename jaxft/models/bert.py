@@ -150,13 +150,10 @@ def _attend(p: Params, cfg: Config, asking: Array, hidden: Array, at: Array | No
         heads = nn.dense(p[name], x).reshape(*x.shape[:2], cfg.num_attention_heads, -1)
         return run.constrain(heads, ("rows", None, "heads", None))
 
-    def drop(probs: Array) -> Array:
-        rate, span = cfg.attention_probs_dropout_prob, cfg.max_position_embeddings
-        return run.drop_pairs(probs, rate, batch["positions"], span)
-
     query, key, value = project("query", asking), project("key", hidden), project("value", hidden)
     segments = batch["segment_ids"]
     asking_segments = segments if at is None else nn.pick(segments, at)
+    drop = run.pairs(cfg.attention_probs_dropout_prob, batch["positions"], cfg.max_position_embeddings)
     return run.attention(query, key, value, asking_segments, segments, drop).reshape(asking.shape)
 
 

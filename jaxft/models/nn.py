@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax.extend.random import threefry2x32_p
 
-from jaxft.types import Array, Batch, Float, Int, Key, Params, Shaped, UInt32
+from jaxft.types import Array, Batch, Bool, Float, Int, Key, Params, Shaped, UInt32
 
 Spec = dict[str, Any]
 """A tree of `Leaf`, of the shape of the parameters that it declares."""
@@ -49,7 +49,12 @@ def path_key(key: Key[Array, ""], path: str) -> Key[Array, ""]:
 
 def dropout(x: Float[Array, "*shape"], rate: float, bits: UInt32[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Zeroes entries with probability `rate` and scales the rest by 1 / (1 - rate) (Srivastava et al. 2014)."""
-    return jnp.where(bits >= jnp.uint32(round(rate * 2**32)), x * jnp.asarray(1 / (1 - rate), x.dtype), 0)
+    return jnp.where(kept(bits, rate), x * jnp.asarray(1 / (1 - rate), x.dtype), 0)
+
+
+def kept(bits: UInt32[Array, "*shape"], rate: float) -> Bool[Array, "*shape"]:
+    """Which entries dropout leaves."""
+    return bits >= jnp.uint32(round(rate * 2**32))
 
 
 def threefry_bits(key: Key[Array, ""], index: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
@@ -65,6 +70,11 @@ def hash_bits(key: Key[Array, ""], index: UInt32[Array, "*shape"]) -> UInt32[Arr
     it to that), not for more. The constants are those of the integer hash "lowbias32" (Wellons 2018, hash-prospector).
     """
     low, high = jax.random.key_data(key)[:2]
+    return mix(low, high, index)
+
+
+def mix(low: UInt32[Array, ""], high: UInt32[Array, ""], index: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+    """`hash_bits` by the two words of a key."""
     h = index * jnp.uint32(0x9E3779B1) + low
     h = (h ^ (h >> 16)) * jnp.uint32(0x7FEB352D)
     h = ((h ^ (h >> 15)) + high) * jnp.uint32(0x846CA68B)
@@ -90,13 +100,36 @@ def token_numbers(batch: Batch, positions: int) -> Int[Array, "rows length"]:
     return jnp.take_along_axis(batch["order"], slot, axis=1) * positions + batch["positions"]
 
 
+class PairDropout(NamedTuple):
+    """Dropout of attention probabilities, the mask a function of the query's token, the head and the key's position.
+
+    Attributes:
+      rate, key, bits: as in `dropout` and `Run`.
+      numbers: of the tokens that ask; see `token_numbers`.
+      keys: positions in their examples of the tokens that are asked, below `span`.
+    """
+
+    rate: float
+    key: Key[Array, ""]
+    bits: Callable[[Array, Array], Array]
+    numbers: Int[Array, "rows queries"]
+    keys: Int[Array, "rows length"]
+    span: int
+
+    def __call__(self, probs: Float[Array, "rows heads queries length"]) -> Float[Array, "rows heads queries length"]:
+        rows, heads, queries, _ = probs.shape
+        asking = count(self.numbers, (rows, queries, heads)).swapaxes(1, 2)[..., None]
+        pair = asking * jnp.uint32(self.span) + self.keys[:, None, None].astype(jnp.uint32)
+        return dropout(probs, self.rate, self.bits(self.key, pair))
+
+
 def attention(
     query: Float[Array, "rows queries heads dim"],
     key: Float[Array, "rows length heads dim"],
     value: Float[Array, "rows length heads dim"],
     query_segments: Int[Array, "rows queries"],
     segments: Int[Array, "rows length"],
-    drop: Callable[[Array], Array],
+    drop: PairDropout | None,
 ) -> Float[Array, "rows queries heads dim"]:
     """softmax(Q K^T / sqrt(dim)) V within each segment (Vaswani et al. 2017, eq. 1), softmax in float32.
 
@@ -106,7 +139,7 @@ def attention(
     scores = jnp.einsum("rqhd,rkhd->rhqk", query * query.shape[-1] ** -0.5, key).astype(jnp.float32)
     same = query_segments[:, None, :, None] == segments[:, None, None, :]
     probs = jax.nn.softmax(jnp.where(same, scores, -jnp.inf)).astype(value.dtype)
-    return jnp.einsum("rhqk,rkhd->rqhd", drop(probs), value)
+    return jnp.einsum("rhqk,rkhd->rqhd", drop(probs) if drop else probs, value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,18 +188,12 @@ class Run:
         assert self.numbers is not None, "set by Run.over"
         return dropout(x, rate, self.bits(jax.random.fold_in(self.key, site), count(self.numbers, x.shape)))
 
-    def drop_pairs(
-        self, x: Float[Array, "rows heads queries keys"], rate: float, keys: Int[Array, "rows keys"], span: int
-    ) -> Array:
-        """Dropout of attention; its queries are `numbers`, its keys' positions in their examples are below `span`."""
+    def pairs(self, rate: float, keys: Int[Array, "rows length"], span: int) -> PairDropout | None:
+        """Dropout of attention of the tokens at hand to those at given positions in their examples, below `span`."""
         if self.key is None or rate == 0:
-            return x
+            return None
         assert self.numbers is not None, "set by Run.over"
-        rows, heads, queries, _ = x.shape
-        pair = count(self.numbers, (rows, queries, heads)).swapaxes(1, 2)[..., None] * jnp.uint32(span)
-        return dropout(
-            x, rate, self.bits(jax.random.fold_in(self.key, 0), pair + keys[:, None, None].astype(jnp.uint32))
-        )
+        return PairDropout(rate, jax.random.fold_in(self.key, 0), self.bits, self.numbers, keys, span)
 
 
 def repeat(

@@ -1,0 +1,168 @@
+"""Attention in one Pallas kernel, for TPUs: scores and probabilities never leave the chip's own memory.
+
+It computes what `jaxft.models.nn.attention` does, dropout masks included, and keeps nothing for the backward pass but
+its arguments: probabilities are computed again there (Dao et al. 2022, FlashAttention). Rows of packed encoders are
+short enough for all scores of a head to be at hand at once, so that the softmax is a plain one.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from jaxft.models import nn
+from jaxft.types import Array, Float, Int
+
+LANES = 128
+"""Width of a vector register: one program computes as many heads as fit into it."""
+
+LONGEST = 768
+"""Positions a row, at most: a head's scores fit several times into the 16 MiB of memory that a core of TPU v4 has."""
+
+
+class Static(NamedTuple):
+    """What a kernel is made for: size of a head, heads of all devices, and dropout's rate and span."""
+
+    dim: int
+    heads: int
+    rate: float
+    span: int
+    interpret: bool
+
+
+def supports(query: tuple[int, ...], length: int, drop: nn.PairDropout | None) -> bool:
+    """Whether `attention` computes queries of this shape, rows of this length, and this kind of dropout."""
+    _, queries, heads, dim = query
+    fits = max(queries, length) <= LONGEST and LANES % dim == 0 and heads * dim % LANES == 0
+    return fits and (drop is None or drop.bits is nn.hash_bits)
+
+
+def attention(
+    query: Float[Array, "rows queries heads dim"],
+    key: Float[Array, "rows length heads dim"],
+    value: Float[Array, "rows length heads dim"],
+    query_segments: Int[Array, "rows queries"],
+    segments: Int[Array, "rows length"],
+    drop: nn.PairDropout | None,
+    *,
+    first_head: Int[Array, ""] | int = 0,
+    heads: int = 0,
+    interpret: bool = False,
+) -> Float[Array, "rows queries heads dim"]:
+    """As `jaxft.models.nn.attention`, of what `supports` admits.
+
+    Args:
+      first_head, heads: which of how many heads these are, where others are on other devices; 0: these are all.
+      interpret: compute on any device, slowly, to test the kernel.
+    """
+    rows, queries, here, dim = query.shape
+    zeros = jnp.zeros((1, 1), jnp.uint32)
+    scalars, numbers, keys = jnp.zeros(3, jnp.uint32), zeros, zeros
+    if drop is not None:
+        scalars = jnp.stack([*jax.random.key_data(drop.key)[:2], jnp.uint32(first_head)])
+        numbers, keys = drop.numbers, drop.keys
+    marks = (
+        query_segments[:, :, None],
+        segments[:, None, :],
+        jnp.broadcast_to(numbers.astype(jnp.uint32), (rows, queries))[:, :, None],
+        jnp.broadcast_to(keys.astype(jnp.uint32), segments.shape)[:, None, :],
+    )
+    static = Static(dim, heads or here, drop.rate if drop else 0.0, drop.span if drop else 0, interpret)
+    flat = lambda x: x.reshape(*x.shape[:2], here * dim)  # noqa: E731
+    out: Array = _attention(static, scalars, flat(query), flat(key), flat(value), marks)  # pyright: ignore
+    return out.reshape(query.shape)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(static: Static, scalars: Array, query: Array, key: Array, value: Array, marks: Any) -> Array:
+    return _call(static, _forward, scalars, (query, key, value), marks, (query,))[0]
+
+
+def _attention_forward(static: Static, scalars: Array, query: Array, key: Array, value: Array, marks: Any) -> Any:
+    return _attention(static, scalars, query, key, value, marks), (scalars, query, key, value, marks)
+
+
+def _attention_backward(static: Static, kept: Any, grad: Array) -> Any:
+    scalars, query, key, value, marks = kept
+    grads = _call(static, _backward, scalars, (query, key, value, grad), marks, (query, key, value))
+    return (None, *grads, None)
+
+
+_attention.defvjp(_attention_forward, _attention_backward)
+
+
+def _call(static: Static, kernel: Any, scalars: Array, wide: tuple, marks: tuple, like: tuple) -> Any:
+    """Runs a kernel on each row and each group of heads; its outputs are arrays like the given ones."""
+    rows, _, hidden = wide[0].shape
+    per_group = lambda x: pl.BlockSpec((1, x.shape[1], LANES), lambda row, group: (row, 0, group))  # noqa: E731
+    per_row = lambda x: pl.BlockSpec((1, *x.shape[1:]), lambda row, group: (row, 0, 0))  # noqa: E731
+    return pl.pallas_call(
+        partial(kernel, static),
+        grid=(rows, hidden // LANES),
+        in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), *map(per_group, wide), *map(per_row, marks)],
+        out_specs=[*map(per_group, like)],
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in like],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        interpret=static.interpret,
+    )(scalars, *wide, *marks)
+
+
+def _forward(static: Static, scalars: Any, query: Any, key: Any, value: Any, *refs: Any) -> None:
+    *marks, out = refs
+    for group, part in enumerate(_heads(static)):
+        probs, keep = _probabilities(static, group, scalars, query[0, :, part], key[0, :, part], *marks)
+        dropped = _drop(static, probs, keep).astype(value.dtype)
+        out[0, :, part] = _product(dropped, value[0, :, part], ((1,), (0,))).astype(out.dtype)
+
+
+def _backward(static: Static, scalars: Any, query: Any, key: Any, value: Any, grad: Any, *refs: Any) -> None:
+    *marks, d_query, d_key, d_value = refs
+    scale = static.dim**-0.5
+    for group, part in enumerate(_heads(static)):
+        q, k, v, g = (x[0, :, part] for x in (query, key, value, grad))
+        probs, keep = _probabilities(static, group, scalars, q, k, *marks)
+        d_value[0, :, part] = _product(_drop(static, probs, keep).astype(g.dtype), g, ((0,), (0,))).astype(v.dtype)
+        d_probs = _drop(static, _product(g, v, ((1,), (1,))), keep)
+        d_scores = (probs * (d_probs - (probs * d_probs).sum(-1, keepdims=True))).astype(q.dtype)
+        d_query[0, :, part] = (_product(d_scores, k, ((1,), (0,))) * scale).astype(q.dtype)
+        d_key[0, :, part] = (_product(d_scores, q, ((0,), (0,))) * scale).astype(k.dtype)
+
+
+def _heads(static: Static) -> list[slice]:
+    """The lanes of each head of a group."""
+    return [slice(at, at + static.dim) for at in range(0, LANES, static.dim)]
+
+
+def _product(a: Array, b: Array, over: tuple[tuple[int], tuple[int]]) -> Array:
+    return jax.lax.dot_general(a, b, (over, ((), ())), preferred_element_type=jnp.float32)
+
+
+def _probabilities(
+    static: Static,
+    group: int,
+    scalars: Any,
+    q: Array,
+    k: Array,
+    q_segments: Any,
+    segments: Any,
+    numbers: Any,
+    keys: Any,
+) -> tuple[Array, Array | None]:
+    """The softmax of one head, float32 `[queries, length]`, and which of its entries dropout keeps."""
+    scores = _product(q * static.dim**-0.5, k, ((1,), (1,)))
+    scores = jnp.where(q_segments[0] == segments[0], scores, -jnp.inf)
+    shares = jnp.exp(scores - scores.max(-1, keepdims=True))
+    probs = shares / shares.sum(-1, keepdims=True)
+    if static.rate == 0:
+        return probs, None
+    heads_before = (pl.program_id(1) * (LANES // static.dim) + group).astype(jnp.uint32)
+    head = scalars[2] + heads_before
+    pair = (numbers[0] * jnp.uint32(static.heads) + head) * jnp.uint32(static.span) + keys[0]
+    return probs, nn.kept(nn.mix(scalars[0], scalars[1], pair), static.rate)
+
+
+def _drop(static: Static, x: Array, keep: Array | None) -> Array:
+    return x if keep is None else jnp.where(keep, x / (1 - static.rate), 0)

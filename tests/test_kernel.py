@@ -1,0 +1,69 @@
+"""The attention kernel computes what plain attention computes, dropout masks included."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import support
+
+from jaxft import config, models, program, sharding, tasks
+from jaxft.batch import BatchShape
+from jaxft.models import kernel, nn
+from jaxft.plan import topology
+
+
+def arguments(
+    rng: np.random.Generator, heads: int, dim: int, queries: int, length: int, dtype
+) -> tuple[jax.Array, ...]:
+    """Three rows of examples of random lengths, with padding at the end; the queries are the first positions."""
+    draw = lambda n: jnp.asarray(rng.normal(size=(3, n, heads, dim)), dtype)  # noqa: E731
+    segments, keys = np.zeros((3, length), np.int32), np.zeros((3, length), np.int32)
+    for row in range(3):
+        at = 0
+        for number, size in enumerate(rng.integers(1, length // 3, 3)):
+            segments[row, at : at + size], keys[row, at : at + size] = number + 1, np.arange(size)
+            at += size
+    marks = jnp.asarray(segments[:, :queries]), jnp.asarray(segments)
+    return draw(queries), draw(length), draw(length), *marks, jnp.asarray(keys)
+
+
+@pytest.mark.parametrize(
+    ("heads", "dim", "queries", "dtype", "rate"),
+    [
+        (4, 32, 24, jnp.float32, 0.0),
+        (4, 64, 24, jnp.float32, 0.3),
+        (8, 32, 8, jnp.float32, 0.3),
+        (2, 64, 24, jnp.bfloat16, 0.3),
+    ],
+)
+def test_kernel_is_attention(heads, dim, queries, dtype, rate):
+    rng = np.random.default_rng(0)
+    *inputs, query_segments, segments, keys = arguments(rng, heads, dim, queries, 24, dtype)
+    numbers = jnp.asarray(rng.integers(0, 2**20, (3, queries)), jnp.int32)
+    drop = nn.PairDropout(rate, jax.random.key(1), nn.hash_bits, numbers, keys, 24) if rate else None
+    weights = jnp.asarray(rng.normal(size=inputs[0].shape), dtype)
+
+    def run(attend: Callable, **options: bool) -> dict[str, jax.Array]:
+        def total(query, key, value):
+            out = attend(query, key, value, query_segments, segments, drop, **options)
+            return (out * weights).astype(jnp.float32).sum(), out
+
+        grads, out = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(*inputs)
+        return {"out": out} | dict(zip(("query", "key", "value"), grads, strict=True))
+
+    tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
+    support.assert_close(run(kernel.attention, interpret=True), run(nn.attention), tolerance)
+
+
+def test_tpu_compiler_takes_it():
+    """Forward and backward, each device its own rows and heads, in the step of an experiment."""
+    pytest.importorskip("libtpu", reason=topology.MISSING)
+    hf = support.SMALL | {"hidden_size": 256, "num_attention_heads": 4, "num_hidden_layers": 1}
+    options = config.SequenceClassification(labels=("a", "b"))
+    experiment = config.Experiment(task=options, compute=config.Compute(attention="pallas"))
+    mesh = sharding.make_mesh(config.Mesh(data=2, tensor=2), topology.devices("v5e:2x2"))
+    composed = program.compose(experiment, models.build(hf), tasks.build(options), steps=10, mesh=mesh)
+    step = composed.train_step.lower(composed.state, composed.abstract_batch(BatchShape(4, 24, 3)))  # pyright: ignore
+    assert step.compile().as_text().count('custom_call_target="tpu_custom_call"') == 2
