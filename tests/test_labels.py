@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from runs import experiment, lines, results
+from runs import assert_packed_is_padded, experiment, lines, results
 from sklearn.utils.class_weight import compute_class_weight
 
 from jaxft import config, modes, tasks
@@ -102,6 +102,10 @@ def test_a_run_with_several_labels(trained):
     assert {key: value for key, value in test.items() if "threshold/" in key} == {
         f"threshold/{name}": value for name, value in chosen.items()
     }
+
+
+def test_packed_is_padded(trained, tmp_path):
+    assert_packed_is_padded(trained, trained.parent / "test.jsonl", tmp_path)
 
 
 def best(run: Path) -> dict:

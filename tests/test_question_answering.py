@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import experiment, results
+from runs import assert_packed_is_padded, experiment, results
 
 from jaxft import answers, config, modes, tasks
 from jaxft.config import QuestionAnswering
@@ -199,6 +199,10 @@ def test_a_run_finds_answers(trained):
     found = results(trained)
     assert found["test/f1_unanswerable"] > 0.8 and found["test/f1_answerable"] > 0.8
     assert found["test/f1_best"] >= found["test/f1"] >= found["test/exact"]
+
+
+def test_packed_is_padded(trained, tmp_path):
+    assert_packed_is_padded(trained, trained.parent / "test.json", tmp_path)
 
 
 def test_predictions_have_places_and_alternatives(trained):

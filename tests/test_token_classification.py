@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import experiment, results
+from runs import assert_packed_is_padded, experiment, results
 
 from jaxft import config, entities, modes, tasks
 from jaxft.config import TokenClassification
@@ -239,6 +239,10 @@ def test_a_run_finds_entities(trained):
     found = results(trained)
     assert found["test/f1"] > 0.95 and found["test/support/PER"] == 20 * 2 + 5 * 7
     assert {key for key in found if key.startswith("test/f1/")} == {"test/f1/PER", "test/f1/LOC"}
+
+
+def test_packed_is_padded(trained, tmp_path):
+    assert_packed_is_padded(trained, trained.parent / "test.conll", tmp_path)
 
 
 def test_predictions_of_text_have_offsets(trained):

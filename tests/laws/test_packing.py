@@ -8,6 +8,7 @@ import pytest
 import support
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import assert_packed_is_padded
 
 from jaxft import config, models
 from jaxft.batch import BatchShape
@@ -99,3 +100,10 @@ def test_accumulated_is_whole(case: support.Case):
     for grads, metrics in splits:
         support.assert_close(grads, whole[0], 1e-5, floor=1e-3)
         support.assert_close(metrics, whole[1], 1e-5)
+
+
+def test_a_run_measures_and_predicts_the_same(finished, tmp_path):
+    """On real texts; other tasks' tests ask the same of theirs."""
+    texts = ["good morning", "I did not like it at all, and neither did anybody else", ":)"]
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
+    assert_packed_is_padded(finished, tmp_path / "texts.txt", tmp_path)
