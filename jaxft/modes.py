@@ -258,7 +258,9 @@ def _export(
 ) -> None:
     from jaxft import export as hf
 
-    assert job.program.merge is not None
+    if job.program.merge is None:
+        say(f"no export: what config.adapt={job.experiment.adapt} adds is no part of a Hugging Face model")
+        return
     e = job.experiment
     command = shlex.join(["python", *sys.argv])
     name, task = e.name or folder.path.name, job.task

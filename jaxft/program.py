@@ -119,17 +119,20 @@ def compose(
         base = dataclasses.replace(base, gather=sharding.gather(spec, mesh, rules, below=f"{model.layers}/0"))
 
     def join(trainable: Params, frozen: Params) -> Params:
-        return method.apply(gather(adapt.together(trainable, frozen)))
+        params = gather(adapt.together(trainable, frozen))
+        return {"model": method.apply(params), "penalty": method.penalty(params) if method.penalty else 0.0}
 
-    def objective(params: Params, batch: Batch, key: Array | None) -> tuple[tuple[Array, Array], Outputs]:
-        outputs = task.forward(params, model, batch, dataclasses.replace(base, key=key))
-        return (loss or task.loss)(outputs, batch), outputs
+    def objective(joined: Params, batch: Batch, key: Array | None) -> tuple[tuple[Array, Array], Outputs]:
+        outputs = task.forward(joined["model"], model, batch, dataclasses.replace(base, key=key))
+        total, weight = (loss or task.loss)(outputs, batch)
+        learning = key is not None  # what is reported of an evaluation is the loss alone
+        return (total + weight * joined["penalty"] if learning else total, weight), outputs
 
     def split(params: Params) -> tuple[Params, Params]:
         return method.split(method.extend(params, jax.random.key(experiment.seed)))
 
     schedule = optimizer.make_schedule(experiment.optimizer, steps)
-    transform = method.optimizer(make_optimizer(experiment.optimizer, schedule))
+    transform = method.optimizer(make_optimizer(experiment.optimizer, schedule), steps)
     train_step = step.make_train_step(objective, transform, schedule, join, experiment.train.accumulate)
     eval_step = step.make_eval_step(objective, join)
 

@@ -111,6 +111,11 @@ ADAPTATIONS: dict[str, dict[str, Any]] = {
     "full": {},
     "freeze": {"adapt": "freeze", "freeze": config.Freeze(learn=("layer/0/output",), still=("LayerNorm",))},
     "bitfit": {"adapt": "bitfit"},
+    "lora": {"adapt": "lora", "lora": config.Lora(rank=4, rslora=True)},
+    "dora": {"adapt": "lora", "lora": config.Lora(rank=4, dora=True, dropout=0.3, targets=("query", "output/dense"))},
+    "adalora": {"adapt": "adalora", "adalora": config.AdaLora(rank=4, target=2, every=1)},
+    "adapter": {"adapt": "adapter", "adapter": config.Adapter(size=3, placement="houlsby")},
+    "ia3": {"adapt": "ia3"},
 }
 """The methods that the laws are tested on, as keys of an experiment."""
 

@@ -222,6 +222,10 @@ RUNS: Rows = {
         flags("--config.adapt=freeze", "--config.freeze.learn=('qery',)"),
         ["config.freeze.learn has 'qery'", "there are: ", "bert/encoder/layer/*/attention/self/query/kernel, "],
     ),
+    "a target that names nothing": (
+        flags("--config.adapt=lora", "--config.lora.targets=('query', 'vaule')"),
+        ["config.lora.targets has 'vaule'", "there are: bert/encoder/layer/*/attention/self/query, "],
+    ),
     "a workdir below a file": (
         lambda room: room.train(f"--workdir={room.write('file', 'x')}/run"),
         ["--workdir", "file/run: Not a directory", "choose a folder that can be written"],

@@ -6,12 +6,20 @@ the project knows which method is on. A new one is a file with `build` and a lin
 
 from types import ModuleType
 
-from jaxft.adapt import bitfit, freeze, full
+from jaxft.adapt import adalora, adapter, bitfit, freeze, full, ia3, lora
 from jaxft.adapt.base import Adaptation, together
 from jaxft.config import Experiment
 from jaxft.models import nn
 
-METHODS: dict[str, ModuleType] = {"full": full, "freeze": freeze, "bitfit": bitfit}
+METHODS: dict[str, ModuleType] = {
+    "full": full,
+    "freeze": freeze,
+    "bitfit": bitfit,
+    "lora": lora,
+    "adalora": adalora,
+    "adapter": adapter,
+    "ia3": ia3,
+}
 """`config.adapt` -> the module that has `build`, as below."""
 
 

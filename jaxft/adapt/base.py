@@ -2,8 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,7 +28,7 @@ class Adaptation:
       apply: all parameters -> those that the model computes with; differentiable in what learns. A module may hold an
         `nn.Change` there, which then computes it.
       merge: all parameters -> the model's own alone, which compute the same; None: there are no such.
-      optimizer: the optimizer -> the one that is used.
+      optimizer: the optimizer and the number of steps -> the optimizer that is used.
       penalty: all parameters -> `[]`, added to the loss; None: nothing.
     """
 
@@ -38,7 +37,7 @@ class Adaptation:
     prepare: Callable[[Params], Params] = unchanged
     apply: Callable[[Params], Params] = unchanged
     merge: Callable[[Params], Params] | None = unchanged
-    optimizer: Callable[[optax.GradientTransformation], optax.GradientTransformation] = unchanged
+    optimizer: Callable[[optax.GradientTransformation, int], optax.GradientTransformation] = lambda inner, steps: inner
     penalty: Callable[[Params], Array] | None = None
 
     def extend(self, params: Params, key: Key[Array, ""]) -> Params:
@@ -70,7 +69,8 @@ def layer_of(path: str) -> int | None:
 
 def matches(pattern: str, path: str) -> bool:
     """Whether a pattern names a run of whole components of a path: `query`, `layer/1*/output`, `LayerNorm`."""
-    return fnmatchcase(f"/{path}/", f"*/{pattern.strip('/')}/*")
+    parts = [re.escape(part).replace(r"\*", "[^/]*") for part in pattern.strip("/").split("/")]
+    return re.search(f"/{'/'.join(parts)}/", f"/{path}/") is not None
 
 
 def check_patterns(key: str, patterns: Iterable[str], known: Iterable[str]) -> None:
@@ -86,6 +86,21 @@ def check_patterns(key: str, patterns: Iterable[str], known: Iterable[str]) -> N
             raise UserError(
                 f"config.{key} has {pattern!r}, which is no part of a path here; there are: {', '.join(there)}"
             )
+
+
+def dense_layers(flat: Mapping[str, nn.Leaf], prefix: str, key: str, patterns: Sequence[str]) -> list[str]:
+    """The paths of the body's dense layers, the pooler left out: all of them, or those that a pattern matches.
+
+    Args:
+      flat: the model's parameters by path.
+      key: that of the patterns in the experiment.
+
+    Raises:
+      UserError: a pattern that matches none, naming those there are.
+    """
+    kernels = [path.removesuffix("/kernel") for path in flat if path.endswith("/kernel") and not is_head(path, prefix)]
+    check_patterns(key, patterns, kernels)
+    return [path for path in kernels if not patterns or any(matches(pattern, path) for pattern in patterns)]
 
 
 def count(tree: Any) -> int:

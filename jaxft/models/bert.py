@@ -136,21 +136,25 @@ def _embed(p: Params, cfg: Config, batch: Batch, run: nn.Run) -> Array:
 
 
 def _layer(p: Params, cfg: Config, hidden: Array, at: Array | None, batch: Batch, run: nn.Run) -> Array:
-    asking = hidden
+    asking, whole = hidden, run
     if at is not None:
         asking, run = nn.pick(hidden, at), run.pick(at)
-    attended = _attend(p["attention"]["self"], cfg, asking, hidden, at, batch, run)
+    attended = _attend(p["attention"]["self"], cfg, asking, hidden, at, batch, run, whole)
     hidden = _add_norm(p["attention"]["output"], cfg, attended, asking, run, site=1)
-    inner = nn.ACTIVATIONS[cfg.hidden_act](nn.dense(p["intermediate"]["dense"], hidden))
+    inner = nn.ACTIVATIONS[cfg.hidden_act](nn.dense(p["intermediate"]["dense"], hidden, run))
     return _add_norm(p["output"], cfg, run.constrain(inner, ("rows", None, "mlp")), hidden, run, site=2)
 
 
-def _attend(p: Params, cfg: Config, asking: Array, hidden: Array, at: Array | None, batch: Batch, run: nn.Run) -> Array:
-    def project(name: str, x: Array) -> Array:
-        heads = nn.dense(p[name], x).reshape(*x.shape[:2], cfg.num_attention_heads, -1)
+def _attend(
+    p: Params, cfg: Config, asking: Array, hidden: Array, at: Array | None, batch: Batch, run: nn.Run, whole: nn.Run
+) -> Array:
+    """`run` is that of `asking`, `whole` that of `hidden`."""
+
+    def project(name: str, x: Array, run: nn.Run) -> Array:
+        heads = nn.dense(p[name], x, run).reshape(*x.shape[:2], cfg.num_attention_heads, -1)
         return run.constrain(heads, ("rows", None, "heads", None))
 
-    query, key, value = project("query", asking), project("key", hidden), project("value", hidden)
+    query, key, value = project("query", asking, run), project("key", hidden, whole), project("value", hidden, whole)
     segments = batch["segment_ids"]
     asking_segments = segments if at is None else nn.pick(segments, at)
     drop = run.pairs(cfg.attention_probs_dropout_prob, batch["positions"], cfg.max_position_embeddings)
@@ -158,5 +162,5 @@ def _attend(p: Params, cfg: Config, asking: Array, hidden: Array, at: Array | No
 
 
 def _add_norm(p: Params, cfg: Config, x: Array, residual: Array, run: nn.Run, site: int) -> Array:
-    x = run.drop(nn.dense(p["dense"], x), cfg.hidden_dropout_prob, site)
+    x = run.drop(nn.dense(p["dense"], x, run), cfg.hidden_dropout_prob, site)
     return nn.layer_norm(p["LayerNorm"], run.constrain(x + residual, ("rows", None, None)), cfg.layer_norm_eps)

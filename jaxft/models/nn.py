@@ -4,7 +4,7 @@ import dataclasses
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -210,7 +210,8 @@ def repeat(
     """
     if run.remat:
         layer = jax.checkpoint(layer)
-    if not run.scan or len(params) < 2:
+    alike = len({jax.tree.structure(p) for p in params}) == 1  # an adaptation may have changed some layers alone
+    if not run.scan or len(params) < 2 or not alike:
         for i, p in enumerate(params, first):
             x = layer(p, x, run.fold(i).key)
         return x
@@ -219,13 +220,31 @@ def repeat(
     return jax.lax.scan(lambda x, each: (layer(each[0], x, each[1]), None), x, (stacked, keys))[0]
 
 
-def dense(p: Params, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-    """x W + b in x's dtype; b is added in float32, so that its gradient is summed in float32.
+class Change(Protocol):
+    """How an adaptation changes a dense layer: a pytree among the layer's parameters, as `change`."""
+
+    def __call__(self, p: Params, x: Array, run: Run | None) -> Array:
+        """What the layer gives for x, `[..., inputs]`; `run` is that of x's tokens, where the model hands it over."""
+        ...
+
+
+def dense(p: Params, x: Float[Array, "*batch inputs"], run: Run | None = None) -> Float[Array, "*batch outputs"]:
+    """x W + b, or what an adaptation has made of that."""
+    change: Change | None = p.get("change")
+    return linear(p, x) if change is None else change(p, x, run)
+
+
+def linear(p: Params, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+    """x W + b in x's dtype; b is added in float32, so that its gradient is summed in float32."""
+    return (product(x, p["kernel"]) + p["bias"]).astype(x.dtype)
+
+
+def product(x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outputs"]) -> Float[Array, "*batch outputs"]:
+    """x W in x's dtype.
 
     One matrix product of all positions: XLA on CPU computes it faster than the same with several batch axes.
     """
-    flat = x.reshape(-1, x.shape[-1]) @ p["kernel"].astype(x.dtype)
-    return (flat + p["bias"]).astype(x.dtype).reshape(*x.shape[:-1], -1)
+    return (x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)).reshape(*x.shape[:-1], -1)
 
 
 def _kept_narrow(wide: Callable[..., Array], x: Array, *rest: Array) -> Array:

@@ -1,0 +1,128 @@
+"""AdaLoRA: corrections W + P L Q whose ranks share one budget (Zhang et al. 2023).
+
+L is diagonal, a value a rank; P and Q are kept near orthogonal by a penalty. During training the values of the least
+important ranks of all layers are set to zero, until `target` a layer are left on average. In a layer's own terms, as in
+`jaxft.adapt.lora`: x W + ((x a) * value) b, a = Q^T, b = P^T.
+"""
+
+import zlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxft import config
+from jaxft.adapt.base import Adaptation, dense_layers, is_head
+from jaxft.adapt.lora import LowRank
+from jaxft.models import nn
+from jaxft.types import Array, Params
+
+
+class Ranked(NamedTuple):
+    """State of the optimizer: the smoothed importance of each number, how much it varies, which ranks are kept."""
+
+    inner: Any
+    step: Array
+    importance: dict[str, Array]
+    variation: dict[str, Array]
+    kept: dict[str, Array]
+
+
+def budget(options: config.AdaLora, layers: int, steps: int, step: Array | int) -> Array:
+    """How many ranks all layers together keep after `step` (from 0), of rank * layers at first: eq. 12.
+
+    The cubic decay starts at the full budget, as in the authors' code; the equation as printed has a jump there.
+    """
+    first, last = _phases(options, steps)
+    done = jnp.clip((step - first) / max(last - first, 1), 0, 1)
+    left = options.target + (options.rank - options.target) * (1 - done) ** 3
+    return jnp.floor(layers * left + 1e-3).astype(jnp.int32)
+
+
+def _phases(options: config.AdaLora, steps: int) -> tuple[int, int]:
+    """The steps at which the budget begins and ends to fall."""
+    return round(options.start * steps), round((1 - options.end) * steps)
+
+
+def build(experiment: config.Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
+    options, flat = experiment.adalora, nn.flatten(spec)
+    paths = dense_layers(flat, prefix, "adalora.targets", options.targets)
+    new = {}
+    for path in paths:
+        (inputs, outputs), axes, *_ = flat[f"{path}/kernel"]
+        new[f"adalora/{path}/a"] = nn.Leaf((inputs, options.rank), (axes[0], None))
+        new[f"adalora/{path}/value"] = nn.Leaf((options.rank,), (None,), "zeros")
+        new[f"adalora/{path}/b"] = nn.Leaf((options.rank, outputs), (None, axes[1]))
+
+    def parts(flat: dict[str, Array], path: str) -> tuple[Array, Array]:
+        a, value, b = (flat[f"adalora/{path}/{name}"] for name in ("a", "value", "b"))
+        return a, value[:, None] * b
+
+    def apply(params: Params) -> Params:
+        flat = nn.flatten(params)
+        sites = {path: zlib.crc32(path.encode()) for path in paths}
+        changes = {
+            f"{path}/change": LowRank(*parts(flat, path), None, options.dropout, site) for path, site in sites.items()
+        }
+        return nn.unflatten({path: x for path, x in flat.items() if path not in new} | changes)
+
+    def merge(params: Params) -> Params:
+        flat = nn.flatten(params)
+        kernels = {f"{path}/kernel": flat[f"{path}/kernel"] + jnp.matmul(*parts(flat, path)) for path in paths}
+        return nn.unflatten({path: x for path, x in (flat | kernels).items() if path not in new})
+
+    def penalty(params: Params) -> Array:
+        """gamma * the sum over layers of |P^T P - I|^2 + |Q Q^T - I|^2: eq. 4."""
+        flat, identity = nn.flatten(params), jnp.eye(options.rank)
+        squares = [
+            jnp.square(product - identity).sum()
+            for path in paths
+            for a, b in [(flat[f"adalora/{path}/a"], flat[f"adalora/{path}/b"])]
+            for product in (a.T @ a, b @ b.T)
+        ]
+        return options.orthogonality * jnp.sum(jnp.stack(squares))
+
+    def optimizer(inner: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+        def init(params: Params) -> Ranked:
+            zeros = {path: jnp.zeros_like(x) for path, x in nn.flatten(params).items() if path in new}
+            ones = {path: jnp.ones_like(x) for path, x in zeros.items() if path.endswith("/value")}
+            return Ranked(inner.init(params), jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.copy, zeros), ones)
+
+        def update(updates: Params, state: Ranked, params: Params) -> tuple[Params, Ranked]:
+            grads, old = nn.flatten(updates), nn.flatten(params)
+            importance, variation, scores = {}, {}, {}
+            for path in new:  # eqs. 8 to 11
+                now = jnp.abs(old[path] * grads[path])
+                importance[path] = options.beta1 * state.importance[path] + (1 - options.beta1) * now
+                far = jnp.abs(now - importance[path])
+                variation[path] = options.beta2 * state.variation[path] + (1 - options.beta2) * far
+                scores[path] = importance[path] * variation[path]
+            ranks = {  # eq. 7
+                f"adalora/{path}/value": scores[f"adalora/{path}/value"]
+                + scores[f"adalora/{path}/a"].mean(0)
+                + scores[f"adalora/{path}/b"].mean(1)
+                for path in paths
+            }
+            left = budget(options, len(paths), steps, state.step)
+            ordered = jnp.sort(jnp.concatenate(list(ranks.values())), descending=True)
+            first, last = _phases(options, steps)
+            chosen = (state.step >= first) & (state.step <= last)
+            chosen &= (state.step % options.every == 0) | (state.step == last)
+            kept = {
+                path: jnp.where(chosen, (score >= ordered[left - 1]).astype(jnp.float32), state.kept[path])
+                for path, score in ranks.items()
+            }
+            updates, inner_state = inner.update(updates, state.inner, params)
+            flat = nn.flatten(updates)
+            cut = chosen | (state.step > last)
+            for path, keep in kept.items():  # eq. 6; between two choices, what was cut may grow back
+                flat[path] = jnp.where(cut & (keep == 0), -old[path], flat[path])
+            return nn.unflatten(flat), Ranked(inner_state, state.step + 1, importance, variation, kept)
+
+        return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+    def learns(path: str) -> bool:
+        return path in new or is_head(path, prefix)
+
+    return Adaptation(learns, nn.unflatten(new), apply=apply, merge=merge, optimizer=optimizer, penalty=penalty)

@@ -1,0 +1,51 @@
+"""(IA)^3: keys, values and the hidden units of the feed-forward layers are rescaled (Liu et al. 2022, section 3.3)."""
+
+from flax import struct
+
+from jaxft.adapt.base import Adaptation, dense_layers, is_head
+from jaxft.config import Experiment
+from jaxft.models import nn
+from jaxft.types import Array, Params
+
+
+class Rescale(struct.PyTreeNode):
+    """An `nn.Change`: `scale` multiplies what goes into the layer, `[inputs]`, or what comes out of it, `[outputs]`."""
+
+    scale: Array
+    inputs: bool = struct.field(pytree_node=False)
+
+    def __call__(self, p: Params, x: Array, run: nn.Run | None) -> Array:
+        if self.inputs:
+            return nn.linear(p, (x * self.scale).astype(x.dtype))
+        return (nn.linear(p, x) * self.scale).astype(x.dtype)
+
+
+def build(experiment: Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
+    options, flat = experiment.ia3, nn.flatten(spec)
+    inputs = dense_layers(flat, prefix, "ia3.inputs", options.inputs)
+    outputs = dense_layers(flat, prefix, "ia3.outputs", options.outputs)
+    new = {}
+    for axis, paths in enumerate((inputs, [path for path in outputs if path not in inputs])):
+        for path in paths:
+            kernel = flat[f"{path}/kernel"]
+            new[f"ia3/{path}/scale"] = nn.Leaf((kernel.shape[axis],), (kernel.axes[axis],), "ones")
+
+    def scales(params: Params) -> tuple[Params, dict[str, Array]]:
+        flat = nn.flatten(params)
+        return {path: x for path, x in flat.items() if path not in new}, {
+            path.removeprefix("ia3/").removesuffix("/scale"): flat[path] for path in new
+        }
+
+    def apply(params: Params) -> Params:
+        flat, found = scales(params)
+        return nn.unflatten(flat | {f"{path}/change": Rescale(x, path in inputs) for path, x in found.items()})
+
+    def merge(params: Params) -> Params:
+        flat, found = scales(params)
+        for path, x in found.items():
+            kernel, bias = flat[f"{path}/kernel"], flat[f"{path}/bias"]
+            flat[f"{path}/kernel"] = x[:, None] * kernel if path in inputs else kernel * x
+            flat[f"{path}/bias"] = bias if path in inputs else bias * x
+        return nn.unflatten(flat)
+
+    return Adaptation(lambda path: path in new or is_head(path, prefix), nn.unflatten(new), apply=apply, merge=merge)
