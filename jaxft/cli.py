@@ -93,6 +93,9 @@ def _define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string("input", None, "predict: a text, CSV or JSON lines file", flag_values=values)
     flags.DEFINE_string("output", "", "predict: JSON lines file to write; empty: standard output", flag_values=values)
     flags.DEFINE_string("draw", "", "inspect: draw the parameters whose path this pattern matches", flag_values=values)
+    flags.DEFINE_string(
+        "adapter", "", "predict: folder of an adapter, of this run, of another or from peft, to use", flag_values=values
+    )
     flags.DEFINE_bool(
         "overwrite", False, "train: delete the run that --workdir holds and start anew", flag_values=values
     )
@@ -205,7 +208,7 @@ def _mode(values: flags.FlagValues) -> int:
     elif values.mode == "predict":
         if not values.input:
             raise UserError("--input is missing; give a text, CSV or JSON lines file")
-        modes.predict(values.workdir, values.input, values.output)
+        modes.predict(values.workdir, values.input, values.output, values.adapter)
     elif values.mode == "inspect":
         modes.inspect(values.config, values.workdir, values.draw)
     else:

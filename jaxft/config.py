@@ -117,7 +117,7 @@ class QuestionAnswering(Task):
     )
 
 
-METHODS = ("full", "freeze", "bitfit", "lora", "adalora", "adapter", "ia3")
+METHODS = ("full", "freeze", "bitfit", "lora", "adalora", "adapter", "ia3", "prefix")
 """What `Experiment.adapt` may be: which parameters learn."""
 
 TASKS: dict[str, type[Task]] = {
@@ -189,6 +189,14 @@ class IA3(Section):
 
     outputs: tuple[str, ...] = knob(("key", "value"), "parts of the paths of dense layers whose outputs are rescaled")
     inputs: tuple[str, ...] = knob(("layer/*/output/dense",), "and of those whose inputs are")
+
+
+@dataclass(kw_only=True)
+class Prefix(Section):
+    """adapt=prefix: keys and values before those of each example (Li and Liang 2021)."""
+
+    length: int = knob(16, "keys and values a layer", low=1)
+    targets: tuple[str, ...] = knob(("key", "value"), "parts of the paths of the layers that make keys and values")
 
 
 @dataclass(kw_only=True)
@@ -301,6 +309,7 @@ class Experiment(Section):
     adalora: AdaLora = dataclasses.field(default_factory=AdaLora)
     adapter: Adapter = dataclasses.field(default_factory=Adapter)
     ia3: IA3 = dataclasses.field(default_factory=IA3)
+    prefix: Prefix = dataclasses.field(default_factory=Prefix)
     data: Data = dataclasses.field(default_factory=Data)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     train: Train = dataclasses.field(default_factory=Train)

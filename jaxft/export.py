@@ -87,7 +87,7 @@ def _write_weights(directory: Path, params: Params, max_shard_size: int | str, w
     for file, names in split.filename_to_tensors.items():
         tensors = {}
         for name in names:
-            array = _fetch(flat[paths[name]])
+            array = fetch(flat[paths[name]])
             if writes:
                 # save_file copies memory as it lies: a transposed view must become an array of its own.
                 tensors[name] = np.array(array.T if is_transposed(paths[name]) else array, np.float32, order="C")
@@ -99,7 +99,8 @@ def _write_weights(directory: Path, params: Params, max_shard_size: int | str, w
         (directory / f"{SAFETENSORS}.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _fetch(array: Array | np.ndarray) -> np.ndarray:
+def fetch(array: Array | np.ndarray) -> np.ndarray:
+    """The whole of an array, on the host; every process must ask for it."""
     if isinstance(array, np.ndarray) or array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(jax.device_get(array))
     return multihost_utils.process_allgather(array, tiled=True)

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
-from jaxft import config, distributed, fingerprint, flops, paths, pretrained, program, sharding, tasks
+from jaxft import adapters, config, distributed, fingerprint, flops, paths, pretrained, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources
 from jaxft.data.batches import Feed
@@ -258,10 +258,12 @@ def _export(
 ) -> None:
     from jaxft import export as hf
 
-    if job.program.merge is None:
-        say(f"no export: what config.adapt={job.experiment.adapt} adds is no part of a Hugging Face model")
-        return
     e = job.experiment
+    if e.adapt in adapters.TYPES:
+        adapters.write(folder.adapter, e, weights[0])
+        say(f"adapter: {folder.adapter}")
+    if job.program.merge is None:
+        return  # no Hugging Face model has layers like these
     command = shlex.join(["python", *sys.argv])
     name, task = e.name or folder.path.name, job.task
     about = {"pipeline": task.pipeline, "usage": task.usage}
@@ -289,21 +291,25 @@ def evaluate(workdir: str) -> dict[str, float]:
     return results
 
 
-def predict(workdir: str, inputs: str, output: str = "") -> None:
+def predict(workdir: str, inputs: str, output: str = "", adapter: str = "") -> None:
     """Writes a JSON line for each example of a text file (a line an example), CSV or JSON lines file.
 
     Args:
       inputs: the file; its columns are those the run was trained on, labels not needed.
       output: a file, written whole or not at all; empty: standard output.
+      adapter: the directory of an adapter, see `jaxft.adapters`, put on the run's base model in place of its own.
 
     Raises:
-      UserError: the file cannot be read or lacks a column, or the output cannot be written.
+      UserError: the file cannot be read or lacks a column, the adapter does not fit, or the output cannot be written.
     """
     folder = Workdir(workdir)
     experiment = _on_these_devices(folder.experiment())
+    chosen = Path(adapter).expanduser() if adapter else None
+    if chosen:
+        experiment = dataclasses.replace(experiment, **adapters.options(chosen))
     task = tasks.build(experiment.task)
     split = _read_inputs(inputs, experiment, task)
-    rows = zip(split.table.to_pylist(), _predictions(folder, experiment, task, split), strict=True)
+    rows = zip(split.table.to_pylist(), _predictions(folder, experiment, task, split, chosen), strict=True)
 
     def write() -> None:
         with _opened(output) as out:
@@ -314,16 +320,20 @@ def predict(workdir: str, inputs: str, output: str = "") -> None:
 
 
 def _predictions(
-    folder: Workdir, experiment: config.Experiment, task: tasks.Task, split: sources.Split
+    folder: Workdir, experiment: config.Experiment, task: tasks.Task, split: sources.Split, adapter: Path | None
 ) -> Iterator[dict[str, Any]]:
-    body = Body.of(_source(folder, experiment), experiment.data.max_length)
+    body = Body.of(experiment.model if adapter else _source(folder, experiment), experiment.data.max_length)
     split = tasks.read(experiment.task, split, labelled=False)
     composed = program.compose(experiment, body.model, task, steps=10**9)
     features = body.features(split, task, experiment.data, labelled=False)
     shapes = _prediction_shapes(features.lengths, experiment, composed.row_shards)
     feed = Feed(features, task.targets, shapes, composed.batch_sharding)
     distributed.wait_for_all("prepared")
-    weights, thresholds = _weights(folder, composed)
+    if adapter:
+        trainable, frozen = composed.split(load(experiment, composed)[0])
+        weights, thresholds = (adapters.read(adapter, composed, trainable), frozen), {}
+    else:
+        weights, thresholds = _weights(folder, composed)
     abstract = (composed.state.trainable, composed.state.frozen)
     step = Compiled(composed.eval_step, abstract, composed.abstract_batch, shapes)
     found = run_evaluation(step, weights, feed, task.outputs)
@@ -331,12 +341,13 @@ def _predictions(
 
 
 def export(workdir: str) -> Path:
-    """Writes `export/` from the best checkpoint of a finished or interrupted run; returns the folder."""
+    """Writes `export/` and `adapter/`, as far as the method has them, from the best checkpoint; returns one of them."""
     folder = Workdir(workdir)
     job = prepare(_on_these_devices(folder.experiment()))
     _export(job, folder, *_weights(folder, job.program, checkpoint=True), folder.results() or {})
-    say(f"exported: {folder.export}")
-    return folder.export
+    done = folder.export if job.program.merge else folder.adapter
+    say(f"exported: {done}")
+    return done
 
 
 def _on_these_devices(experiment: config.Experiment) -> config.Experiment:

@@ -95,7 +95,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     """
     if not (directory / "config.json").exists():
         raise UserError(f"no config.json in {directory}; is it the directory of a Hugging Face model?")
-    return _read_json(directory / "config.json")
+    return read_json(directory / "config.json")
 
 
 def torch_name(path: str) -> str:
@@ -172,7 +172,7 @@ def open_weights(directory: Path, base_prefix: str) -> Weights:
         if (directory / main).exists():
             files = [main]
         elif index.exists():
-            files = sorted(set(_read_json(index).get("weight_map", {}).values()))
+            files = sorted(set(read_json(index).get("weight_map", {}).values()))
         else:
             continue
         missing = [file for file in files if not (directory / file).exists()]
@@ -217,7 +217,7 @@ def _open_msgpack(file: Path) -> dict[str, Any]:
 
 def _conversion(source: str, target: str, directory: Path, tf: bool = False) -> str:
     """The command that turns weights jaxft refuses into safetensors."""
-    names = _read_json(directory / "config.json").get("architectures") if (directory / "config.json").exists() else None
+    names = read_json(directory / "config.json").get("architectures") if (directory / "config.json").exists() else None
     cls = names[0] if names and str(names[0]).isidentifier() else "AutoModel"
     code = f"from transformers import {cls} as M; M.from_pretrained({source!r}{', from_tf=True' * tf})"
     code += f".save_pretrained({target!r}, safe_serialization=True)"
@@ -230,7 +230,12 @@ def _conversion(source: str, target: str, directory: Path, tf: bool = False) -> 
     return f"{what} in an environment with {where}: python -c {shlex.quote(code)}"
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+      UserError: it holds none.
+    """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -13,7 +13,7 @@ from jaxft.errors import UserError
 
 WRITTEN = (
     *("config.json", "metrics.jsonl", "results.json", "checkpoints", "checkpoints-unreadable", "export", "report"),
-    *("tensorboard", "plan.json", ".config.json", ".results.json", ".export.new", ".export.old"),
+    *("adapter", "tensorboard", "plan.json", ".config.json", ".results.json", ".export.new", ".export.old"),
 )
 """Everything that a run writes into its folder."""
 
@@ -31,6 +31,10 @@ class Workdir:
     @property
     def export(self) -> Path:
         return self.path / "export"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
 
     @property
     def tensorboard(self) -> Path:

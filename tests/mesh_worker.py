@@ -60,10 +60,21 @@ RULED: Meshes = {
 
 RUNS = MESHES | PARTS | RULED
 
-DROPOUT = {"off": (0.0, "hash"), "hash": (0.2, "hash"), "threefry": (0.2, "threefry")}
+DROPOUT = {
+    "off": (0.0, "hash", "full"),
+    "hash": (0.2, "hash", "full"),
+    "threefry": (0.2, "threefry", "full"),
+    "hash, dora": (0.2, "hash", "dora"),
+}
+"""Rate, generator, and which parameters learn."""
 
-CHOSEN = {"off": MESHES | RULED, "hash": MESHES | PARTS, "threefry": ("1", "2 x 2 x 2", "8 fsdp")}
-"""The runs of the first task. Threefry takes long to compile."""
+CHOSEN = {
+    "off": MESHES | RULED,
+    "hash": MESHES | PARTS,
+    "threefry": ("1", "2 x 2 x 2", "8 fsdp"),
+    "hash, dora": ("1", "2 x 2 x 2"),
+}
+"""The runs of the first task. Threefry takes long to compile; of the methods, DoRA has the most that is split."""
 
 OTHERS = {"hash": ("1", "2 x 2 x 2", "4 data x 2 fsdp in 2 parts")}
 """The runs of tasks after the first, which differ in the head alone."""
@@ -78,6 +89,7 @@ def curve(
     case: support.Case,
     rate: float,
     generator: str,
+    method: str,
     sizes: tuple[int, int, int],
     parts: int,
     rules: tuple[str, ...],
@@ -93,6 +105,7 @@ def curve(
         optimizer=config.Optimizer(learning_rate=3e-3),
         compute=config.Compute(dropout=generator),
         mesh=config.Mesh(rules=rules),
+        **support.ADAPTATIONS[method],
     )
     order = Order(features.lengths, BATCH, seed=0)
     shapes = packing.plan(

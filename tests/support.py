@@ -116,6 +116,7 @@ ADAPTATIONS: dict[str, dict[str, Any]] = {
     "adalora": {"adapt": "adalora", "adalora": config.AdaLora(rank=4, target=2, every=1)},
     "adapter": {"adapt": "adapter", "adapter": config.Adapter(size=3, placement="houlsby")},
     "ia3": {"adapt": "ia3"},
+    "prefix": {"adapt": "prefix", "prefix": config.Prefix(length=3)},
 }
 """The methods that the laws are tested on, as keys of an experiment."""
 

@@ -277,6 +277,10 @@ RUNS: Rows = {
         predict("a.csv", "sentence\nx\n"),
         ["a.csv has no column 'text', which the run reads; it has 'sentence'"],
     ),
+    "no adapter": (
+        predict("a.txt", "x\n", "--adapter=/nowhere"),
+        ["no adapter_config.json in /nowhere; is it the directory of an adapter?"],
+    ),
     "a file of another kind": (predict("a.docx", "x"), ["a.docx is no file that can be read", ".csv"]),
     "an empty file": (predict("a.txt", ""), ["a.txt is empty"]),
     "an empty line": (predict("a.txt", "x\n\ny\n"), ["a.txt, row 2: column 'text' holds empty text"]),

@@ -6,7 +6,7 @@ the project knows which method is on. A new one is a file with `build` and a lin
 
 from types import ModuleType
 
-from jaxft.adapt import adalora, adapter, bitfit, freeze, full, ia3, lora
+from jaxft.adapt import adalora, adapter, bitfit, freeze, full, ia3, lora, prefix
 from jaxft.adapt.base import Adaptation, together
 from jaxft.config import Experiment
 from jaxft.models import nn
@@ -19,21 +19,22 @@ METHODS: dict[str, ModuleType] = {
     "adalora": adalora,
     "adapter": adapter,
     "ia3": ia3,
+    "prefix": prefix,
 }
 """`config.adapt` -> the module that has `build`, as below."""
 
 
-def build(experiment: Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
+def build(experiment: Experiment, spec: nn.Spec, body: str) -> Adaptation:
     """The method that an experiment asks for.
 
     Args:
       spec: of the model and the head.
-      prefix: the path under which the pretrained body lies.
+      body: the path under which the pretrained body lies.
 
     Raises:
       UserError: a pattern that names nothing, or a number that the model does not have.
     """
-    return METHODS[experiment.adapt].build(experiment, spec, prefix)
+    return METHODS[experiment.adapt].build(experiment, spec, body)
 
 
 __all__ = ["METHODS", "Adaptation", "build", "together"]

@@ -5,7 +5,6 @@ important ranks of all layers are set to zero, until `target` a layer are left o
 `jaxft.adapt.lora`: x W + ((x a) * value) b, a = Q^T, b = P^T.
 """
 
-import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxft import config
-from jaxft.adapt.base import Adaptation, dense_layers, is_head
+from jaxft.adapt.base import Adaptation, dense_layers, dropout_site, is_head
 from jaxft.adapt.lora import LowRank
 from jaxft.models import nn
 from jaxft.types import Array, Params
@@ -61,7 +60,7 @@ def build(experiment: config.Experiment, spec: nn.Spec, prefix: str) -> Adaptati
 
     def apply(params: Params) -> Params:
         flat = nn.flatten(params)
-        sites = {path: zlib.crc32(path.encode()) for path in paths}
+        sites = {path: dropout_site(path) for path in paths}
         changes = {
             f"{path}/change": LowRank(*parts(flat, path), None, options.dropout, site) for path, site in sites.items()
         }

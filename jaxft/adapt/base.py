@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -65,6 +66,11 @@ def is_head(path: str, prefix: str) -> bool:
 def layer_of(path: str) -> int | None:
     """The number of the layer that a parameter lies in: the first number in its path."""
     return next((int(part) for part in path.split("/") if part.isdigit()), None)
+
+
+def dropout_site(path: str) -> int:
+    """The part number for dropout of a dense layer: the same in all layers of a model, whose keys differ."""
+    return zlib.crc32(re.sub(r"/\d+/", "/", path).encode())
 
 
 def matches(pattern: str, path: str) -> bool:

@@ -5,13 +5,11 @@ It is computed as x W + s (x A) B, so that no gradient of the size of W is. With
 m (W + s A B) / |W + s A B| (Liu et al. 2024, eq. 5; the length below the line counts as constant, section 4.3).
 """
 
-import zlib
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxft.adapt.base import Adaptation, dense_layers, is_head
+from jaxft.adapt.base import Adaptation, dense_layers, dropout_site, is_head
 from jaxft.config import Experiment
 from jaxft.models import nn
 from jaxft.types import Array, Params
@@ -69,7 +67,7 @@ def build(experiment: Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
                 b=scale * flat[f"lora/{path}/b"],
                 gain=gain(flat, path),
                 rate=options.dropout,
-                site=zlib.crc32(path.encode()),
+                site=dropout_site(path),
             )
             for path in paths
         }

@@ -157,7 +157,8 @@ def _attend(
     query, key, value = project("query", asking, run), project("key", hidden, whole), project("value", hidden, whole)
     segments = batch["segment_ids"]
     asking_segments = segments if at is None else nn.pick(segments, at)
-    drop = run.pairs(cfg.attention_probs_dropout_prob, batch["positions"], cfg.max_position_embeddings)
+    key, value, segments, positions, span = nn.with_prefix(p, key, value, batch, cfg.max_position_embeddings)
+    drop = run.pairs(cfg.attention_probs_dropout_prob, positions, span)
     return run.attention(query, key, value, asking_segments, segments, drop).reshape(asking.shape)
 
 

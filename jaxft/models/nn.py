@@ -142,6 +142,37 @@ def attention(
     return jnp.einsum("rhqk,rkhd->rqhd", drop(probs) if drop else probs, value)
 
 
+def with_prefix(
+    p: Params,
+    key: Float[Array, "rows length heads dim"],
+    value: Float[Array, "rows length heads dim"],
+    batch: Batch,
+    span: int,
+) -> tuple[Array, Array, Array, Array, int]:
+    """Keys and values with those that an adaptation has put before each example's own, as `states` of their layers.
+
+    As there may be up to `slots` examples in a row, there are `slots` copies, each of an example's segment.
+
+    Returns:
+      Keys, values, their segments, their positions (those of a prefix come after `span`), and the new span.
+    """
+    segments, positions = batch["segment_ids"], batch["positions"]
+    if "states" not in p["key"]:
+        return key, value, segments, positions, span
+    (rows, _, heads, dim), slots = key.shape, batch["starts"].shape[1]
+    size = p["key"]["states"].shape[0]
+
+    def before(x: Array, own: Array) -> Array:
+        return jnp.concatenate([jnp.broadcast_to(x, (rows, *x.shape)).astype(own.dtype), own], axis=1)
+
+    def states(name: str) -> Array:
+        return jnp.tile(p[name]["states"].reshape(size, heads, dim), (slots, 1, 1))
+
+    segments = before(jnp.repeat(jnp.arange(1, slots + 1), size), segments)
+    positions = before(span + jnp.tile(jnp.arange(size), slots), positions)
+    return before(states("key"), key), before(states("value"), value), segments, positions, span + size
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """How a model is computed: everything that is not what.

@@ -1,0 +1,26 @@
+"""Prefix tuning: each layer's attention sees further keys and values, which learn (Li and Liang 2021).
+
+They learn directly, without the paper's network that makes them, as in P-Tuning v2 (Liu et al. 2022), which is for
+encoders. They are no tokens: nothing but attention sees them. In a packed row each example has them for itself.
+"""
+
+from jaxft.adapt.base import Adaptation, dense_layers, is_head
+from jaxft.config import Experiment
+from jaxft.models import nn
+from jaxft.types import Params
+
+
+def build(experiment: Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
+    options, flat = experiment.prefix, nn.flatten(spec)
+    new = {}
+    for path in dense_layers(flat, prefix, "prefix.targets", options.targets):
+        kernel = flat[f"{path}/kernel"]
+        new[f"prefix/{path}/states"] = nn.Leaf((options.length, kernel.shape[1]), (None, kernel.axes[1]))
+
+    def apply(params: Params) -> Params:
+        flat = nn.flatten(params)
+        states = {path.removeprefix("prefix/"): flat[path] for path in new}
+        return nn.unflatten({path: x for path, x in flat.items() if path not in new} | states)
+
+    added = nn.unflatten(new)
+    return Adaptation(lambda path: path in new or is_head(path, prefix), added, apply=apply, merge=None)

@@ -1,0 +1,194 @@
+"""What an adaptation has learned, as a small directory: adapter_config.json and adapter_model.safetensors.
+
+LoRA, DoRA, AdaLoRA (as the LoRA that computes the same) and IA3 are written in the format of Hugging Face's `peft`,
+whose `PeftModel.from_pretrained` opens them in PyTorch, and read from it. Bottleneck adapters, for which it has no
+format, and prefixes, which it has in another form, are written with the names that parameters have here.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxft import config
+from jaxft.adapt.base import matches
+from jaxft.errors import UserError, nearest
+from jaxft.export import fetch
+from jaxft.models import nn
+from jaxft.pretrained import is_transposed, read_json, torch_name
+from jaxft.program import Program
+from jaxft.types import Params
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+TYPES = {"lora": "LORA", "adalora": "LORA", "ia3": "IA3", "adapter": "JAXFT", "prefix": "JAXFT"}
+"""Method -> `peft_type`. Methods that add nothing to the model have no such directory."""
+
+TASKS = {"SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS", "QuestionAnswering": "QUESTION_ANS"}
+"""A task of `jaxft.config` -> `task_type`."""
+
+PARTS = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector", "scale": "ia3_l"}
+
+
+def write(directory: Path, experiment: config.Experiment, trainable: Params) -> None:
+    """Writes the directory. Every process must call this; process 0 alone writes."""
+    from safetensors.numpy import save_file
+
+    flat = {path: np.asarray(fetch(x), np.float32) for path, x in nn.flatten(trainable).items()}
+    for path in filter(_is_value, list(flat)):
+        b = f"{path.removesuffix('/value')}/b"
+        flat[b] = flat.pop(path)[:, None] * flat[b]
+    if jax.process_index():
+        return
+    tensors = {_name(path): np.array(_to_peft(experiment, path, x), order="C") for path, x in flat.items()}
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    text = json.dumps(_config(experiment, list(flat)), indent=2, sort_keys=True) + "\n"
+    (directory / CONFIG).write_text(text, encoding="utf-8")
+
+
+def _name(path: str) -> str:
+    """What `peft` calls a parameter."""
+    method, *layer, last = path.split("/")
+    if TYPES.get(method) == "JAXFT":
+        return path
+    inside = ".".join([*layer, PARTS[last]]) if method in TYPES else torch_name(path)
+    return f"base_model.model.{inside}"
+
+
+def _is_value(path: str) -> bool:
+    """Whether a parameter is AdaLoRA's diagonal, which LoRA has none of: it is multiplied into `b`."""
+    return path.startswith("adalora/") and path.endswith("/value")
+
+
+def _is_reversed(path: str) -> bool:
+    """Whether `peft` stores the axes of a parameter in reverse."""
+    kind = TYPES.get(path.split("/")[0])
+    return kind == "LORA" or (kind is None and is_transposed(path))
+
+
+def _to_peft(experiment: config.Experiment, path: str, x: np.ndarray) -> np.ndarray:
+    if path.startswith("ia3/"):
+        return x[None] if any(matches(pattern, path) for pattern in experiment.ia3.inputs) else x[:, None]
+    return x.T if _is_reversed(path) else x
+
+
+def _config(experiment: config.Experiment, paths: Sequence[str]) -> dict[str, Any]:
+    """The values of adapter_config.json."""
+    method = experiment.adapt
+    own = [path for path in paths if path.startswith(f"{method}/")]
+    values = {
+        "base_model_name_or_path": experiment.model.path,
+        "inference_mode": True,
+        "modules_to_save": sorted({_head(path) for path in paths if path not in own}),
+        "peft_type": TYPES[method],
+        "task_type": TASKS.get(type(experiment.task).__name__),
+    }
+    if TYPES[method] == "JAXFT":
+        return values | {"method": method, "options": config.to_dict(getattr(experiment, method))}
+    layers = sorted({".".join(path.split("/")[1:-1]) for path in own})
+    if method == "ia3":
+        fed = [layer for layer in layers if any(matches(p, layer.replace(".", "/")) for p in experiment.ia3.inputs)]
+        return values | {"target_modules": layers, "feedforward_modules": fed}
+    lora = (
+        experiment.lora
+        if method == "lora"
+        else config.Lora(rank=experiment.adalora.rank, alpha=experiment.adalora.rank)
+    )
+    return values | {
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "use_rslora": lora.rslora,
+        "use_dora": lora.dora,
+        "target_modules": layers,
+    }
+
+
+def _head(path: str) -> str:
+    """The module of the head that a parameter lies in: `classifier`, or `pooler`, which lies in the body."""
+    return "pooler" if "/pooler/" in path else path.split("/")[0]
+
+
+def options(directory: Path) -> dict[str, Any]:
+    """The keys of an experiment that make the method of a `peft` directory: `Experiment(**options(directory))`.
+
+    Raises:
+      UserError: there is none, or it is of a method or has a setting that is not known here.
+    """
+    if not (directory / CONFIG).exists():
+        raise UserError(f"no {CONFIG} in {directory}; is it the directory of an adapter?")
+    values = read_json(directory / CONFIG)
+    kind, targets = values.get("peft_type"), values.get("target_modules")
+    if kind not in TYPES.values():
+        raise UserError(
+            f"{directory / CONFIG}: peft_type {kind!r} cannot be read; {nearest(str(kind), TYPES.values())}"
+        )
+    if kind == "JAXFT":
+        read = config.from_dict({values["method"]: values["options"]})
+        return {"adapt": values["method"], values["method"]: getattr(read, values["method"])}
+    if isinstance(targets, str) and targets != "all-linear":
+        raise UserError(f"{directory / CONFIG}: target_modules {targets!r} is a pattern; list the modules instead")
+    for key in ("rank_pattern", "alpha_pattern", "layers_to_transform", "fan_in_fan_out"):
+        if values.get(key):
+            raise UserError(f"{directory / CONFIG}: {key} is set, which is not supported; leave it out")
+    if values.get("bias", "none") != "none":
+        raise UserError(f"{directory / CONFIG}: bias is {values['bias']!r}; only none is supported")
+    paths = () if isinstance(targets, str) else tuple(name.replace(".", "/") for name in targets or ())
+    if kind == "IA3":
+        fed = tuple(name.replace(".", "/") for name in values.get("feedforward_modules") or ())
+        return {"adapt": "ia3", "ia3": config.IA3(inputs=fed, outputs=tuple(path for path in paths if path not in fed))}
+    lora = config.Lora(
+        rank=values["r"],
+        alpha=float(values["lora_alpha"]),
+        dropout=values.get("lora_dropout", 0.0),
+        rslora=values.get("use_rslora", False),
+        dora=values.get("use_dora", False),
+        targets=paths,
+    )
+    return {"adapt": "lora", "lora": lora}
+
+
+def read(directory: Path, composed: Program, start: Params) -> Params:
+    """What learns, as a directory has it, placed as in the program's state.
+
+    Args:
+      start: where the directory lacks a part of the head (`peft` saves no pooler unless it is told to), this is taken.
+
+    Raises:
+      UserError: it is not of the program's method and sizes, or cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    file = directory / WEIGHTS
+    if not file.exists():
+        raise UserError(f"no {WEIGHTS} in {directory}; is it the directory of an adapter?")
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise UserError(f"{file} is damaged or cut short; fetch it again") from error
+    added, found = nn.flatten(composed.adaptation.spec), nn.flatten(start)
+    for path, leaf in nn.flatten(composed.state.trainable).items():
+        if _is_value(path):
+            found[path] = jnp.ones_like(found[path])
+            continue
+        name = _name(path)
+        if path not in added and name not in tensors:
+            continue
+        x = tensors.get(name)
+        if x is None or x.size != leaf.size:
+            shape = "missing" if x is None else f"{list(x.shape)}"
+            raise UserError(f"{file}: {name} is {shape}; {path} is {list(leaf.shape)} in this experiment")
+        value = (x.T if _is_reversed(path) else x).reshape(leaf.shape)
+        found[path] = jax.device_put(value.astype(np.float32), leaf.sharding)
+    return nn.unflatten(found)
+
+
+def average(adapters: Sequence[Params]) -> Params:
+    """The mean of each parameter of several adapters of one kind that began from the same values."""
+    return jax.tree.map(lambda *parts: sum(parts) / len(parts), *adapters)

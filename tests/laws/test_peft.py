@@ -1,0 +1,159 @@
+"""Law 1 and law 6 for adapters: what `peft` computes, opened from its directories; and it opens ours."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import support
+
+from jaxft import adapters, config, models
+from jaxft.adapt import adalora
+from jaxft.errors import UserError
+from jaxft.models import nn
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+HEAD = ["classifier", "pooler"]
+LINEAR = ["query", "key", "value", "dense"]
+SCALED = {"target_modules": ["key", "value", "output.dense"], "feedforward_modules": ["output.dense"]}
+
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "rslora": (
+        "LoraConfig",
+        {"r": 3, "lora_alpha": 5, "use_rslora": True, "target_modules": ["query", "output.dense"]},
+    ),
+    "dora": (
+        "LoraConfig",
+        {"r": 2, "lora_alpha": 3, "use_dora": True, "target_modules": ["value", "intermediate.dense"]},
+    ),
+    "ia3": ("IA3Config", SCALED),
+}
+"""`peft`'s class of a method, and its arguments."""
+
+
+@pytest.fixture(scope="module")
+def peft(torch):
+    return pytest.importorskip("peft", reason="the reference, peft, is not installed")
+
+
+def plain(name: str) -> str:
+    """The name of a parameter in `peft`'s files, of that in its model."""
+    return name.replace(".modules_to_save", "").replace(".default", "").replace("vector.weight", "vector")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_peft_computes_the_same(torch, peft, tmp_path, kind: str):
+    """Logits, loss and gradients from its directory; and its logits from the directory that is written of that."""
+    case = support.TASKS["single_label"]
+    base = support.torch_model(support.SMALL, case.task, seed=0)
+    base.save_pretrained(tmp_path / "base")
+    features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
+    name, arguments = KINDS[kind]
+    theirs = peft.get_peft_model(
+        base, getattr(peft, name)(task_type="SEQ_CLS", modules_to_save=HEAD, **arguments)
+    ).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    theirs.save_pretrained(tmp_path / "theirs")
+    inputs = support.torch_inputs(features, case.task, 24)
+    found = theirs(**inputs)
+    found.loss.backward()
+
+    model, params = support.load(tmp_path / "base", case.task, dropout=0.0)
+    keys = adapters.options(tmp_path / "theirs")
+    composed = support.compose(case.task, model, keep_gradients=True, **keys)
+    state = composed.init(params)
+    trainable = adapters.read(tmp_path / "theirs", composed, state.trainable)
+    host = support.lay_out(features, case.task, 24, slots=0)
+    outputs = composed.eval_step((trainable, state.frozen), support.arrays(host))
+    ours = support.by_example(outputs, case.task, host, features)
+    support.assert_close(ours, {"logits": found.logits.detach().numpy()}, 1e-4)
+    experiment = config.Experiment(task=case.options, model=config.Model(path=str(tmp_path / "base")), **keys)
+    adapters.write(tmp_path / "ours", experiment, trainable)
+    state, metrics = composed.train_step(state.replace(trainable=trainable), support.arrays(host))
+    assert float(metrics["loss"]) == pytest.approx(float(found.loss.detach()), rel=1e-4)
+    grads = {plain(n): p.grad.numpy() for n, p in theirs.named_parameters() if p.requires_grad}
+    own = {
+        adapters._name(path): adapters._to_peft(experiment, path, np.asarray(g))
+        for path, g in nn.flatten(state.opt_state).items()
+    }
+    support.assert_close(own, grads, 1e-4, floor=1e-3)
+    assert_opens(torch, peft, tmp_path, inputs, found.logits.detach().numpy())
+
+
+def assert_opens(torch, peft, tmp_path, inputs: dict[str, Any], logits: np.ndarray) -> None:
+    """`peft` opens the directory `ours` on the model `base`, and finds these logits."""
+    from transformers import AutoModelForSequenceClassification
+
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=logits.shape[-1])
+    again = peft.PeftModel.from_pretrained(base, tmp_path / "ours").eval()
+    with torch.no_grad():
+        support.assert_close({"": again(**inputs).logits.numpy()}, {"": logits}, 1e-4)
+
+
+def test_adalora_is_written_as_lora(torch, peft, tmp_path):
+    case = support.TASKS["single_label"]
+    support.torch_model(support.SMALL, case.task, seed=0).save_pretrained(tmp_path / "base")
+    model, params = support.load(tmp_path / "base", case.task, dropout=0.0)
+    keys = support.ADAPTATIONS["adalora"]
+    composed = support.compose(case.task, model, **keys)
+    trainable, frozen = composed.split(params)
+    values = {path: x + 0.3 if path.endswith("/value") else x for path, x in nn.flatten(trainable).items()}
+    trainable = nn.unflatten(values)
+    features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
+    host = support.lay_out(features, case.task, 24, slots=0)
+    logits = composed.eval_step((trainable, frozen), support.arrays(host))["logits"]
+    logits = support.by_example({"logits": logits}, case.task, host, features)["logits"]
+    experiment = config.Experiment(task=case.options, model=config.Model(path=str(tmp_path / "base")), **keys)
+    adapters.write(tmp_path / "ours", experiment, trainable)
+    assert_opens(torch, peft, tmp_path, support.torch_inputs(features, case.task, 24), logits)
+    merged = composed.merge(*[adapters.read(tmp_path / "ours", composed, trainable), frozen])
+    for path, x in nn.flatten(composed.merge(trainable, frozen)).items():
+        np.testing.assert_allclose(nn.flatten(merged)[path], x, atol=1e-6, err_msg=path)
+
+
+def test_adalora_has_the_budget_of_the_authors_code(peft):
+    """`peft` took its allocator from them."""
+    from peft.tuners.adalora.layer import RankAllocator
+
+    options = config.AdaLora(rank=12, target=5, start=0.1, end=0.3)
+    theirs = RankAllocator.__new__(RankAllocator)
+    theirs.peft_config = peft.AdaLoraConfig(init_r=12, target_r=5, tinit=20, tfinal=60, deltaT=1, total_step=200)
+    theirs.init_bgt, theirs.target_bgt = 12 * 7, 5 * 7
+    expected = [theirs.budget_schedule(step)[0] for step in range(200)]
+    np.testing.assert_allclose(adalora.budget(options, 7, 200, jnp.arange(200)), expected, atol=1)
+    assert adalora.budget(options, 7, 200, 20) == 84 and adalora.budget(options, 7, 200, 140) == 35
+
+
+def test_adalora_keeps_within_the_budget():
+    case, keys = support.TASKS["single_label"], support.ADAPTATIONS["adalora"]
+    model = models.build(support.SMALL)
+    spec = case.task.param_spec(model)
+    experiment = config.Experiment(task=case.options, **keys)
+    method = adalora.build(experiment, spec, model.prefix)
+    transform = method.optimizer(optax.sgd(0.1), 10)
+    trainable = method.split(method.extend(support.random_params(case.task, model, 0), jax.random.key(0)))[0]
+    state, update, rng = transform.init(trainable), jax.jit(transform.update), np.random.default_rng(0)
+    layers = 6 * support.SMALL["num_hidden_layers"]
+    for step in range(10):
+        grads = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), trainable)
+        updates, state = update(grads, state, trainable)
+        trainable = optax.apply_updates(trainable, updates)
+        values = jnp.concatenate([x for path, x in nn.flatten(trainable).items() if path.endswith("/value")])
+        if step >= 1:
+            assert int((values != 0).sum()) == int(adalora.budget(experiment.adalora, layers, 10, step)), step
+    assert int((values != 0).sum()) == 2 * layers
+
+
+def test_a_directory_that_does_not_fit(tmp_path):
+    with pytest.raises(UserError, match="is it the directory of an adapter"):
+        adapters.options(tmp_path)
+    (tmp_path / adapters.CONFIG).write_text('{"peft_type": "LORAA"}')
+    with pytest.raises(UserError, match="did you mean 'LORA'"):
+        adapters.options(tmp_path)
