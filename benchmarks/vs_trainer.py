@@ -153,6 +153,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each contestant")
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--skip", action="append", default=[], choices=CONTESTANTS, help="leave this contestant out")
     parser.add_argument("--out", default="vs_trainer.json")
     parser.add_argument(
         "--only", help="run this contestant once, here, and print its figures (used by the command itself)"
@@ -166,7 +167,7 @@ def main() -> None:
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     runs = []
     for seed in seeds:
-        for name in CONTESTANTS:
+        for name in (name for name in CONTESTANTS if name not in arguments.skip):
             runs.append(one_run(name, arguments, seed))
             print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
     found = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "runs": runs}
