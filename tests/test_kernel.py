@@ -11,7 +11,7 @@ import support
 from jaxft import config, models, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.models import kernel, nn
-from jaxft.plan import topology
+from jaxft.plan import hlo, reading, topology
 
 
 def arguments(
@@ -66,4 +66,9 @@ def test_tpu_compiler_takes_it():
     mesh = sharding.make_mesh(config.Mesh(data=2, tensor=2), topology.devices("v5e:2x2"))
     composed = program.compose(experiment, models.build(hf), tasks.build(options), steps=10, mesh=mesh)
     step = composed.train_step.lower(composed.state, composed.abstract_batch(BatchShape(4, 24, 3)))  # pyright: ignore
-    assert step.compile().as_text().count('custom_call_target="tpu_custom_call"') == 2
+    text = step.compile().as_text()
+    assert text.count('custom_call_target="tpu_custom_call"') == 2
+    module = hlo.parse(text)
+    kernels = [reading.kernel_flops(i) for c in module.computations.values() for i in c.instructions]
+    # Of two rows of 24 and two heads of 64, for three queries: two products forward, five backward.
+    assert sum(kernels) == (2 + 5) * 2 * 2 * 3 * 24 * 128

@@ -96,7 +96,14 @@ _attention.defvjp(_attention_forward, _attention_backward)
 
 def _call(static: Static, kernel: Any, scalars: Array, wide: tuple, marks: tuple, like: tuple) -> Any:
     """Runs a kernel on each row and each group of heads; its outputs are arrays like the given ones."""
-    rows, _, hidden = wide[0].shape
+    rows, queries, hidden = wide[0].shape
+    length, heads, products = wide[1].shape[1], hidden // static.dim, 2 if kernel is _forward else 5
+    moved = [*wide, *marks, *like]
+    cost = pl.CostEstimate(
+        flops=products * 2 * rows * queries * length * hidden,
+        transcendentals=rows * heads * queries * length,
+        bytes_accessed=sum(x.size * x.dtype.itemsize for x in moved),
+    )
     per_group = lambda x: pl.BlockSpec((1, x.shape[1], LANES), lambda row, group: (row, 0, group))  # noqa: E731
     per_row = lambda x: pl.BlockSpec((1, *x.shape[1:]), lambda row, group: (row, 0, 0))  # noqa: E731
     return pl.pallas_call(
@@ -106,6 +113,7 @@ def _call(static: Static, kernel: Any, scalars: Array, wide: tuple, marks: tuple
         out_specs=[*map(per_group, like)],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in like],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        cost_estimate=cost,
         interpret=static.interpret,
     )(scalars, *wide, *marks)
 

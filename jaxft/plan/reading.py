@@ -70,7 +70,7 @@ def read(module: Module, mesh: dict[str, int], most: int = 8) -> Work:
     for computation, trips in module.scheduled():
         for instruction in computation.instructions:
             products = [(c, i) for c, i in _with_inside(module, computation, instruction) if _is_product(i)]
-            flops = trips * sum(product_flops(c, i) for c, i in products)
+            flops = trips * (sum(product_flops(c, i) for c, i in products) + kernel_flops(instruction))
             wide += trips * sum(product_flops(c, i) for c, i in products if _wide(c, i))
             times.append((flops, trips * traffic(module, computation, instruction)))
             if instruction.opcode not in _FREE:
@@ -132,6 +132,14 @@ def product_flops(computation: Computation, instruction: Instruction) -> float:
     groups = [_number(instruction, f"{name}_group_count", 1) for name in ("feature", "batch")]
     work = size(lhs, left, "f") // groups[0] * size(result, out, "f") * (size(lhs, left, "b") // groups[1])
     return 2.0 * work * valid
+
+
+def kernel_flops(instruction: Instruction) -> float:
+    """What a Pallas kernel says of itself (`pallas.CostEstimate`)."""
+    if instruction.opcode != "custom-call":
+        return 0.0
+    found = re.search(r'"cost_estimate":\{"flops":"(\d+)"', instruction.attributes)
+    return float(found[1]) if found else 0.0
 
 
 def _number(instruction: Instruction, name: str, default: int) -> int:
