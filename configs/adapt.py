@@ -1,0 +1,32 @@
+"""The quickstart, but not every parameter learns: the method as argument; docs/adapt.md says which is for what.
+
+  python run.py --config=configs/adapt.py:lora --workdir=/tmp/lora
+  python run.py --config=configs/adapt.py:lora --workdir=/tmp/dora --config.lora.dora=true --config.lora.rank=4
+  python run.py --config=configs/adapt.py:freeze --workdir=/tmp/freeze --config.freeze.last_layers=2
+  python run.py --config=configs/adapt.py:adapter --workdir=/tmp/houlsby --config.adapter.placement=houlsby
+  python run.py --config=configs/adapt.py:adalora --workdir=/tmp/adalora --config.adalora.target=4
+  python run.py --config=configs/adapt.py:bitfit --workdir=/tmp/bitfit
+  python run.py --config=configs/adapt.py:ia3 --workdir=/tmp/ia3
+  python run.py --config=configs/adapt.py:prefix --workdir=/tmp/prefix --config.prefix.length=8
+
+In any other config it is one line, or one flag; most methods want ten times the learning rate of full fine-tuning:
+
+  python run.py --config=configs/quickstart.py --workdir=/tmp/lora --config.adapt=lora \\
+      --config.optimizer.learning_rate=1e-3
+"""
+
+from configs import quickstart
+from jaxft.config import METHODS, Experiment
+from jaxft.errors import UserError, nearest
+
+RATES = {"full": 1e-4, "freeze": 3e-4, "adalora": 2e-3, "ia3": 3e-3, "prefix": 3e-3}
+"""Where to begin, not tuned; the others: 1e-3."""
+
+
+def get_config(method: str = "lora") -> Experiment:
+    if method not in METHODS:
+        raise UserError(f"--config=configs/adapt.py:{method}: no such method; {nearest(method, METHODS)}")
+    experiment = quickstart.get_config()
+    experiment.name, experiment.adapt = f"tweets-minilm-{method}", method
+    experiment.optimizer.learning_rate = RATES.get(method, 1e-3)
+    return experiment
