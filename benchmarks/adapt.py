@@ -78,7 +78,8 @@ def main() -> None:
     for name in a.methods.split(";"):
         method, keys = METHODS[name]
         experiment = dataclasses.replace(get_config(method), **keys)
-        found["methods"][name] = entry = costs(experiment, a.memory) | {"runs": []}
+        entry: dict[str, Any] = {**costs(experiment, a.memory), "runs": []}
+        found["methods"][name] = entry
         for rate in [float(x) for x in a.rates.split(",") if x] or [experiment.optimizer.learning_rate]:
             for seed in range(a.seeds):
                 data = dataclasses.replace(experiment.data, train_examples=a.examples)

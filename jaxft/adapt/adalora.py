@@ -112,8 +112,9 @@ def build(experiment: config.Experiment, spec: nn.Spec, prefix: str) -> Adaptati
                 path: jnp.where(chosen, (score >= ordered[left - 1]).astype(jnp.float32), state.kept[path])
                 for path, score in ranks.items()
             }
-            updates, inner_state = inner.update(updates, state.inner, params)
-            flat = nn.flatten(updates)
+            changes: Any
+            changes, inner_state = inner.update(updates, state.inner, params)
+            flat = nn.flatten(changes)
             cut = chosen | (state.step > last)
             for path, keep in kept.items():  # eq. 6; between two choices, what was cut may grow back
                 flat[path] = jnp.where(cut & (keep == 0), -old[path], flat[path])

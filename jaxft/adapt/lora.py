@@ -49,9 +49,7 @@ def build(experiment: Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
     def sum_of(flat: Params, path: str) -> Array:
         return flat[f"{path}/kernel"] + scale * flat[f"lora/{path}/a"] @ flat[f"lora/{path}/b"]
 
-    def gain(flat: Params, path: str) -> Array | None:
-        if not options.dora:
-            return None
+    def gain(flat: Params, path: str) -> Array:
         return flat[f"lora/{path}/magnitude"] / jnp.linalg.norm(jax.lax.stop_gradient(sum_of(flat, path)), axis=0)
 
     def prepare(params: Params) -> Params:
@@ -65,7 +63,7 @@ def build(experiment: Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
             f"{path}/change": LowRank(
                 a=flat[f"lora/{path}/a"],
                 b=scale * flat[f"lora/{path}/b"],
-                gain=gain(flat, path),
+                gain=gain(flat, path) if options.dora else None,
                 rate=options.dropout,
                 site=dropout_site(path),
             )
