@@ -49,6 +49,7 @@ def write(directory: Path, experiment: config.Experiment, trainable: Params) -> 
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     text = json.dumps(_config(experiment, list(flat)), indent=2, sort_keys=True) + "\n"
     (directory / CONFIG).write_text(text, encoding="utf-8")
+    (directory / WEIGHTS).chmod((directory / CONFIG).stat().st_mode)  # save_file makes it private
 
 
 def _name(path: str) -> str:

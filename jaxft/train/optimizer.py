@@ -9,8 +9,8 @@ import optax
 from jaxft import config
 from jaxft.errors import UserError
 
-NOT_DECAYED = ("bias", "scale")
-"""Names of parameters without weight decay: biases, and the scale of LayerNorm."""
+NOT_DECAYED = ("bias", "scale", "magnitude")
+"""Names of parameters without weight decay: biases, the scales of LayerNorm and of (IA)^3, the lengths of DoRA."""
 
 
 def make_schedule(options: config.Optimizer, steps: int) -> optax.Schedule:
