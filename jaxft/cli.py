@@ -102,6 +102,9 @@ def _define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string(
         "topology", "", "plan: devices to plan for, e.g. v5e:4x4, cpu:8 (simulated), gpu", flag_values=values
     )
+    flags.DEFINE_bool(
+        "plan.exact", False, "plan: compile for TPU as a run does; takes several times as long", flag_values=values
+    )
     for name, (default, doc) in PROCESSES.items():
         define = flags.DEFINE_string if isinstance(default, str) else flags.DEFINE_integer
         define(name, default, doc, flag_values=values)
@@ -185,7 +188,7 @@ def _plan(values: flags.FlagValues) -> int:
     topology.start(values.topology)
     from jaxft.plan import mode
 
-    mode.plan(values.config, values.topology, values.workdir or "")
+    mode.plan(values.config, values.topology, values.workdir or "", exact=values["plan.exact"].value)
     return 0
 
 

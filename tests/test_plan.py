@@ -178,7 +178,7 @@ def test_what_a_program_lacks(message: str, needed: float, limit: float):
     assert build.exhausted(f"RESOURCE_EXHAUSTED: {message}") == (math.floor(needed * 2**30), math.floor(limit * 2**30))
 
 
-WIDE = support.SMALL | {"vocab_size": 512, "hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 512}
+WIDE = support.SMALL | {"vocab_size": 512, "hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 512}
 """A body whose kernels outweigh the rest."""
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-OPTIONS = {"exec_time_optimization_effort": -1.0}
-"""For TPUs: no search for the best tiles of each matrix product, which takes nine tenths of the time and changes
-neither what is computed nor what is communicated, and memory by less than 1% (docs/plan.md)."""
+QUICK = {"exec_time_optimization_effort": -1.0}
+"""For TPUs: without the search for the best tiles of each matrix product, which takes most of the time. What is
+computed, what is communicated and the memory's peak stay; collectives may be wider and fewer of them are hidden."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,21 @@ def versions() -> dict[str, str]:
     return found
 
 
-def build(lowered: jax.stages.Lowered, mesh: Mesh, cache: str) -> Built:
+def build(lowered: jax.stages.Lowered, mesh: Mesh, cache: str, exact: bool = False) -> Built:
     """Compiles, or reads what an earlier call compiled.
 
     Args:
       cache: a folder; empty: none.
+      exact: as a run compiles, rather than in a fraction of the time; see `QUICK`.
     """
+    options = {} if exact or mesh.devices.flat[0].platform != "tpu" else QUICK
     places = [[d.id, d.device_kind, list(getattr(d, "coords", ()))] for d in mesh.devices.flat]
-    parts = [lowered.as_text(), json.dumps([places, versions(), OPTIONS]), os.environ.get("XLA_FLAGS", "")]
+    parts = [lowered.as_text(), json.dumps([places, versions(), options]), os.environ.get("XLA_FLAGS", "")]
     key = hashlib.blake2b("\0".join(parts).encode(), digest_size=12).hexdigest()
     file = Path(cache).expanduser() / "plans" / f"{key}.json.gz" if cache else None
     if file and file.exists():
         return Built(**(json.loads(gzip.decompress(file.read_bytes())) | {"cached": True}))
-    built = _compile(lowered, OPTIONS if mesh.devices.flat[0].platform == "tpu" else {})
+    built = _compile(lowered, options)
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{file.name}.{os.getpid()}")

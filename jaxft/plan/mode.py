@@ -34,11 +34,11 @@ class Subject:
     lengths: np.ndarray
     shape: Callable[[int], BatchShape]
 
-    def plan(self, experiment: config.Experiment, mesh: Mesh) -> dict[str, Any]:
+    def plan(self, experiment: config.Experiment, mesh: Mesh, exact: bool = False) -> dict[str, Any]:
         """What plan.json holds, of this experiment (which may differ in `mesh`, `compute` and `accumulate`)."""
         composed = program.compose(experiment, self.model, self.task, steps=1000, mesh=mesh)
         shape = self.shape(composed.row_shards * experiment.train.accumulate)
-        return planned.plan(experiment, composed, shape, self.lengths, experiment.data.cache)
+        return planned.plan(experiment, composed, shape, self.lengths, experiment.data.cache, exact)
 
 
 def subject(experiment: config.Experiment, mesh: Mesh) -> Subject:
@@ -59,8 +59,11 @@ def subject(experiment: config.Experiment, mesh: Mesh) -> Subject:
     return Subject(experiment, model, tasks.build(experiment.task), np.full(batch, data.max_length), full)
 
 
-def plan(experiment: config.Experiment, name: str, workdir: str = "") -> dict[str, Any]:
+def plan(experiment: config.Experiment, name: str, workdir: str = "", *, exact: bool = False) -> dict[str, Any]:
     """Plans the experiment for a topology, prints the plan, and writes `plan.json` into `workdir` if one is given.
+
+    Args:
+      exact: compiles as a run does; see `jaxft.plan.build.QUICK`.
 
     Raises:
       UserError: the topology, the experiment, the model or the data cannot be used.
@@ -68,7 +71,7 @@ def plan(experiment: config.Experiment, name: str, workdir: str = "") -> dict[st
     mesh = sharding.make_mesh(experiment.mesh, topology.devices(name))
     experiment = config.check(experiment, data=False)
     about = subject(experiment, mesh)
-    facts = {"topology": name} | about.plan(about.experiment, mesh)
+    facts = {"topology": name} | about.plan(about.experiment, mesh, exact)
     facts["experiment"] = config.to_dict(about.experiment)
     print(show.text(facts))
     if workdir:

@@ -72,16 +72,17 @@ def plan(
     shape: BatchShape,
     lengths: Sequence[int] | np.ndarray,
     cache: str = "",
+    exact: bool = False,
 ) -> dict[str, Any]:
     """Compiles the step for the program's devices, and returns what plan.json holds.
 
     Args:
       shape: of the batch.
       lengths: of its examples, in tokens.
-      cache: folder of compiled programs; empty: none.
+      cache, exact: as `jaxft.plan.build.build`.
     """
     lowered = program.train_step.lower(program.state, program.abstract_batch(shape))  # pyright: ignore
-    built = build(lowered, program.mesh, cache)
+    built = build(lowered, program.mesh, cache, exact)
     device = program.mesh.devices.flat[0]
     chip = topology.chip(device)
     facts = {
@@ -97,6 +98,7 @@ def plan(
         "versions": versions(),
         "compile_seconds": built.seconds,
         "cached": built.cached,
+        "exact": exact,
         "memory": memory(built, state_bytes(program, shape), chip),
         "model_flops": flops.train_flops(program.model, program.spec)(np.asarray(lengths)) / program.mesh.size,
     }

@@ -12,6 +12,9 @@ from jaxft.plan.hlo import HBM, Computation, Instruction, Module, Shape
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 
+_SCATTER = "all-reduce-scatter"
+"""On TPU a reduce-scatter is a fusion of this name, of an all-reduce and a slice of its result."""
+
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
     *("while", "call", "conditional", "opt-barrier", "iota"),
@@ -225,20 +228,27 @@ def collectives(module: Module, mesh: dict[str, int]) -> list[Collective]:
     """What crosses between devices, those of a kind together, the most bytes first."""
     found: dict[tuple, list[int]] = {}
     for computation, trips in module.scheduled():
+        seen: set[tuple[str, str]] = set()
         for at, instruction in enumerate(computation.instructions):
             hidden = _hidden(computation, at)
             for owner, inner in _with_inside(module, computation, instruction):
                 kind = inner.opcode.removesuffix("-start")
                 if kind not in KINDS:
                     continue
+                channel = re.search(r"channel_id=\d+", inner.attributes)
+                if channel and (kind, channel[0]) in seen:  # one that is spread over several fusions
+                    continue
+                seen |= {(kind, channel[0])} if channel else set()
                 group = _group(inner, math.prod(mesh.values()))
                 axes = _axes(group, mesh)
                 if not axes:  # nobody else takes part
                     continue
-                operands = [shape for shapes in owner.taken(inner) for shape in shapes]
-                for shape in operands:
+                fused = owner is not computation
+                if fused and owner.name.startswith(_SCATTER):
+                    kind, fused = "reduce-scatter", False
+                for shape in (shape for shapes in owner.taken(inner) for shape in shapes):
                     whole = shape.bytes * (len(group) if kind == "all-gather" else 1)
-                    sums = found.setdefault((kind, axes, shape.dtype, hidden or owner is not computation), [0, 0, 0])
+                    sums = found.setdefault((kind, axes, shape.dtype, hidden or fused), [0, 0, 0])
                     sums[0] += trips
                     sums[1] += trips * whole
                     sums[2] += trips * round(whole * _share(kind, len(group)))
