@@ -182,11 +182,13 @@ WIDE = support.SMALL | {"vocab_size": 512, "hidden_size": 128, "num_attention_he
 """A body whose kernels outweigh the rest."""
 
 
-def on_tpu(name: str, hf: dict[str, Any] = WIDE, rows: int = 64, length: int = 24, **mesh: Any) -> dict[str, Any]:
+def on_tpu(name: str, hf: dict[str, Any] = WIDE, rows: int = 64, length: int = 24, mesh: Any = None) -> dict[str, Any]:
     """The plan of a bfloat16 step on full rows."""
     pytest.importorskip("libtpu", reason=topology.MISSING)
     options = config.SequenceClassification(labels=("a", "b"))
-    experiment = config.Experiment(task=options, mesh=config.Mesh(**mesh), compute=config.Compute(dtype="bfloat16"))  # pyright: ignore
+    experiment = config.Experiment(
+        task=options, mesh=config.Mesh(**(mesh or {})), compute=config.Compute(dtype="bfloat16")
+    )  # pyright: ignore
     devices = sharding.make_mesh(experiment.mesh, topology.devices(name))
     composed = program.compose(experiment, models.build(hf), tasks.build(options), steps=10, mesh=devices)
     return planned.plan(experiment, composed, BatchShape(rows, length, 1), [length] * rows)
@@ -217,6 +219,35 @@ def test_every_generation_of_tpus(name: str):
     assert facts["float32_share"] == 0
     assert 0 < facts["estimate"]["utilization"] < 1
     assert show.verdict(facts).startswith("fits: ")
+
+
+def test_fsdp_on_tpu():
+    """Every split parameter is gathered once, its gradient scattered once, and no activation crosses."""
+    facts, sizes = on_tpu("v5e:2x4", mesh={"data": 1, "fsdp": 8}), parameters(WIDE)
+    whole = ("classifier/bias", "pooler/dense/bias", "intermediate/dense/bias", "query/bias", "key/bias", "value/bias")
+    split = {path: size for path, size in sizes.items() if not path.endswith(whole)}
+    shares = sum(size / 8 if path in split else size for path, size in sizes.items())
+    assert facts["memory"]["parameters"] == pytest.approx(4 * shares, rel=0.01)
+    assert total(facts, "all-gather", axes=("fsdp",)) == pytest.approx(4 * sum(split.values()), rel=0.05)
+    kernels = sum(size for path, size in sizes.items() if path.endswith("kernel"))
+    words = sizes["bert/embeddings/word_embeddings/embedding"]
+    assert total(facts, "reduce-scatter", axes=("fsdp",)) == pytest.approx(2 * kernels + 4 * words, rel=0.05)
+    assert total(facts, "all-reduce", axes=("fsdp",)) < 0.1 * kernels
+
+
+def test_tensor_parallelism_on_tpu():
+    """Two sums of activations a layer forward, two backward (Shoeybi et al. 2019); one of the embedding, in float32.
+
+    Of the last layer, which is computed for [CLS] alone, the gradient of keys and values is all that is large.
+    """
+    facts = on_tpu("v5e:2x4", mesh={"data": 2, "tensor": 4})
+    rows, length, size = 64 // 2, 24, WIDE["hidden_size"]
+    activations = rows * length * size
+    narrow = sum(c["bytes"] for c in facts["collectives"] if c["axes"] == ("tensor",) and c["dtype"] == "bf16")
+    wide = sum(c["bytes"] for c in facts["collectives"] if c["axes"] == ("tensor",) and c["dtype"] == "f32")
+    assert narrow == pytest.approx(2 * (5 * activations + 4 * rows * size), rel=0.05)
+    assert wide == pytest.approx(4 * activations, rel=0.05)
+    assert {c["kind"] for c in facts["collectives"]} == {"all-reduce"}
 
 
 def test_what_does_not_fit_is_told():

@@ -139,7 +139,9 @@ def _layer(p: Params, cfg: Config, hidden: Array, at: Array | None, batch: Batch
     asking, whole = hidden, run
     if at is not None:
         asking, run = nn.pick(hidden, at), run.pick(at)
-    attended = _attend(p["attention"]["self"], cfg, asking, hidden, at, batch, run, whole)
+    # Of its own, so that the gradients of query, key and value are summed before they cross devices, not each after.
+    read = run.constrain(hidden, ("rows", None, None))
+    attended = _attend(p["attention"]["self"], cfg, read if at is None else asking, read, at, batch, run, whole)
     hidden = _add_norm(p["attention"]["output"], cfg, attended, asking, run, site=1)
     inner = nn.ACTIVATIONS[cfg.hidden_act](nn.dense(p["intermediate"]["dense"], hidden, run))
     return _add_norm(p["output"], cfg, run.constrain(inner, ("rows", None, "mlp")), hidden, run, site=2)
