@@ -103,6 +103,9 @@ def _define(values: flags.FlagValues, argv: list[str]) -> None:
         "topology", "", "plan: devices to plan for, e.g. v5e:4x4, cpu:8 (simulated), gpu", flag_values=values
     )
     flags.DEFINE_bool(
+        "plan.search", False, "plan: look for the best mesh, recomputation and accumulation", flag_values=values
+    )
+    flags.DEFINE_bool(
         "plan.exact", False, "plan: compile for TPU as a run does; takes several times as long", flag_values=values
     )
     for name, (default, doc) in PROCESSES.items():
@@ -188,7 +191,8 @@ def _plan(values: flags.FlagValues) -> int:
     topology.start(values.topology)
     from jaxft.plan import mode
 
-    mode.plan(values.config, values.topology, values.workdir or "", exact=values["plan.exact"].value)
+    how = {name: bool(values[f"plan.{name}"].value) for name in ("exact", "search")}
+    mode.plan(values.config, values.topology, values.workdir or "", **how)
     return 0
 
 

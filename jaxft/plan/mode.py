@@ -1,7 +1,9 @@
 """What `run.py --mode=plan` does."""
 
 import json
+import math
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +15,11 @@ from jax.sharding import Mesh
 from jaxft import config, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.errors import UserError
+from jaxft.flops import train_flops
 from jaxft.job import Body, prepare
-from jaxft.models import Model
+from jaxft.models import Model, nn
 from jaxft.plan import planned, show, topology
+from jaxft.plan import search as searching
 from jaxft.tasks import Task
 
 
@@ -59,24 +63,58 @@ def subject(experiment: config.Experiment, mesh: Mesh) -> Subject:
     return Subject(experiment, model, tasks.build(experiment.task), np.full(batch, data.max_length), full)
 
 
-def plan(experiment: config.Experiment, name: str, workdir: str = "", *, exact: bool = False) -> dict[str, Any]:
+def plan(
+    experiment: config.Experiment, name: str, workdir: str = "", *, exact: bool = False, search: bool = False
+) -> dict[str, Any]:
     """Plans the experiment for a topology, prints the plan, and writes `plan.json` into `workdir` if one is given.
 
     Args:
       exact: compiles as a run does; see `jaxft.plan.build.QUICK`.
+      search: also plans other meshes and ways to compute, prints them ranked, and plans the best.
 
     Raises:
       UserError: the topology, the experiment, the model or the data cannot be used.
     """
-    mesh = sharding.make_mesh(experiment.mesh, topology.devices(name))
+    devices = topology.devices(name)
+    mesh = sharding.make_mesh(experiment.mesh, devices)
     experiment = config.check(experiment, data=False)
     about = subject(experiment, mesh)
-    facts = {"topology": name} | about.plan(about.experiment, mesh, exact)
-    facts["experiment"] = config.to_dict(about.experiment)
+    experiment, ranked = about.experiment, []
+    if search:
+        ranked = _search(about, name, devices, mesh, exact)
+        experiment = ranked[0][0].of(experiment)
+        mesh = sharding.make_mesh(experiment.mesh, devices)
+    facts = {"topology": name} | about.plan(experiment, mesh, exact)
+    facts["experiment"] = config.to_dict(experiment)
+    facts["search"] = [one._asdict() | {"flags": one.flags(), "plan": found} for one, found in ranked]
     print(show.text(facts))
     if workdir:
         write(Path(workdir).expanduser(), facts)
     return facts
+
+
+def _search(
+    about: Subject, name: str, devices: list[Any], mesh: Mesh, exact: bool
+) -> list[tuple[searching.Setting, dict[str, Any]]]:
+    chip = topology.chip(devices[0])
+    if chip is None:
+        raise UserError(
+            f"--plan.search: how fast a {devices[0].device_kind} is, is not known; search for a TPU or a GPU"
+        )
+    start = searching.setting(about.experiment, dict(mesh.shape))
+    spec = nn.flatten(about.task.param_spec(about.model))
+    parameters = sum(math.prod(leaf.shape) for leaf in spec.values())
+    flops = train_flops(about.model, nn.unflatten(spec))(about.lengths) / len(devices)
+    chosen = searching.candidates(len(devices), about.model, parameters, flops, about.shape(1), chip)
+
+    def one(setting: searching.Setting) -> dict[str, Any]:
+        experiment = setting.of(about.experiment)
+        return about.plan(experiment, sharding.make_mesh(experiment.mesh, devices), exact)
+
+    note = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+    ranked = searching.search(start, chosen, one, note)
+    print(f"search for {name}\n" + show.ranking(ranked, start) + "\n")
+    return ranked
 
 
 def write(folder: Path, facts: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """A plan as text for a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxft.plan.search import Setting
 from jaxft.report.tables import grid, summary
 
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -58,6 +59,24 @@ def text(facts: Mapping[str, Any]) -> str:
     if "estimate" in facts:
         parts.append("estimate by the roofline model: no step is faster\n" + grid(_speed(facts["estimate"])))
     return "\n\n".join(parts)
+
+
+def ranking(ranked: Sequence[tuple[Setting, Mapping[str, Any]]], start: Setting) -> str:
+    """The settings of a search, the best first, and the best as flags to paste."""
+    rows = [["", "mesh", "parts", "remat", "scan", "needs", "step", "utilization"]]
+    for i, (one, facts) in enumerate(ranked, 1):
+        held = facts["memory"]
+        found = facts.get("estimate", {})
+        speed = (
+            [milliseconds(found["step_seconds"]), f"{100 * found['utilization']:.1f}%"] if held["fits"] else ["", ""]
+        )
+        sizes = {axis: getattr(one, axis) for axis in ("data", "fsdp", "tensor")}
+        how = [str(one.accumulate), *("yes" if on else "no" for on in (one.remat, one.scan))]
+        needs = size(held["needed"]) + ("" if held["fits"] else ", does not fit")
+        rows.append([f"{i}{'*' * (one == start)}", mesh(sizes), *how, needs, *speed])
+    best, facts = ranked[0]
+    chosen = f"best: {best.flags()}" if facts["memory"]["fits"] else "none of these fits; give more devices"
+    return grid(rows) + f"\n  * the experiment as it is\n{chosen}"
 
 
 def _memory(held: Mapping[str, Any]) -> list[list[str]]:
