@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from ml_collections.config_flags import tuple_parser
 
 from jaxft import config
-from jaxft.errors import TrainingError, UserError, nearest, system_error
+from jaxft.errors import TrainingError, UserError, causes, nearest, system_error
 
 MODES = ("train", "evaluate", "predict", "export", "inspect", "plan")
 
@@ -51,6 +51,12 @@ BROKEN = {
 }
 """What the file system can do to a run, in words."""
 
+OUT_OF_MEMORY = (
+    "the device has too little memory for this run; lower config.train.batch_size or config.data.max_length, raise "
+    "config.train.accumulate, set config.compute.remat=true or config.compute.dtype=bfloat16, or split parameters over "
+    "devices by config.mesh.fsdp (--mode=plan tells what is needed)"
+)
+
 
 class _Texts(tuple_parser.TupleParser):
     """Reads `a,b` as well as `('a', 'b')`."""
@@ -68,7 +74,7 @@ def main(argv: list[str], usage: str | None) -> int:
     """Runs one command line; prints one line and returns 2 where the user made a mistake."""
     values = flags.FlagValues()
     _define(values, argv)
-    debug = any(arg.lstrip("-") == "debug" for arg in argv)
+    debug = any(re.fullmatch(r"--?debug(=(true|t|1))?", arg.lower()) for arg in argv)
     hook = sys.unraisablehook
     try:
         if not debug:
@@ -125,7 +131,7 @@ def _define(values: flags.FlagValues, argv: list[str]) -> None:
 
 def _run(argv: list[str], usage: str, values: flags.FlagValues) -> int:
     if any(arg in ("--help", "-h", "--helpfull", "-help") for arg in argv):
-        print(f"{usage}\n{_keys()}\n\nflags:\n{values.main_module_help() or values.get_help()}")
+        print(f"{usage}\n{_keys(argv)}\n\nflags:\n{values.main_module_help() or values.get_help()}")
         return 0
     known = _check_config(argv)
     try:
@@ -291,14 +297,26 @@ def _load(target: str) -> config.Experiment:
     return experiment
 
 
-def _keys() -> str:
-    """Every key with its default and meaning, for --help."""
-    width = max(map(len, config.keys(config.Experiment()))) + 2
-    lines = [
-        f"  {key:{width}}{field.metadata['doc']} [{getattr(holder, field.name)!r}]"
-        for key, holder, field in config.walk(config.Experiment())
-    ]
-    return "\n".join(lines)
+def _keys(argv: list[str]) -> str:
+    """Every key with its default and meaning, for --help: of the experiment that is given, or of all tasks."""
+    given = _given(argv)[0]
+    experiments = [_load(given[0])] if given else [config.Experiment(task=task()) for task in config.TASKS.values()]
+    width = max(len(key) for experiment in experiments for key in config.keys(experiment)) + 2
+
+    def lines(section: config.Section, prefix: str = "") -> Iterator[str]:
+        for key, holder, field in config.walk(section, prefix):
+            yield f"  {key:{width}}{field.metadata['doc']} [{getattr(holder, field.name)!r}]"
+
+    found = []
+    for line in lines(experiments[0]):
+        if line.startswith("  task."):
+            continue
+        if line.startswith("  data.source "):
+            for one in experiments:
+                found += ["", f"  task: {type(one.task).__name__}", *lines(one.task, "task.")]
+            found.append("")
+        found.append(line)
+    return "\n".join(found)
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
@@ -307,6 +325,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return EXIT_FAILED, str(error)
     if isinstance(error, UserError | flags.Error):
         return EXIT_USER, " ".join(str(error).split())
+    if any("RESOURCE_EXHAUSTED" in str(cause) for cause in causes(error)):
+        return EXIT_USER, OUT_OF_MEMORY
     number, file = system_error(error)
     if number in BROKEN:
         return EXIT_USER, f"{file or '--workdir'}: {BROKEN[number]}; what is on disk is whole: mend and resume"

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import jax
 from jax.experimental import multihost_utils
 
-from jaxft.errors import TrainingError, UserError
+from jaxft.errors import TrainingError, UserError, causes
 
 T = TypeVar("T")
 
@@ -198,10 +198,8 @@ def lost(error: BaseException) -> bool:
     """Whether this is what the death of another process looks like from here."""
     if jax.process_count() == 1:
         return False
-    causes: list[BaseException] = [error]
-    while cause := causes[-1].__cause__ or causes[-1].__context__:  # orbax wraps what a collective says
-        causes.append(cause)
-    said = [str(cause) for cause in causes if isinstance(cause, jax.errors.JaxRuntimeError)]
+    # orbax wraps what a collective says
+    said = [str(cause) for cause in causes(error) if isinstance(cause, jax.errors.JaxRuntimeError)]
     return any(word in text for text in said for word in LOST)
 
 

@@ -4,7 +4,7 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 SPOKEN = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 """Errors of the system that libraries pass on by their text alone."""
@@ -36,8 +36,7 @@ def system_error(error: BaseException) -> tuple[int, str]:
 
     orbax wraps what the file system said, and storage libraries say it in words alone: `[OS error 28: No space left]`.
     """
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno:
             return cause.errno, str(cause.filename or "")
         if match := re.search(r"(?i)OS error (\d+)", str(cause)):
@@ -45,5 +44,12 @@ def system_error(error: BaseException) -> tuple[int, str]:
             return int(match[1]), file[1] if file else ""
         if number := next((n for n in SPOKEN if os.strerror(n) in str(cause)), 0):
             return number, ""
-        cause = cause.__cause__ or cause.__context__
     return 0, ""
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -418,10 +418,13 @@ def _source(folder: Workdir, experiment: config.Experiment) -> config.Model:
 def _read_inputs(inputs: str, experiment: config.Experiment, task: tasks.Task) -> sources.Split:
     if not Path(inputs).expanduser().is_file():
         raise UserError(f"--input: {paths.missing(inputs)}")
+    encoding = sources.encoding_of(inputs, otherwise=experiment.data.encoding)
     if inputs.endswith(".txt"):
-        split = sources.read_lines(inputs, task.inputs[0], experiment.data.encoding)
+        split = sources.read_lines(inputs, task.inputs[0], encoding)
     else:
-        data = dataclasses.replace(experiment.data, source=inputs, train="", validation="", test="", subset="")
+        data = dataclasses.replace(
+            experiment.data, encoding=encoding, source=inputs, train="", validation="", test="", subset=""
+        )
         split = sources.read(data)["train"]
     have = split.table.column_names
     for column in task.inputs:

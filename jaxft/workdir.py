@@ -22,6 +22,12 @@ class Workdir:
     """Reads and writes the files of one run. Each write is whole or not at all."""
 
     def __init__(self, path: str | Path):
+        """Raises UserError for a bucket: object stores can neither append a line nor swap two folders."""
+        if "://" in str(path):
+            raise UserError(
+                f"--workdir {path}: a run is written to a file system; mount the bucket (gcsfuse, mount-s3) or take a "
+                "shared disk, and give that folder"
+            )
         self.path = Path(path).expanduser().absolute()
 
     @property

@@ -62,11 +62,28 @@ def test_help_names_every_key(capsys):
     assert cli.main(["run.py", "--help"], "How to use it.") == 0
     text = capsys.readouterr().out
     assert text.startswith("How to use it.")
-    for key, holder, field in config.walk(config.Experiment()):
+    experiments = [config.Experiment(task=task()) for task in config.TASKS.values()]
+    for key, holder, field in (knob for one in experiments for knob in config.walk(one)):
         meaning = f"{field.metadata['doc']} [{getattr(holder, field.name)!r}]"
         assert re.search(rf"^  {re.escape(key)} +{re.escape(meaning)}$", text, re.MULTILINE), key
     for flag in ("mode", "workdir", "input", "output", "overwrite", "debug", "config"):
         assert re.search(rf"--(\[no\])?{flag}\b", text), flag
+
+
+def test_help_for_a_config_has_its_keys_and_values(capsys):
+    config_file = ROOT / "configs" / "quickstart.py"
+    assert cli.main(["run.py", f"--config={config_file}", "--help"], "") == 0
+    text = capsys.readouterr().out
+    assert "column with the label ['sentiment']" in text and "\n  task: SequenceClassification\n" in text
+    assert "TokenClassification" not in text
+
+
+def test_texts_are_read_with_and_without_quotes():
+    for written in ("a,b", "a, b,", "('a', 'b')", '["a", "b"]'):
+        values = parse(
+            ["run.py", f"--config={ROOT}/configs/quickstart.py", "--workdir=x", f"--config.data.columns={written}"]
+        )
+        assert values.config.data.columns == ("a", "b")
 
 
 @pytest.fixture

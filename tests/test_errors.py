@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 from mistakes import (
     CONFIGS,
@@ -226,6 +228,10 @@ RUNS: Rows = {
         flags("--config.adapt=lora", "--config.lora.targets=('query', 'vaule')"),
         ["config.lora.targets has 'vaule'", "there are: bert/encoder/layer/*/attention/self/query, "],
     ),
+    "a workdir in a bucket": (
+        flags("--workdir=gs://bucket/run"),
+        ["--workdir gs://bucket/run: a run is written to a file system", "mount the bucket"],
+    ),
     "a workdir below a file": (
         lambda room: room.train(f"--workdir={room.write('file', 'x')}/run"),
         ["--workdir", "file/run: Not a directory", "choose a folder that can be written"],
@@ -328,9 +334,22 @@ def test_all_rows_have_names_of_their_own():
     assert sum(map(len, tables)) == len({name for table in tables for name in table})
 
 
-def test_debug_shows_the_traceback(room):
+@pytest.mark.parametrize("flag", ["--debug", "--debug=true", "-debug=1"])
+def test_debug_shows_the_traceback(room, flag):
     with pytest.raises(UserError, match="there is no such key"):
-        cli.main(["run.py", *room.train("--config.epochs=1"), "--debug"], None)
+        cli.main(["run.py", *room.train("--config.epochs=1"), flag], None)
+
+
+def test_too_little_memory_is_one_line():
+    """What XLA says of an array that no machine can hold, and what orbax or a thread would make of it."""
+    with pytest.raises(jax.errors.JaxRuntimeError) as found:
+        jax.block_until_ready(jnp.zeros(2**55, jnp.int8))
+    wrapped = RuntimeError("in a thread")
+    wrapped.__cause__ = found.value
+    for error in (found.value, wrapped):
+        code, line = cli._explain(error)
+        assert (code, line.count("\n")) == (2, 0)
+        assert all(part in line for part in ("too little memory", "config.train.batch_size", "config.train.accumulate"))
 
 
 PROCESSES: Rows = {

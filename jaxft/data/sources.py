@@ -125,6 +125,15 @@ def read_lines(file: str, column: str, encoding: str) -> Split:
     return Split(pa.table({column: pa.array(lines, pa.large_string())}), path.name)
 
 
+def encoding_of(file: str, otherwise: str) -> str:
+    """UTF-8, if that is what a file's bytes are."""
+    try:
+        formats.decode(Path(file).expanduser(), "utf-8")
+    except UserError:
+        return otherwise
+    return "utf-8"
+
+
 def _select(there: Mapping[str, T], data: Data, origin: str) -> dict[str, T]:
     """Picks train, validation and test among the splits that a source has, by the names that the experiment gives."""
     chosen = {}

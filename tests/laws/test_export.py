@@ -10,11 +10,12 @@ from runs import experiment, results
 from jaxft import export, models, modes
 from jaxft.models import nn
 
-TEXTS = ["what a lovely day", "this is the worst phone I ever had", "the meeting is at noon", "ok"]
+TEXTS = ["what a lovely day in the café", "this is the worst phone I ever had", "the meeting is at noon", "ok"]
 
 
 def _predict(workdir, tmp_path, texts):
-    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
+    """From a UTF-8 file, whatever the training data are encoded in."""
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     modes.predict(str(workdir), str(tmp_path / "texts.txt"), str(tmp_path / "answers.jsonl"))
     return [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
 
