@@ -59,7 +59,7 @@ def together(trainable: Params, frozen: Params) -> Params:
 
 
 def is_head(path: str, prefix: str) -> bool:
-    """Whether a parameter is the task's own: beside the pretrained body, or the body's pooler. It always learns."""
+    """Whether a parameter of the model is the task's: beside the pretrained body, or its pooler. It always learns."""
     return not path.startswith(f"{prefix}/") or path.startswith(f"{prefix}/pooler/")
 
 
