@@ -198,7 +198,7 @@ def _finish(
 
     best = position.step if position.best_step is None else position.best_step
     if best != position.step:
-        state = checkpoints.read(best, job.program.state, state.frozen)
+        state, best = checkpoints.best(best, job.program.state, state)
     weights = (state.trainable, state.frozen)
     validated = distributed.once(lambda: _validated(folder, best))
     job = dataclasses.replace(job, task=job.task.decide(_thresholds(validated)))
@@ -223,8 +223,9 @@ def _finish(
 
 
 def _validated(folder: Workdir, step: int) -> dict[str, float]:
-    """The line of metrics.jsonl that validation at this step left."""
-    return next(line for line in folder.history() if (line["step"], line["split"]) == (step, "validation"))
+    """The line of metrics.jsonl that validation at this step left, if there was one."""
+    lines = (line for line in folder.history() if (line["step"], line["split"]) == (step, "validation"))
+    return next(lines, {})
 
 
 def _thresholds(validated: Mapping[str, float]) -> dict[str, float]:
@@ -405,7 +406,7 @@ def _weights(
     state, position = found
     best = position["best_step"]
     if best is not None and best != position["step"]:
-        state = checkpoints.read(best, composed.state, frozen)
+        state, best = checkpoints.best(best, composed.state, state)
     checkpoints.close()
     return (state.trainable, state.frozen), {} if best is None else _thresholds(_validated(folder, best))
 

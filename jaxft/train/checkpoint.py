@@ -110,21 +110,23 @@ class Checkpoints:
             return restored.replace(frozen=frozen), position
         return None
 
-    def read(self, step: int, state: State, frozen: Params) -> State:
-        """The state of one checkpoint.
+    def best(self, step: int, state: State, last: State) -> tuple[State, int]:
+        """The state at the best step, placed as the abstract `state` says, and that step.
 
-        Raises:
-          UserError: it cannot be read.
+        If it cannot be read: `last` and its step, and a note.
         """
+        failed, restored = None, last
         try:
-            return self._read(step, state)[0].replace(frozen=frozen)
+            restored = self._read(step, state)[0].replace(frozen=last.frozen)
         except Exception as error:
             if _is_no_damage(error):
                 raise
-            raise UserError(
-                f"{self._directory / str(step)}, the best checkpoint, cannot be read ({_reason(error)}); "
-                "restore that folder, or start anew by --overwrite"
-            ) from error
+            failed = error
+        if distributed.every(failed is None):
+            return restored, step
+        reason = "another process cannot read it" if failed is None else _reason(failed)
+        self._note(f"checkpoint {step}, the best one, cannot be read: {reason}; taking the last one in its place")
+        return last, int(jax.device_get(last.step))
 
     def _read(self, step: int, state: State) -> tuple[State, dict[str, Any]]:
         position = self._manager.restore(step, args=ocp.args.Composite(position=ocp.args.JsonRestore()))["position"]
