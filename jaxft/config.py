@@ -117,6 +117,15 @@ class QuestionAnswering(Task):
     )
 
 
+@dataclass(kw_only=True)
+class MaskedLM(Task):
+    """Learn the language of a text: guess tokens that are hidden in it."""
+
+    text: str = knob("text", "column with the text; rows are put one after the other, and cut at data.max_length")
+    mask_fraction: float = knob(0.15, "share of the tokens of an example that are hidden", low=0.01, high=0.9)
+    whole_words: bool = knob(False, "hide all tokens of a word together")
+
+
 METHODS = ("full", "freeze", "bitfit", "lora", "adalora", "adapter", "ia3", "prefix")
 """What `Experiment.adapt` may be: which parameters learn."""
 
@@ -124,6 +133,7 @@ TASKS: dict[str, type[Task]] = {
     "sequence_classification": SequenceClassification,
     "token_classification": TokenClassification,
     "question_answering": QuestionAnswering,
+    "masked_lm": MaskedLM,
 }
 
 
@@ -202,7 +212,7 @@ class Prefix(Section):
 @dataclass(kw_only=True)
 class Data(Section):
     source: str = knob(
-        "", "a file (CSV, TSV, JSON lines, Parquet, CoNLL), a folder, pkg://PACKAGE/PATH, save_to_disk, or a Hub name"
+        "", "a file (CSV, TSV, JSON lines, Parquet, CoNLL, text), a folder, pkg://PACKAGE/PATH, or a Hub name"
     )
     subset: str = knob("", "configuration of a Hub dataset, e.g. sst2 of nyu-mll/glue")
     train: str = knob("train", "name of the training split, or its file below `source`")

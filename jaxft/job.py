@@ -127,8 +127,10 @@ class Job:
         return 1 - sum(int(n.sum()) for n in first) / sum(shape.rows * shape.length for shape in shapes)
 
     def feed(self, split: str) -> Feed:
-        data = self.experiment.data
-        return Feed(self.features[split], self.task.targets, self.shapes, self.program.batch_sharding, data.workers)
+        data, vary, seed = self.experiment.data, self.task.vary, self.experiment.seed
+        varied = vary and (lambda features, examples, epoch: vary(features, examples, seed, epoch))
+        place = self.program.batch_sharding
+        return Feed(self.features[split], self.task.targets, self.shapes, place, data.workers, varied)
 
 
 def prepare(experiment: config.Experiment, loss: program.Loss | None = None, mesh: Mesh | None = None) -> Job:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from jaxft import config, models, pretrained, program, tasks
 from jaxft.batch import BatchShape
+from jaxft.data import masking
 from jaxft.data.batches import HostBatch, assemble
 from jaxft.data.features import Features
 from jaxft.data.packing import pack
@@ -86,6 +87,15 @@ def positions(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
     return np.where(np.arange(len(lengths)) % 3 == 1, 99, rng.integers(0, lengths)).astype(np.int32)
 
 
+def hidden(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
+    """Labels of as many tokens of each example as can be hidden; of every third example of none."""
+    labels = np.full(lengths.sum(), masking.IGNORED, np.int32)
+    for number, (end, length) in enumerate(zip(np.cumsum(lengths), lengths, strict=True)):
+        if number % 3 != 1:
+            labels[end - 1 - rng.permutation(length)[: masking.most(int(length), 0.3)]] = rng.integers(0, 8)
+    return labels
+
+
 TASKS = {
     "single_label": classes(3),
     "regression": Case(
@@ -103,6 +113,7 @@ TASKS = {
     "answers": Case(
         config.QuestionAnswering(), {"start_positions": positions, "end_positions": positions}, padded=False
     ),
+    "masked_lm": Case(config.MaskedLM(mask_fraction=0.3), {"labels": hidden}),
 }
 """The tasks that the laws are tested on."""
 
@@ -217,6 +228,20 @@ def torch_inputs(features: Features, task: Task, length: int) -> dict[str, Any]:
         name: torch.tensor(array.astype(np.int64) if array.dtype == np.int32 else array)
         for name, array in arrays.items()
     }
+
+
+def reference(task: Task, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """What the PyTorch model makes of these inputs: its loss, and the outputs that the task has."""
+    import torch
+
+    found = model(**inputs)
+    if not isinstance(task.options, config.MaskedLM):
+        return found.loss, {name: found[name].detach() for name in task.outputs}
+    labels = inputs["labels"].clip(0)
+    hidden = (inputs["labels"] >= 0).float()
+    log_probs = torch.log_softmax(found.logits.detach(), -1).gather(-1, labels[..., None])[..., 0]
+    right = (found.logits.argmax(-1) == labels).float()
+    return found.loss, {"log_probs": hidden * log_probs, "right": hidden * right}
 
 
 def by_example(outputs: Mapping[str, Any], task: Task, host: HostBatch, features: Features) -> dict[str, np.ndarray]:

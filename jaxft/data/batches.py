@@ -2,8 +2,8 @@
 
 import collections
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import grain
 import jax
@@ -85,13 +85,18 @@ def assemble(
 
 @dataclass(frozen=True)
 class Feed:
-    """The batches of a run, from features to device arrays."""
+    """The batches of a run, from features to device arrays.
+
+    Attributes:
+      vary: `(features of some examples, their numbers, epoch) -> ` the same, as training sees them in that epoch.
+    """
 
     features: Features
     targets: Mapping[str, Target]
     shapes: list[BatchShape]
     place: NamedSharding
     workers: int = 2
+    vary: Callable[[Features, np.ndarray, int], Features] | None = None
 
     def train(self, order: Order, start: int, stop: int) -> Iterator[tuple[HostBatch, dict[str, jax.Array]]]:
         """Batches start .. stop - 1 of the order."""
@@ -100,7 +105,11 @@ class Feed:
         def make(i: int) -> HostBatch:
             examples = order[i]
             rows = pack(self.features.lengths[examples], length, slots)
-            return self._assemble(examples, rows)
+            if self.vary is None:
+                return self._assemble(examples, rows)
+            varied = self.vary(self.features.take(examples), examples, i // order.batches_per_epoch)
+            host = replace(self, features=varied)._assemble(np.arange(len(examples)), rows)
+            return replace(host, examples=examples)
 
         return self._ahead(make, start, stop)
 

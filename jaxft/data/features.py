@@ -50,6 +50,14 @@ class Features:
         rows = self.examples["row"]
         return np.searchsorted(rows, np.arange(rows[-1] + 2))
 
+    def take(self, examples: np.ndarray) -> "Features":
+        """Those of some examples, `[n]`."""
+        sizes = self.lengths[examples]
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        source = np.repeat(self.offsets[examples] - offsets[:-1], sizes) + np.arange(offsets[-1])
+        tokens = {name: column[source] for name, column in self.tokens.items()}
+        return Features(offsets, tokens, {name: column[examples] for name, column in self.examples.items()})
+
     @classmethod
     def of(cls, table: pa.Table) -> "Features":
         """Columns of lists of any length are per token, others per example. Lists of one row have one length."""

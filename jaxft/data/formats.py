@@ -1,4 +1,4 @@
-"""Files as Arrow tables: CSV, TSV, JSON lines, Parquet, CoNLL columns and folders of text files a class.
+"""Files as Arrow tables: CSV, TSV, JSON lines, Parquet, CoNLL columns, lines of text, folders of text files a class.
 
 CSV and JSON lines are parsed by the standard library: Arrow's own parsers accept broken quoting, turn text such as
 2020-01-01 into timestamps, and count rows where a user needs line numbers.
@@ -27,7 +27,7 @@ pc: Any = pyarrow.compute  # its functions are made at run time, where no type c
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 CONLL = (".conll", ".iob", ".bio")
-SUFFIXES = (*DELIMITERS, ".json", ".jsonl", ".ndjson", ".parquet", *CONLL)
+SUFFIXES = (*DELIMITERS, ".json", ".jsonl", ".ndjson", ".parquet", ".txt", *CONLL)
 BATCH = 1 << 16  # rows that become one Arrow chunk
 # What makes a CSV column numeric. No leading zeros, at most 15 digits before a point: codes and long ids stay text.
 NUMBERS = {
@@ -63,6 +63,9 @@ def read_table(path: Path, data: Data) -> pa.Table:
     text = decode(path, data.encoding)
     if not text.strip():
         raise UserError(f"{path} is empty")
+    if suffix == ".txt":
+        lines = text.replace("\r\n", "\n").split("\n")
+        return pa.table({"text": pa.array([line for line in lines if line.strip()], pa.large_string())})
     if suffix in CONLL:
         return _conll(text, path.name, data.columns)
     return _delimited(text, path, data.columns) if suffix in DELIMITERS else _json(text, path.name)

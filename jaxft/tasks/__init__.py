@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 from jaxft import config
-from jaxft.tasks import question_answering, sequence_classification, token_classification
+from jaxft.tasks import masked_lm, question_answering, sequence_classification, token_classification
 from jaxft.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ TASKS: dict[type[config.Task], ModuleType] = {
     config.SequenceClassification: sequence_classification,
     config.TokenClassification: token_classification,
     config.QuestionAnswering: question_answering,
+    config.MaskedLM: masked_lm,
 }
 """Options -> the module that has `read`, `resolve` and `build`, as below."""
 

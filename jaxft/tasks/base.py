@@ -7,7 +7,7 @@ sentence, a question) may become several examples of the model, such as the wind
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -36,6 +36,19 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """Elementwise, in float64."""
     return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+
+
+Vary = Callable[["Features", np.ndarray, int, int], "Features"]
+"""`(features of some examples, their numbers [n], seed, epoch) -> ` the same examples, as that epoch sees them."""
+
+
+class Steady:
+    """A part of a task: nothing for it to decide, and examples that do not change."""
+
+    vary: Vary | None = None
+
+    def decide(self, thresholds: Mapping[str, float]) -> Any:
+        return self
 
 
 @runtime_checkable
@@ -69,7 +82,7 @@ class Task(Protocol):
 
     @property
     def head(self) -> str:
-        """What follows the model's name in that of the Hugging Face class, e.g. ForSequenceClassification."""
+        """What follows the model's name in that of the Hugging Face class, such as ForSequenceClassification."""
         ...
 
     @property
@@ -107,8 +120,13 @@ class Task(Protocol):
         """
         ...
 
-    def decide(self, thresholds: Mapping[str, float]) -> Task:
+    def decide(self, thresholds: Mapping[str, float]) -> Any:
         """The same task with the thresholds, by NAME, that its metrics have chosen on the validation split."""
+        ...
+
+    @property
+    def vary(self) -> Vary | None:
+        """How examples change from epoch to epoch of training; None: not at all."""
         ...
 
     def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:

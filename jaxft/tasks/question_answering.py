@@ -18,7 +18,7 @@ from jaxft import config
 from jaxft.batch import Target
 from jaxft.errors import UserError
 from jaxft.models import Model, nn
-from jaxft.tasks.base import Host
+from jaxft.tasks.base import Host, Steady
 from jaxft.types import Array, Batch, Float, Int, Outputs, Params
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def position_loss(
 
 
 @dataclasses.dataclass(frozen=True)
-class QuestionAnswering:
+class QuestionAnswering(Steady):
     """See `jaxft.tasks.base.Task`. Its tables are as `jaxft.data.questions.read` makes them."""
 
     options: config.QuestionAnswering
@@ -161,9 +161,6 @@ print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))"""
             yield {"prediction": answer["text"], **{k: answer[k] for k in ("start", "end", "score")}, **known} | {
                 "n_best": listed
             }
-
-    def decide(self, thresholds: Mapping[str, float]) -> QuestionAnswering:
-        return self
 
     def plots(self, outputs: Host, features: Features, split: Split) -> dict[str, Any]:
         return {}

@@ -16,7 +16,7 @@ from jaxft import config
 from jaxft.batch import Target
 from jaxft.models import Model, nn
 from jaxft.tasks import losses
-from jaxft.tasks.base import HEAD_SITE, Host, sigmoid, softmax
+from jaxft.tasks.base import HEAD_SITE, Host, Steady, sigmoid, softmax
 from jaxft.types import Array, Batch, Outputs, Params
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class SequenceClassification:
+class SequenceClassification(Steady):
     """See `jaxft.tasks.base.Task`. Without labels it is a regression with one output."""
 
     options: config.SequenceClassification

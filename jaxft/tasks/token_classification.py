@@ -18,7 +18,7 @@ from jaxft import config
 from jaxft.batch import Target
 from jaxft.errors import UserError, nearest
 from jaxft.models import Model, nn
-from jaxft.tasks.base import HEAD_SITE, Host, softmax
+from jaxft.tasks.base import HEAD_SITE, Host, Steady, softmax
 from jaxft.tasks.losses import cross_entropy
 from jaxft.types import Array, Batch, Outputs, Params
 
@@ -31,7 +31,7 @@ IGNORED = -100
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenClassification:
+class TokenClassification(Steady):
     """See `jaxft.tasks.base.Task`. Its tables are as `jaxft.data.words.read` makes them."""
 
     options: config.TokenClassification
@@ -154,9 +154,6 @@ print(predict("A text."))"""
                 place = {"label": label, "text": text[start:end], "start": start, "end": end}
                 answer["entities"].append(place | {"score": float(scores[first:last].mean())})
             yield answer
-
-    def decide(self, thresholds: Mapping[str, float]) -> TokenClassification:
-        return self
 
     def plots(self, outputs: Host, features: Features, split: Split) -> dict[str, Any]:
         if self.options.problem == "words":

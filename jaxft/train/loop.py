@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 Metrics = Mapping[str, float]
 
-LESS_IS_BETTER = ("loss", "mse", "ece")
+LESS_IS_BETTER = ("loss", "mse", "ece", "perplexity")
 """Metrics of which the smallest value selects the best checkpoint."""
 
 
