@@ -148,7 +148,9 @@ def test_a_run_learns_the_language_and_other_tasks_start_from_it(trained, cache,
     modes.train(experiment(trained / "export", cache, train={"epochs": 1}), str(tmp_path / "run"))
     said = capsys.readouterr().err
     assert "new (initialized): bert/pooler/dense/kernel [32, 32]" in said and "unused in the checkpoint: cls/" in said
-    (tmp_path / "texts.txt").write_text("red dogs chase birds today .\nsenate adjourned before christmas holidays began\n")
+    (tmp_path / "texts.txt").write_text(
+        "red dogs chase birds today .\nsenate adjourned before christmas holidays began\n"
+    )
     modes.predict(str(trained), str(tmp_path / "texts.txt"), str(tmp_path / "answers.jsonl"))
     usual, strange = (json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines())
     assert usual["perplexity"] < strange["perplexity"] and usual["hidden"] == strange["hidden"] == 1
