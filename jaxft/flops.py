@@ -20,7 +20,7 @@ PEAKS = {
     "TPU v5e": 197e12,
     "TPU v5": 459e12,
     "TPU v6": 918e12,
-    "TPU7x": 2307e12,
+    "TPU7x": 1153.5e12,
     "B200": 2250e12,
     "H200": 989e12,
     "H100": 989e12,
@@ -32,7 +32,7 @@ PEAKS = {
     "T4": 65e12,
 }
 """Dense matmul FLOP/s of a device, in bfloat16 (float16 for V100 and T4), from the vendors' data sheets. The first key
-that the device's kind contains counts; TPU v2 and v3 are per core, as JAX counts devices there."""
+that the device's kind contains counts; TPU v2, v3 and TPU7x are per core, as JAX counts devices there."""
 
 
 def train_flops(model: Model, spec: nn.Spec, frozen: Collection[str] = ()) -> Callable[[np.ndarray], float]:

@@ -16,7 +16,7 @@ from runs import ROOT
 from jaxft import config, models, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.models import nn
-from jaxft.plan import build, hlo, planned, reading, show, topology
+from jaxft.plan import build, hlo, planned, reading, search, show, topology
 
 CONFIG = """
 from jaxft.config import *
@@ -182,16 +182,16 @@ WIDE = support.SMALL | {"vocab_size": 512, "hidden_size": 128, "num_attention_he
 """A body whose kernels outweigh the rest."""
 
 
-def on_tpu(name: str, hf: dict[str, Any] = WIDE, rows: int = 64, length: int = 24, mesh: Any = None) -> dict[str, Any]:
-    """The plan of a bfloat16 step on full rows."""
+def on_tpu(name: str, rows: int = 64, setting: search.Setting | None = None, **mesh: Any) -> dict[str, Any]:
+    """The plan of a bfloat16 step on full rows of 24 tokens."""
     pytest.importorskip("libtpu", reason=topology.MISSING)
     options = config.SequenceClassification(labels=("a", "b"))
-    experiment = config.Experiment(
-        task=options, mesh=config.Mesh(**(mesh or {})), compute=config.Compute(dtype="bfloat16")
-    )  # pyright: ignore
+    compute = config.Compute(dtype="bfloat16")
+    experiment = config.Experiment(task=options, mesh=config.Mesh(**mesh), compute=compute)
+    experiment = setting.of(experiment) if setting else experiment
     devices = sharding.make_mesh(experiment.mesh, topology.devices(name))
-    composed = program.compose(experiment, models.build(hf), tasks.build(options), steps=10, mesh=devices)
-    return planned.plan(experiment, composed, BatchShape(rows, length, 1), [length] * rows)
+    composed = program.compose(experiment, models.build(WIDE), tasks.build(options), steps=10, mesh=devices)
+    return planned.plan(experiment, composed, BatchShape(rows, 24, 1), [24] * rows)
 
 
 def parameters(hf: dict[str, Any]) -> dict[str, int]:
@@ -223,7 +223,7 @@ def test_every_generation_of_tpus(name: str):
 
 def test_fsdp_on_tpu():
     """Every split parameter is gathered once, its gradient scattered once, and no activation crosses."""
-    facts, sizes = on_tpu("v5e:2x4", mesh={"data": 1, "fsdp": 8}), parameters(WIDE)
+    facts, sizes = on_tpu("v5e:2x4", data=1, fsdp=8), parameters(WIDE)
     whole = ("classifier/bias", "pooler/dense/bias", "intermediate/dense/bias", "query/bias", "key/bias", "value/bias")
     split = {path: size for path, size in sizes.items() if not path.endswith(whole)}
     shares = sum(size / 8 if path in split else size for path, size in sizes.items())
@@ -240,7 +240,7 @@ def test_tensor_parallelism_on_tpu():
 
     Of the last layer, which is computed for [CLS] alone, the gradient of keys and values is all that is large.
     """
-    facts = on_tpu("v5e:2x4", mesh={"data": 2, "tensor": 4})
+    facts = on_tpu("v5e:2x4", data=2, tensor=4)
     rows, length, size = 64 // 2, 24, WIDE["hidden_size"]
     activations = rows * length * size
     narrow = sum(c["bytes"] for c in facts["collectives"] if c["axes"] == ("tensor",) and c["dtype"] == "bf16")
@@ -254,3 +254,18 @@ def test_what_does_not_fit_is_told():
     facts = on_tpu("v5e:2x2", rows=2**19)
     assert not facts["memory"]["fits"] and facts["memory"]["short"] > 2**30
     assert "does not fit" in show.text(facts | {"topology": "v5e:2x2"})
+
+
+def test_a_search_finds_what_fits():
+    """The batch does not fit on the default mesh; by arithmetic first, two settings are compiled, and one fits."""
+    rows, model, chip = 2**18, models.build(WIDE), topology.TPUS["v5e"]
+    shape, count = BatchShape(rows, 24, 1), sum(parameters(WIDE).values())
+    start = search.Setting(4, 1, 1, 1, False, False)
+    chosen = search.candidates(4, model, count, 1e12, shape, chip, most=2)
+    assert len(chosen) == 2 and start not in chosen
+    for one in search.settings(4, model, rows):
+        assert one.data * one.fsdp * one.tensor == 4 and rows % (one.data * one.fsdp * one.accumulate) == 0
+    ranked = search.search(start, chosen, lambda one: on_tpu("v5e:2x2", rows=rows, setting=one), lambda line: None)
+    fits = [facts["memory"]["fits"] for _, facts in ranked]
+    assert fits == sorted(fits, reverse=True) and fits[0] and not fits[-1] and ranked[-1][0] == start
+    assert f"best: {ranked[0][0].flags()}" in show.ranking(ranked, start)

@@ -26,7 +26,8 @@ class Chip(NamedTuple):
       bandwidth: of that memory, bytes/s.
       link: bytes/s of one link between neighbours, in one direction.
       sides: dimensions of the torus that links make.
-      cores: devices a chip.
+      cores: devices a chip, between which it shares its links.
+      joined: a run sees the cores of a chip as one device, and so does `jaxft.flops.PEAKS`; the compiler does not.
       closed: a side is closed to a ring where its length is a multiple of this.
     """
 
@@ -36,16 +37,17 @@ class Chip(NamedTuple):
     link: float
     sides: int = 1
     cores: int = 1
+    joined: bool = False
     closed: int = 1
 
     @property
     def peak(self) -> float:
         """Dense bf16 FLOP/s."""
-        return flops.PEAKS[self.kind] / self.cores
+        return flops.PEAKS[self.kind] / (self.cores if self.joined else 1)
 
 
 TPUS = {
-    "v4": Chip("TPU v4", 15.25 * GIB, 614e9, 50e9, sides=3, cores=2, closed=4),
+    "v4": Chip("TPU v4", 15.25 * GIB, 614e9, 50e9, sides=3, cores=2, joined=True, closed=4),
     "v5e": Chip("TPU v5 lite", 15.75 * GIB, 819e9, 50e9, sides=2, closed=16),
     "v5p": Chip("TPU v5", 95.74 * GIB, 2765e9, 100e9, sides=3, closed=4),
     "v6e": Chip("TPU v6", 31.25 * GIB, 1640e9, 100e9, sides=2, closed=16),
