@@ -46,6 +46,7 @@ def run_plan(tmp_path_factory):
             [sys.executable, str(ROOT / "run.py"), *own, *flags], capture_output=True, text=True, env=environment
         )
         assert done.returncode == 0, done.stderr
+        assert "Collectives of a step" in (room / "report" / "plan.html").read_text()
         return json.loads((room / "plan.json").read_text()), done.stdout
 
     return run
@@ -258,7 +259,7 @@ def test_what_does_not_fit_is_told():
 
 def test_a_search_finds_what_fits():
     """The batch does not fit on the default mesh; by arithmetic first, two settings are compiled, and one fits."""
-    rows, model, chip = 2**18, models.build(WIDE), topology.TPUS["v5e"]
+    rows, model, chip = 2**20, models.build(WIDE), topology.TPUS["v5e"]
     shape, count = BatchShape(rows, 24, 1), sum(parameters(WIDE).values())
     start = search.Setting(4, 1, 1, 1, False, False)
     chosen = search.candidates(4, model, count, 1e12, shape, chip, most=2)

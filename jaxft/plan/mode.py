@@ -20,6 +20,7 @@ from jaxft.job import Body, prepare
 from jaxft.models import Model, nn
 from jaxft.plan import planned, show, topology
 from jaxft.plan import search as searching
+from jaxft.report import page
 from jaxft.tasks import Task
 
 
@@ -66,7 +67,7 @@ def subject(experiment: config.Experiment, mesh: Mesh) -> Subject:
 def plan(
     experiment: config.Experiment, name: str, workdir: str = "", *, exact: bool = False, search: bool = False
 ) -> dict[str, Any]:
-    """Plans the experiment for a topology, prints the plan, and writes `plan.json` into `workdir` if one is given.
+    """Plans the experiment for a topology, prints the plan, and writes it into `workdir` if one is given.
 
     Args:
       exact: compiles as a run does; see `jaxft.plan.build.QUICK`.
@@ -118,14 +119,16 @@ def _search(
 
 
 def write(folder: Path, facts: dict[str, Any]) -> None:
-    """Writes plan.json, whole or not at all.
+    """Writes plan.json and the page report/plan.html, each whole or not at all.
 
     Raises:
       UserError: the folder cannot be written.
     """
     temporary = folder / f".plan.json.{os.getpid()}"
+    about = show.head(facts)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report").mkdir(parents=True, exist_ok=True)
+        page.write_tables(folder / "report" / "plan.html", about["plan"], about["verdict"], show.sections(facts))
         temporary.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(temporary, folder / "plan.json")
     except OSError as error:

@@ -39,26 +39,36 @@ def verdict(facts: Mapping[str, Any]) -> str:
     return f"does not fit: {size(held['short'])} a device short ({size(held['needed'])} of {size(held['limit'])})"
 
 
-def text(facts: Mapping[str, Any]) -> str:
-    """The whole plan."""
+def head(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What was planned, and the verdict."""
     rows, length, slots = facts["shape"].values()
-    head = {
+    return {
         "plan": f"{facts['topology']}: {facts['devices']:,} devices ({facts['device']}), {mesh(facts['mesh'])}",
         "batch": f"{facts['examples']:,} examples of {facts['tokens']:,} tokens in {rows:,} x {length} "
         f"(up to {slots} a row), {facts['dtype']}",
         "verdict": verdict(facts),
         "compiled": "before, from the cache" if facts["cached"] else f"in {facts['compile_seconds']:.0f} s",
     }
-    parts = [summary(head), "memory a device\n" + grid(_memory(facts["memory"]))]
+
+
+def sections(facts: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
+    """The tables of a plan, each with its title."""
+    parts = [("Memory of a device", _memory(facts["memory"]))]
     if "flops" in facts:
-        parts.append("a step on one device\n" + grid(_work(facts)))
-        parts.append("collectives of a step\n" + grid(_collectives(facts["collectives"])))
-        largest = [["array", "size", "from"]]
-        largest += [[row["array"], size(row["bytes"]), row["source"][-60:]] for row in facts["largest"][:5]]
-        parts.append("largest arrays that a step makes\n" + grid(largest))
+        largest = [[row["array"], size(row["bytes"]), row["source"][-60:]] for row in facts["largest"][:5]]
+        parts += [
+            ("A step on one device", _work(facts)),
+            ("Collectives of a step", _collectives(facts["collectives"])),
+            ("Largest arrays that a step makes", largest),
+        ]
     if "estimate" in facts:
-        parts.append("estimate by the roofline model: no step is faster\n" + grid(_speed(facts["estimate"])))
-    return "\n\n".join(parts)
+        parts.append(("Estimate by the roofline model: no step is faster", _speed(facts["estimate"])))
+    return parts
+
+
+def text(facts: Mapping[str, Any]) -> str:
+    """The whole plan."""
+    return "\n\n".join([summary(head(facts)), *(f"{title}\n{grid(rows)}" for title, rows in sections(facts))])
 
 
 def ranking(ranked: Sequence[tuple[Setting, Mapping[str, Any]]], start: Setting) -> str:

@@ -151,6 +151,15 @@ def write(
     return folder / "index.html"
 
 
+def write_tables(
+    file: Path, title: str, subtitle: str, sections: Sequence[tuple[str, Sequence[Sequence[str]]]]
+) -> None:
+    """Writes a page of titled tables, whole or not at all; the folder must exist."""
+    body = "\n".join(_section(name, _table([], rows)) for name, rows in sections)
+    page = PAGE.substitute(title=escape(title), subtitle=escape(subtitle), body=body)
+    _replace(file, lambda path: path.write_text(page, encoding="utf-8"))
+
+
 def _replace(path: Path, make: Callable[[Path], Any]) -> None:
     """A kill while `make` writes leaves the file that was there before."""
     temporary = path.with_name(f".{path.name}.part")
