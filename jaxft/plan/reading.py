@@ -167,9 +167,12 @@ def _window(instruction: Instruction, axis: int) -> dict[str, int]:
 
 def _valid(size: int, window: int, out: int, w: dict[str, int]) -> int:
     """How many pairs of an output position and a window position fall on an input position."""
-    at = np.arange(out)[:, None] * w["stride"] + np.arange(window)[None, :] * w["rhs_dilate"] - w["pad"]
-    inside = (at >= 0) & (at <= (size - 1) * w["lhs_dilate"]) & (at % w["lhs_dilate"] == 0)
-    return int(inside.sum())
+    first, end, apart = np.arange(out) * w["stride"] - w["pad"], (size - 1) * w["lhs_dilate"], w["lhs_dilate"]
+    if w["rhs_dilate"] == 1:  # the multiples of `apart` that the window and the input share
+        low, high = np.maximum(first, 0), np.minimum(first + window - 1, end)
+        return int(np.maximum(high // apart - -(-low // apart) + 1, 0).sum())
+    each = (first + k * w["rhs_dilate"] for k in range(window))
+    return int(sum(((at >= 0) & (at <= end) & (at % apart == 0)).sum() for at in each))
 
 
 def traffic(module: Module, computation: Computation, instruction: Instruction) -> int:
