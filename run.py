@@ -16,4 +16,4 @@ import sys
 from jaxft import cli
 
 if __name__ == "__main__":
-    sys.exit(cli.main(sys.argv, __doc__))
+    cli.leave(cli.main(sys.argv, __doc__))
