@@ -99,7 +99,7 @@ MEASURES = {"words": squad, "characters": cmrc}
 
 
 def scores(
-    true: Sequence[Sequence[str]], predicted: Sequence[str], doubts: Sequence[float], threshold: float, unit: str
+    true: Sequence[Sequence[str]], predicted: Sequence[str], doubts: Sequence[float], threshold: float | None, unit: str
 ) -> dict[str, float]:
     """How well answers agree with the true ones, of which the best counts.
 
@@ -107,13 +107,13 @@ def scores(
       true: the answers to each question; none: it has no answer, and the right prediction is an empty one.
       predicted: the best answer that is not empty.
       doubts: by how much the empty answer scores above it.
-      threshold: a larger doubt makes the prediction empty.
+      threshold: a larger doubt makes the prediction empty; None: that of the highest F1.
       unit: what F1 counts, one of `MEASURES`.
 
     Returns:
       `exact` and `f1`, means over all questions. Where some have no answer also `{exact,f1}_answerable`,
       `{exact,f1}_unanswerable`, and what the best threshold would reach: `{exact,f1}_best` and
-      `{exact,f1}_best_threshold`.
+      `{exact,f1}_best_threshold`. And `threshold/no_answer`, where it was to be chosen.
     """
     measure = MEASURES[unit]
 
@@ -125,9 +125,11 @@ def scores(
     golds = [[a for a in part if unit != "words" or normalized(a)] or [""] for part in true]
     full = np.asarray([one(*pair) for pair in zip(golds, predicted, strict=True)])
     empty = np.asarray([one(answers, "") for answers in golds])
-    answered = np.asarray(doubts) <= threshold
-    values = np.where(answered[:, None], full, empty)
-    results: dict[str, float] = {}
+    order, results = np.argsort(doubts, kind="stable"), {}
+    tuned = [best_threshold(np.asarray(doubts)[order], (full - empty)[order, at]) for at in range(2)]
+    if threshold is None:
+        threshold = results["threshold/no_answer"] = tuned[1][1]
+    values = np.where((np.asarray(doubts) <= threshold)[:, None], full, empty)
     names, means = ("exact", "f1"), values.mean(0)
     results |= dict(zip(names, map(float, means), strict=True))
     has = np.asarray([bool(part) for part in true])
@@ -136,15 +138,15 @@ def scores(
     for group, chosen in (("answerable", has), ("unanswerable", ~has)):
         if chosen.any():
             results |= {f"{n}_{group}": float(v) for n, v in zip(names, values[chosen].mean(0), strict=True)}
-    order = np.argsort(doubts, kind="stable")
-    for at, name in enumerate(names):
-        best, where = best_threshold(np.asarray(doubts)[order], (full - empty)[order, at])
-        results |= {f"{name}_best": float(empty[:, at].mean() + best / len(has)), f"{name}_best_threshold": where}
+    for name, least, (gain, where) in zip(names, empty.mean(0), tuned, strict=True):
+        results |= {f"{name}_best": float(least + gain / len(has)), f"{name}_best_threshold": where}
     return results
 
 
 def best_threshold(doubts: np.ndarray, gains: np.ndarray) -> tuple[float, float]:
     """The most that answering the questions whose doubt is at or below some threshold can gain; and that threshold.
+
+    It lies midway between two doubts, so that rounding does not matter.
 
     Args:
       doubts: `[n]`, ascending.
@@ -153,4 +155,6 @@ def best_threshold(doubts: np.ndarray, gains: np.ndarray) -> tuple[float, float]
     total = np.cumsum(gains)
     whole = np.append(np.diff(doubts) > 0, True)  # questions of one doubt are answered together
     at = int(np.where(whole, total, -np.inf).argmax())
-    return (float(total[at]), float(doubts[at])) if total[at] > 0 else (0.0, float(doubts[0]) - 1.0)
+    if total[at] <= 0:
+        return 0.0, float(doubts[0]) - 1
+    return float(total[at]), float(np.mean(doubts[at : at + 2])) if at + 1 < len(doubts) else float(doubts[at]) + 1

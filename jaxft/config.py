@@ -107,7 +107,9 @@ class QuestionAnswering(Task):
     unanswerable: str = knob(
         "auto", "whether a text may hold no answer; auto: as in the training data", choices=("auto", "yes", "no")
     )
-    null_threshold: float = knob(0.0, "no answer where [CLS] scores higher than the best span by more than this")
+    null_threshold: float | None = knob(
+        None, "no answer where [CLS] scores higher than the best span by more than this; none: tuned on validation"
+    )
     stride: int = knob(128, "tokens that two windows of a longer text share", low=0)
     question_length: int = knob(64, "longest question in tokens; longer ones are cut", low=1)
     answer_length: int = knob(30, "longest answer in tokens", low=1)
@@ -126,6 +128,16 @@ class MaskedLM(Task):
     whole_words: bool = knob(False, "hide all tokens of a word together")
 
 
+@dataclass(kw_only=True)
+class MultipleChoice(Task):
+    """Choose the best of several continuations of a text, or answers to a question about it."""
+
+    context: str = knob("context", "column with the text")
+    question: str = knob("", "column with a question, or the words that each choice goes on from; empty: none")
+    choices: tuple[str, ...] = knob(("choices",), "column with a list of the choices, or a column a choice")
+    label: str = knob("label", "column with the right choice: its number from 0, its letter from A, or its text")
+
+
 METHODS = ("full", "freeze", "bitfit", "lora", "adalora", "adapter", "ia3", "prefix")
 """What `Experiment.adapt` may be: which parameters learn."""
 
@@ -134,6 +146,7 @@ TASKS: dict[str, type[Task]] = {
     "token_classification": TokenClassification,
     "question_answering": QuestionAnswering,
     "masked_lm": MaskedLM,
+    "multiple_choice": MultipleChoice,
 }
 
 

@@ -15,7 +15,7 @@ from jaxft import config, distributed, fingerprint, flops, models, pretrained, p
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources, splits
 from jaxft.data.batches import Feed, HostBatch, smallest
-from jaxft.data.features import Features, cache_key, tokenize
+from jaxft.data.features import Features, Items, cache_key, tokenize
 from jaxft.data.order import Order
 from jaxft.data.sources import Split
 from jaxft.errors import UserError, nearest
@@ -111,7 +111,8 @@ class Job:
 
     def batch_shapes(self, parts: int) -> list[BatchShape]:
         """The batch shapes that the run would have, were its rows split into so many parts."""
-        return _shapes(self.features, self.order, self.steps, parts, self.experiment.data, self.body.model)
+        items = _items(self.features, self.task)
+        return _shapes(items, self.order, self.steps, parts, self.experiment.data, self.body.model)
 
     def work(self) -> Callable[[HostBatch], float]:
         """FLOPs of a training batch."""
@@ -122,15 +123,16 @@ class Job:
     def padding(self, batches: int = 50) -> float:
         """The share of computed positions that hold no token, over the first batches."""
         first = [self.order.lengths[self.order[i]] for i in range(min(batches, self.steps))]
-        length, slots = self.shapes[-1].length, self.shapes[-1].slots
+        most = self.features["train"].items(self.task.together).most
+        length, slots = self.shapes[-1].length, self.shapes[-1].slots // most
         shapes = [smallest(self.shapes, packing.pack(n, length, slots).count, int(n.max())) for n in first]
         return 1 - sum(int(n.sum()) for n in first) / sum(shape.rows * shape.length for shape in shapes)
 
     def feed(self, split: str) -> Feed:
         data, vary, seed = self.experiment.data, self.task.vary, self.experiment.seed
         varied = vary and (lambda features, examples, epoch: vary(features, examples, seed, epoch))
-        place = self.program.batch_sharding
-        return Feed(self.features[split], self.task.targets, self.shapes, place, data.workers, varied)
+        place, together = self.program.batch_sharding, self.task.together
+        return Feed(self.features[split], self.task.targets, self.shapes, place, data.workers, varied, together)
 
 
 def prepare(experiment: config.Experiment, loss: program.Loss | None = None, mesh: Mesh | None = None) -> Job:
@@ -150,25 +152,29 @@ def prepare(experiment: config.Experiment, loss: program.Loss | None = None, mes
     task = tasks.build(options)
     prepared, notes = splits.prepare(raw, data, experiment.seed, task.inputs)
     features = {name: body.features(split, task, data) for name, split in prepared.items()}
-    train = experiment.train
-    order = Order(features["train"].lengths, train.batch_size, experiment.seed, data.group_by_length)
+    train, items = experiment.train, _items(features, task)
+    order = Order(items["train"].lengths, train.batch_size, experiment.seed, data.group_by_length)
     steps = train.steps or max(round(train.epochs * order.batches_per_epoch), 1)
     if train.batch_size % parts and data.packing == "off":
         raise UserError(
             f"config.train.batch_size is {train.batch_size}; with packing=off it must be a multiple of {parts} "
             f"({row_shards} devices that share rows x accumulate {train.accumulate})"
         )
-    shapes = _shapes(features, order, steps, parts, data, body.model)
+    shapes = _shapes(items, order, steps, parts, data, body.model)
     composed = program.compose(experiment, body.model, task, steps, mesh=mesh, loss=loss)
     distributed.wait_for_all("prepared")  # nobody is still tokenizing when the first collective runs
     return Job(experiment, body, task, prepared, features, order, steps, shapes, composed, notes)
 
 
+def _items(features: Mapping[str, Features], task: Task) -> dict[str, Items]:
+    return {name: part.items(task.together) for name, part in features.items()}
+
+
 def _shapes(
-    features: Mapping[str, Features], order: Order, steps: int, parts: int, data: config.Data, model: Model
+    items: Mapping[str, Items], order: Order, steps: int, parts: int, data: config.Data, model: Model
 ) -> list[BatchShape]:
-    """The batch shapes of the run: those that its batches need, wide enough for the longest example of any split."""
-    longest = max(int(part.lengths.max()) for part in features.values())
+    """The batch shapes of the run: those that its batches need, wide enough for the longest item of any split."""
+    longest = max(int(part.lengths.max()) for part in items.values())
     batches = [order.lengths[order[i]] for i in range(steps)]
     return packing.plan(
         batches,
@@ -177,6 +183,7 @@ def _shapes(
         rows_multiple=parts,
         count=data.shapes,
         cost=lambda rows, length: rows * length * (1 + length / (6 * model.cfg.hidden_size)),
+        most=max(part.most for part in items.values()),
     )
 
 

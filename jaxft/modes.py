@@ -20,6 +20,7 @@ from jaxft import adapters, config, distributed, fingerprint, flops, paths, pret
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources
 from jaxft.data.batches import Feed
+from jaxft.data.features import Items
 from jaxft.errors import UserError
 from jaxft.job import Body, Compiled, Job, check_metric, load, prepare
 from jaxft.report.progress import Progress
@@ -327,8 +328,9 @@ def _predictions(
     split = tasks.read(experiment.task, split, labelled=False)
     composed = program.compose(experiment, body.model, task, steps=10**9)
     features = body.features(split, task, experiment.data, labelled=False)
-    shapes = _prediction_shapes(features.lengths, experiment, composed.row_shards)
-    feed = Feed(features, task.targets, shapes, composed.batch_sharding)
+    items = features.items(task.together)
+    shapes = _prediction_shapes(items, experiment, composed.row_shards)
+    feed = Feed(features, task.targets, shapes, composed.batch_sharding, together=task.together)
     distributed.wait_for_all("prepared")
     if adapter:
         trainable, frozen = composed.split(load(experiment, composed)[0])
@@ -435,12 +437,19 @@ def _read_inputs(inputs: str, experiment: config.Experiment, task: tasks.Task) -
     return split
 
 
-def _prediction_shapes(lengths: np.ndarray, experiment: config.Experiment, parts: int) -> list[BatchShape]:
-    """One shape, of about as many examples as a training batch."""
-    sample = np.sort(lengths)[:: max(len(lengths) // experiment.train.batch_size, 1)][-experiment.train.batch_size :]
+def _prediction_shapes(items: Items, experiment: config.Experiment, parts: int) -> list[BatchShape]:
+    """One shape, of about as many items as a training batch."""
+    lengths, size = items.lengths, experiment.train.batch_size
+    sample = np.sort(lengths)[:: max(len(lengths) // size, 1)][-size:]
     packed = experiment.data.packing != "off"
     return packing.plan(
-        [sample], longest=int(lengths.max()), packing=packed, rows_multiple=parts, count=1, cost=lambda r, n: r * n
+        [sample],
+        longest=int(lengths.max()),
+        packing=packed,
+        rows_multiple=parts,
+        count=1,
+        cost=lambda r, n: r * n,
+        most=items.most,
     )
 
 

@@ -107,20 +107,23 @@ def curve(
         mesh=config.Mesh(rules=rules),
         **support.ADAPTATIONS[method],
     )
-    order = Order(features.lengths, BATCH, seed=0)
+    items = features.items(case.task.together)
+    order = Order(items.lengths, BATCH, seed=0)
     shapes = packing.plan(
         [order.lengths[order[i]] for i in range(STEPS)],
-        longest=24,
+        longest=int(items.lengths.max()),
         packing=True,
         rows_multiple=sharding.row_shards(mesh, sharding.read_rules(rules)) * parts,
         count=1,
         cost=lambda rows, length: rows * length,
+        most=items.most,
     )
     model = models.build(support.SMALL, dropout=rate)
     composed = program.compose(experiment, model, case.task, STEPS, mesh=mesh)
     state = composed.init(jax.device_put(support.random_params(case.task, model, seed=0), composed.param_shardings))
     losses = []
-    for _, batch in Feed(features, case.task.targets, shapes, composed.batch_sharding).train(order, 0, STEPS):
+    feed = Feed(features, case.task.targets, shapes, composed.batch_sharding, together=case.task.together)
+    for _, batch in feed.train(order, 0, STEPS):
         state, metrics = composed.train_step(state, batch)
         losses.append(metrics["loss"])
     return [float(loss) for loss in losses]

@@ -139,3 +139,35 @@ ANSWERS: Rows = {
         ["config.task.stride is 128; it must be below the 0 tokens of a text", "config.data.max_length 16"],
     ),
 }
+
+
+def choices(*values: str, **changes: object) -> Setup:
+    """A training run of multiple choice on questions of which the second has these changes."""
+    good = {"context": "A text", "choices": ["one", "two"], "label": 1}
+    config = f"--config={CONFIGS / 'multiple_choice.py'}"
+    content = "".join(json.dumps(row) + "\n" for row in (good, good | changes))
+    return lambda room: room.train(f"{config}:{room.write('a.jsonl', content)}", *values)
+
+
+CHOICES: Rows = {
+    "one choice": (
+        choices(choices=["one"]),
+        ["a.jsonl, row 2: 1 choice(s) in 'choices'; a question takes two or more"],
+    ),
+    "an empty choice": (
+        choices(choices=["one", " ", "three"]),
+        ["a.jsonl, row 2: choice 1 in 'choices' is ' '; choices must be texts"],
+    ),
+    "a label beyond the choices": (
+        choices(label=2),
+        ["a.jsonl, row 2: label 2 in 'label' is none of the 2 choices; it must be a number from 0 to 1, a letter"],
+    ),
+    "no such choice": (
+        choices("--config.task.choices=('choices', 'ending1')"),
+        ["a.jsonl has no column 'ending1'; it has 'context', 'choices', 'label'; set config.task.choices"],
+    ),
+    "a text for a list of choices": (
+        choices("--config.task.choices=('context',)"),
+        ["a.jsonl, row 1: 'context' holds 'A text'; it must be a list of texts; or name a column a choice"],
+    ),
+}

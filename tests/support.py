@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jaxft import config, models, pretrained, program, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import masking
-from jaxft.data.batches import HostBatch, assemble
+from jaxft.data.batches import HostBatch, assemble, spread
 from jaxft.data.features import Features
 from jaxft.data.packing import pack
 from jaxft.models import Model, nn
@@ -96,6 +96,22 @@ def hidden(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
     return labels
 
 
+def group(count: int) -> int:
+    """How many examples are choices of one question."""
+    return next(size for size in (2, 3, count) if count % size == 0)
+
+
+def questions(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
+    """Which question each example is a choice of."""
+    return (np.arange(len(lengths)) // group(len(lengths))).astype(np.int32)
+
+
+def right(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
+    """1 for one choice of each question, 0 for the others."""
+    size = group(len(lengths))
+    return np.eye(size, dtype=np.float32)[rng.integers(0, size, len(lengths) // size)].reshape(-1)
+
+
 TASKS = {
     "single_label": classes(3),
     "regression": Case(
@@ -114,6 +130,7 @@ TASKS = {
         config.QuestionAnswering(), {"start_positions": positions, "end_positions": positions}, padded=False
     ),
     "masked_lm": Case(config.MaskedLM(mask_fraction=0.3), {"labels": hidden}),
+    "choices": Case(config.MultipleChoice(), {"labels": right, "row": questions}),
 }
 """The tasks that the laws are tested on."""
 
@@ -158,11 +175,15 @@ def random_params(task: Task, model: Model, seed: int) -> Params:
 def lay_out(features: Features, task: Task, length: int, slots: int = 1, shape: BatchShape | None = None) -> HostBatch:
     """All examples in one batch: a row each, or packed into rows of up to `slots` (0: any number of) examples.
 
+    What a task wants together counts as one example here, and rows are as long as it needs.
+
     `shape`: larger than needed.
     """
-    rows = pack(features.lengths, length, slots)
-    shape = shape or BatchShape(rows.count, length, rows.slots)
-    return assemble(features, np.arange(len(features)), rows, shape, task.targets)
+    items = features.items(task.together)
+    length = max(length, int(items.lengths.max()))
+    rows = pack(items.lengths, length, slots)
+    shape = shape or BatchShape(rows.count, length, rows.slots * items.most)
+    return assemble(features, *spread(features, items, np.arange(len(items.lengths)), rows), shape, task.targets)
 
 
 def compose(task: Task, model: Model, seed: int = 0, keep_gradients: bool = False, **sections: Any) -> Program:
@@ -224,6 +245,10 @@ def torch_inputs(features: Features, task: Task, length: int) -> dict[str, Any]:
         arrays[name] = np.full(mask.shape, task.targets[name].fill if name in task.targets else 0, column.dtype)
         arrays[name][mask] = column
     arrays |= features.examples
+    if task.together:  # [questions, choices, length], and the number of the right choice
+        questions = int(arrays.pop("row").max()) + 1
+        arrays = {name: array.reshape(questions, -1, *array.shape[1:]) for name, array in arrays.items()}
+        arrays["labels"] = arrays["labels"].argmax(1)
     return {
         name: torch.tensor(array.astype(np.int64) if array.dtype == np.int32 else array)
         for name, array in arrays.items()

@@ -24,7 +24,7 @@ from mistakes import (
     torn,
     without_checkpoints,
 )
-from mistakes_spans import ANSWERS, TAGS
+from mistakes_spans import ANSWERS, CHOICES, TAGS
 from runs import ROOT, command, lines
 
 from jaxft import cli, config
@@ -315,7 +315,7 @@ def said(rows: Rows) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("setup", "parts"), [pytest.param(*row, id=name) for name, row in rows.items()])
 
 
-@said(COMMAND_LINE | CONFIG_FILES | MODELS | DATA | TAGS | ANSWERS | RUNS)
+@said(COMMAND_LINE | CONFIG_FILES | MODELS | DATA | TAGS | ANSWERS | CHOICES | RUNS)
 def test_a_mistake_is_one_line(room, capsys, setup, parts):
     argv = ["run.py", *setup(room)]
     before = states(room.path, room.run, room.model)
@@ -330,7 +330,7 @@ def test_a_mistake_is_one_line(room, capsys, setup, parts):
 
 
 def test_all_rows_have_names_of_their_own():
-    tables = [COMMAND_LINE, CONFIG_FILES, MODELS, DATA, TAGS, ANSWERS, RUNS]
+    tables = [COMMAND_LINE, CONFIG_FILES, MODELS, DATA, TAGS, ANSWERS, CHOICES, RUNS]
     assert sum(map(len, tables)) == len({name for table in tables for name in table})
 
 

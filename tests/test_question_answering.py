@@ -78,16 +78,19 @@ def test_answers_that_may_be_missing(cases: list[tuple[bool, str, int]], thresho
     true = [["b c"] if has else [] for has, _, _ in cases]
     predicted, doubts = [text for _, text, _ in cases], [float(doubt) for *_, doubt in cases]
 
-    def at(threshold: float) -> dict[str, float]:
+    def at(threshold: float | None) -> dict[str, float]:
         return answers.scores(true, predicted, doubts, threshold, "words")
 
     found = at(threshold)
     chosen = ["" if doubt > threshold else text for text, doubt in zip(predicted, doubts, strict=True)]
     each = [answers.squad(part[0] if part else "", text) for part, text in zip(true, chosen, strict=True)]
     assert [found["exact"], found["f1"]] == pytest.approx(np.mean(each, axis=0).tolist())
+    tuned = at(None)
+    assert tuned["f1"] == at(tuned.pop("threshold/no_answer"))["f1"] >= found["f1"] - 1e-12
     if all(true):
-        assert found.keys() == {"exact", "f1"}
+        assert found.keys() == tuned.keys() == {"exact", "f1"}
         return
+    assert tuned["f1"] == pytest.approx(found["f1_best"])
     every = [at(t) for t in np.arange(-3.5, 4)]
     for name in ("exact", "f1"):
         best = max(one[name] for one in every)
@@ -199,6 +202,9 @@ def test_a_run_finds_answers(trained):
     found = results(trained)
     assert found["test/f1_unanswerable"] > 0.8 and found["test/f1_answerable"] > 0.8
     assert found["test/f1_best"] >= found["test/f1"] >= found["test/exact"]
+    tuned = found["validation/threshold/no_answer"]  # on validation; tested and exported with it
+    assert found["validation/f1"] == found["validation/f1_best"] and "test/threshold/no_answer" not in found
+    assert json.loads((trained / "export" / "config.json").read_text())["thresholds"] == {"no_answer": tuned}
 
 
 def test_packed_is_padded(trained, tmp_path):

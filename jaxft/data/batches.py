@@ -4,6 +4,7 @@ import collections
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import grain
 import jax
@@ -12,7 +13,7 @@ from jax.sharding import NamedSharding
 
 from jaxft import batch
 from jaxft.batch import BatchShape, Target
-from jaxft.data.features import Features
+from jaxft.data.features import Features, Items
 from jaxft.data.order import Order
 from jaxft.data.packing import Rows, pack
 
@@ -83,12 +84,27 @@ def assemble(
     return HostBatch(shape, arrays, examples, rows, int(features.lengths[examples].sum()))
 
 
+def spread(features: Features, items: Items, chosen: np.ndarray, rows: Rows) -> tuple[np.ndarray, Rows]:
+    """The examples of the chosen items, `[examples]`, and where they lie: side by side where `rows` places their item.
+
+    Each item has as many slots as the one with most examples.
+    """
+    first = items.bounds[chosen]
+    sizes = items.bounds[chosen + 1] - first
+    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    examples = np.repeat(first, sizes) + within
+    before = features.offsets[examples] - np.repeat(features.offsets[first], sizes)
+    row, slot, start = (np.repeat(array, sizes) for array in rows)
+    return examples, Rows(row, slot * items.most + within, start + before)
+
+
 @dataclass(frozen=True)
 class Feed:
     """The batches of a run, from features to device arrays.
 
     Attributes:
       vary: `(features of some examples, their numbers, epoch) -> ` the same, as training sees them in that epoch.
+      together: keep the examples of a row of the table in one row of one batch (such tasks do not vary).
     """
 
     features: Features
@@ -97,39 +113,45 @@ class Feed:
     place: NamedSharding
     workers: int = 2
     vary: Callable[[Features, np.ndarray, int], Features] | None = None
+    together: bool = False
+
+    @cached_property
+    def items(self) -> Items:
+        return self.features.items(self.together)
 
     def train(self, order: Order, start: int, stop: int) -> Iterator[tuple[HostBatch, dict[str, jax.Array]]]:
         """Batches start .. stop - 1 of the order."""
-        length, slots = self.shapes[-1].length, self.shapes[-1].slots
+        length, slots = self.shapes[-1].length, self.shapes[-1].slots // self.items.most
 
         def make(i: int) -> HostBatch:
-            examples = order[i]
-            rows = pack(self.features.lengths[examples], length, slots)
+            chosen = order[i]
+            rows = pack(self.items.lengths[chosen], length, slots)
             if self.vary is None:
-                return self._assemble(examples, rows)
-            varied = self.vary(self.features.take(examples), examples, i // order.batches_per_epoch)
-            host = replace(self, features=varied)._assemble(np.arange(len(examples)), rows)
-            return replace(host, examples=examples)
+                return self._assemble(chosen, rows)
+            varied = self.vary(self.features.take(chosen), chosen, i // order.batches_per_epoch)
+            host = replace(self, features=varied)._assemble(np.arange(len(chosen)), rows)
+            return replace(host, examples=chosen)
 
         return self._ahead(make, start, stop)
 
     def all(self) -> Iterator[tuple[HostBatch, dict[str, jax.Array]]]:
         """Every example once, in rows as full as can be."""
         largest = self.shapes[-1]
-        packed = pack(self.features.lengths, largest.length, largest.slots)
+        packed = pack(self.items.lengths, largest.length, largest.slots // self.items.most)
         order = np.argsort(packed.row, kind="stable")
         bounds = np.searchsorted(packed.row[order], np.arange(0, packed.count + largest.rows, largest.rows))
 
         def make(i: int) -> HostBatch:
-            examples = order[bounds[i] : bounds[i + 1]]
-            rows = Rows(packed.row[examples] - i * largest.rows, packed.slot[examples], packed.start[examples])
-            return self._assemble(examples, rows, rows_at_least=largest.rows)
+            chosen = order[bounds[i] : bounds[i + 1]]
+            rows = Rows(packed.row[chosen] - i * largest.rows, packed.slot[chosen], packed.start[chosen])
+            return self._assemble(chosen, rows, rows_at_least=largest.rows)
 
         return self._ahead(make, 0, len(bounds) - 1)
 
-    def _assemble(self, examples: np.ndarray, rows: Rows, rows_at_least: int = 0) -> HostBatch:
-        longest = int(self.features.lengths[examples].max())
+    def _assemble(self, chosen: np.ndarray, rows: Rows, rows_at_least: int = 0) -> HostBatch:
+        longest = int(self.items.lengths[chosen].max())
         shape = smallest(self.shapes, max(rows.count, rows_at_least), longest)
+        examples, rows = spread(self.features, self.items, chosen, rows)
         return assemble(self.features, examples, rows, shape, self.targets, self._local(shape.rows))
 
     def _local(self, rows: int) -> tuple[int, int]:

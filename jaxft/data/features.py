@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,23 @@ FORMAT = 2
 
 CHUNK = 10_000
 """Rows tokenized at a time."""
+
+
+class Items(NamedTuple):
+    """What is put in order and laid out: each example, or the examples of one row of the table together.
+
+    Attributes:
+      bounds: `[items + 1]`; item i is the examples bounds[i] .. bounds[i + 1].
+      lengths: tokens of each, `[items]`.
+    """
+
+    bounds: np.ndarray
+    lengths: np.ndarray
+
+    @property
+    def most(self) -> int:
+        """Examples of the item that has most."""
+        return int(np.diff(self.bounds).max(initial=1))
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,11 @@ class Features:
         source = np.repeat(self.offsets[examples] - offsets[:-1], sizes) + np.arange(offsets[-1])
         tokens = {name: column[source] for name, column in self.tokens.items()}
         return Features(offsets, tokens, {name: column[examples] for name, column in self.examples.items()})
+
+    def items(self, together: bool) -> Items:
+        """The examples, or those of each row of the table together."""
+        bounds = self.bounds if together else np.arange(len(self) + 1)
+        return Items(bounds, np.diff(self.offsets[bounds]))
 
     @classmethod
     def of(cls, table: pa.Table) -> "Features":

@@ -20,7 +20,7 @@ def permutation(count: int, seed: int, stream: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """Which examples make up each batch of a run over n examples: each epoch a permutation of its own.
+    """Which examples (or items; see `features.Items`) make up each batch of a run: each epoch a permutation of its own.
 
     The last batch of an epoch is smaller where the batch size does not divide n.
     """

@@ -98,22 +98,24 @@ def plan(
     rows_multiple: int,
     count: int,
     cost: Callable[[int, int], float],
+    most: int = 1,
 ) -> list[BatchShape]:
     """The shapes, at most `count`, that hold all of the given batches at the least cost.
 
     Args:
-      batches: the lengths of the examples of each batch, `[examples]`.
-      longest: example that the largest shape must hold (validation may have longer ones than these batches).
+      batches: the lengths of the items of each batch, `[items]`; an item is an example or several that stay together.
+      longest: item that the largest shape must hold (validation may have longer ones than these batches).
       packing: several examples a row; otherwise one.
       rows_multiple: rows are split over so many devices and parts.
       cost: `(rows, length) -> ` time of a step of that shape, in any unit.
+      most: examples of an item.
     """
     batches = list(batches)
     if not packing:
         rows = _up(max(len(lengths) for lengths in batches), rows_multiple)
         needs = np.asarray([_up(int(lengths.max()), MULTIPLE) for lengths in batches])
         needs = np.append(needs, _up(longest, MULTIPLE))
-        return [BatchShape(rows, size, 1) for size in thresholds(needs, count, lambda n: _costs(cost, rows, n))]
+        return [BatchShape(rows, size, most) for size in thresholds(needs, count, lambda n: _costs(cost, rows, n))]
     sample = batches[:: max(len(batches) // 100, 1)]
 
     def shapes(length: int, batches: list[np.ndarray]) -> tuple[float, list[BatchShape]]:
@@ -121,7 +123,7 @@ def plan(
         needs = np.asarray([_up(rows.count, rows_multiple) for rows in packed])
         sizes = thresholds(needs, count, lambda n: _costs(cost, n, length))
         total = sum(cost(min(s for s in sizes if s >= need), length) for need in needs)
-        slots = max(rows.slots for rows in packed)
+        slots = most * max(rows.slots for rows in packed)
         return total, [BatchShape(size, length, slots) for size in sizes]
 
     shortest = _up(longest, MULTIPLE)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import ModuleType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jaxft import config
-from jaxft.tasks import masked_lm, question_answering, sequence_classification, token_classification
+from jaxft.tasks import (
+    masked_lm,
+    multiple_choice,
+    question_answering,
+    sequence_classification,
+    token_classification,
+)
 from jaxft.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -15,13 +20,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=config.Task)
 
-TASKS: dict[type[config.Task], ModuleType] = {
+TASKS: dict[type[config.Task], Any] = {
     config.SequenceClassification: sequence_classification,
     config.TokenClassification: token_classification,
     config.QuestionAnswering: question_answering,
     config.MaskedLM: masked_lm,
+    config.MultipleChoice: multiple_choice,
 }
-"""Options -> the module that has `read`, `resolve` and `build`, as below."""
+"""Options -> the module, or anything else, that has `read`, `resolve` and `build`, as below."""
 
 
 def read(options: config.Task, split: Split, labelled: bool = True) -> Split:

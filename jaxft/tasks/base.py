@@ -43,9 +43,10 @@ Vary = Callable[["Features", np.ndarray, int, int], "Features"]
 
 
 class Steady:
-    """A part of a task: nothing for it to decide, and examples that do not change."""
+    """A part of a task: nothing for it to decide, and examples that do not change and are each by itself."""
 
     vary: Vary | None = None
+    together: bool = False
 
     def decide(self, thresholds: Mapping[str, float]) -> Any:
         return self
@@ -68,6 +69,11 @@ class Task(Protocol):
     @property
     def outputs(self) -> Mapping[str, str]:
         """What `forward` returns, each "example" (`[rows, slots, ...]`) or "token" (`[rows, length, ...]`)."""
+        ...
+
+    @property
+    def together(self) -> bool:
+        """Whether the examples of a row of the table lie side by side in one row of a batch: the loss compares them."""
         ...
 
     @property

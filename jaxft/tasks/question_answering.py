@@ -126,11 +126,11 @@ print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))"""
                 own = first >= 0
                 windows.append(Window(starts[own], ends[own], first[own], last[own], float(starts[0] + ends[0])))
             spans = best_spans(windows, self.options.n_best, self.options.answer_length)
-            best = spans[0].score if spans else -np.inf
+            best = spans[0].score if spans else -1e9
             yield spans, min(window.null for window in windows) - best
 
-    def _limit(self) -> float:
-        """A larger doubt means no answer."""
+    def _limit(self) -> float | None:
+        """A larger doubt means no answer; None: not chosen yet."""
         return self.options.null_threshold if self.options.unanswerable == "yes" else np.inf
 
     def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
@@ -147,7 +147,7 @@ print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))"""
         """`prediction` (empty where there is no answer), its ends in the context and its share of the `n_best`, by a
         softmax of their scores; where answers may be missing also `doubt`, the score of none less that of the best.
         """
-        contexts = split.table[self.options.context].to_pylist()
+        contexts, limit = split.table[self.options.context].to_pylist(), self._limit() or 0.0
         for context, (spans, doubt) in zip(contexts, self._spans(outputs, features), strict=True):
             scores = np.exp([span.score - spans[0].score for span in spans])
             listed = [
@@ -155,12 +155,16 @@ print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))"""
                 for s, score in zip(spans, scores / scores.sum(), strict=True)
             ]
             answer = {"text": "", "start": None, "end": None, "score": None}
-            if listed and doubt <= self._limit():
+            if listed and doubt <= limit:
                 answer = listed[0]
             known = {"doubt": float(doubt)} if self.options.unanswerable == "yes" else {}
             yield {"prediction": answer["text"], **{k: answer[k] for k in ("start", "end", "score")}, **known} | {
                 "n_best": listed
             }
+
+    def decide(self, thresholds: Mapping[str, float]) -> QuestionAnswering:
+        limit = thresholds.get("no_answer", self.options.null_threshold)
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, null_threshold=limit))
 
     def plots(self, outputs: Host, features: Features, split: Split) -> dict[str, Any]:
         return {}

@@ -1,0 +1,68 @@
+"""docs/tasks.md: its table knows every task, its commands are right, and the task that it ends in works."""
+
+import json
+import re
+import shlex
+
+import numpy as np
+import pytest
+from absl import flags
+from runs import ROOT, experiment, results
+
+from jaxft import cli, config, modes, tasks
+
+PAGE = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+
+
+def test_every_task_is_in_the_table():
+    rows = re.findall(r"^\| `(\w+)` \|.*\| `\.\.\.(For\w+)`.*\| (.*) \|$", PAGE, re.MULTILINE)
+    assert [name for name, *_ in rows] == [kind.__name__ for kind in config.TASKS.values()]
+    for (_, head, files), kind in zip(rows, config.TASKS.values(), strict=True):
+        assert head == tasks.build(kind()).head
+        assert all((ROOT / "configs" / name).is_file() for name in re.findall(r"`([\w.]+)`", files))
+
+
+def test_commands(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    commands = re.findall(r"^    python (run\.py --config=configs.*)$", PAGE, re.MULTILINE)
+    assert len(commands) >= len(config.TASKS)
+    for argv in map(shlex.split, commands):
+        values = flags.FlagValues()
+        cli._define(values, argv)
+        cli._check_config(argv)
+        assert values(argv)[1:] == [] and config.check(values.config).name
+
+
+@pytest.fixture
+def registries(monkeypatch):
+    """Those of the package, which forget what a test adds."""
+    monkeypatch.setattr(config, "TASKS", dict(config.TASKS))
+    monkeypatch.setattr(tasks, "TASKS", dict(tasks.TASKS))
+
+
+def test_a_task_of_ones_own(tmp_path, tiny_model, cache, registries, quick_compiles):
+    """Its loss falls below that of the best constant rate, and its export is a Hugging Face model."""
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert sum(map(bool, code.split("\n"))) <= 60
+    (tmp_path / "counts.py").write_text(code)
+    counts = {"good": 1, "fine": 2, "bad": 6}
+    rows = [f"{i} {word} {word},{count}" for i in range(60) for word, count in counts.items()]
+    (tmp_path / "messages.csv").write_text("\n".join(["text,count", *rows]) + "\n")
+    made = cli._load(f"{tmp_path}/counts.py:{tmp_path}/messages.csv")
+    data = {"source": made.data.source, "encoding": "utf-8", "shapes": 1}
+    train, optimizer = {"epochs": 5, "eval_every": 0}, {"learning_rate": 1e-2}
+    e = experiment(tiny_model, cache, data=data, train=train, optimizer=optimizer)
+    e.task, e.model.dropout = made.task, 0.0
+    modes.train(e, str(tmp_path / "run"))
+    rates = np.asarray(list(counts.values()))
+    constant = np.mean(rates * np.log(rates.mean()) - rates.mean())
+    assert (
+        constant + 0.2 < results(tmp_path / "run")["test/log_likelihood"] <= np.mean(rates * np.log(rates) - rates) + 1
+    )
+    (tmp_path / "new.txt").write_text("7 good good\n8 bad bad\n")
+    modes.predict(str(tmp_path / "run"), str(tmp_path / "new.txt"), str(tmp_path / "answers.jsonl"))
+    few, many = (json.loads(line)["prediction"] for line in (tmp_path / "answers.jsonl").read_text().splitlines())
+    assert few < 3 < many
+    assert json.loads((tmp_path / "run" / "export" / "config.json").read_text())["architectures"] == [
+        "BertForSequenceClassification"
+    ]
