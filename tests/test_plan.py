@@ -205,8 +205,17 @@ def total(facts: dict[str, Any], *kinds: str, axes: tuple[str, ...]) -> int:
     return sum(c["bytes"] for c in facts["collectives"] if c["kind"] in kinds and set(c["axes"]) <= set(axes))
 
 
-@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:2x4", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"])
-def test_every_generation_of_tpus(name: str):
+@pytest.mark.parametrize(
+    ("name", "devices"), [("v4:2x2x1", 8), ("v5e:8x16", 128), ("v5p:8x8x16", 1024), ("v6e:1x1", 1)]
+)
+def test_the_devices_of_a_topology(name: str, devices: int):
+    pytest.importorskip("libtpu", reason=topology.MISSING)
+    found = topology.devices(name)
+    assert len(found) == devices and topology.chip(found[0]) == topology.TPUS[name.partition(":")[0]]
+
+
+@pytest.mark.parametrize("name", ["v5e:2x4", "tpu7x:2x2x1"])
+def test_data_parallelism_on_tpu(name: str):
     """Data-parallel: the state by arithmetic to 1%, and each gradient summed once, kernels' in bfloat16."""
     sizes = parameters(WIDE)
     facts = on_tpu(name)
