@@ -138,6 +138,18 @@ class MultipleChoice(Task):
     label: str = knob("label", "column with the right choice: its number from 0, its letter from A, or its text")
 
 
+@dataclass(kw_only=True)
+class SentenceEmbedding(Task):
+    """Turn texts into vectors that are near each other where the texts belong together."""
+
+    texts: tuple[str, ...] = knob(
+        ("anchor", "positive"), "columns with texts that belong together; a third one does not belong to the first"
+    )
+    score: str = knob("", "column with the cosine of two texts, -1 to 1; empty: texts of other rows are unlike")
+    pooling: str = knob("mean", "a text's vector: the mean over its tokens, or that of [CLS]", choices=("mean", "cls"))
+    scale: float = knob(20.0, "factor of cosines in the softmax, 1 / temperature", low=0)
+
+
 METHODS = ("full", "freeze", "bitfit", "lora", "adalora", "adapter", "ia3", "prefix")
 """What `Experiment.adapt` may be: which parameters learn."""
 
@@ -147,6 +159,7 @@ TASKS: dict[str, type[Task]] = {
     "question_answering": QuestionAnswering,
     "masked_lm": MaskedLM,
     "multiple_choice": MultipleChoice,
+    "sentence_embedding": SentenceEmbedding,
 }
 
 

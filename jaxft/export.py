@@ -23,6 +23,7 @@ def export(
     tokenizer_source: Path,
     card: str,
     *,
+    files: Mapping[str, Any] | None = None,
     max_shard_size: int | str = "5GB",
 ) -> None:
     """Writes config.json, float32 safetensors under PyTorch names, the tokenizer's files and README.md.
@@ -37,6 +38,7 @@ def export(
       architecture: the transformers class that has these parameters, e.g. BertForSequenceClassification.
       tokenizer_source: the model directory that the tokenizer came from.
       card: the text of README.md.
+      files: further ones: name, with folders, -> JSON values.
       max_shard_size: of a weights file, in bytes or as "5GB"; more than that becomes several files and an index.
 
     Raises:
@@ -51,6 +53,9 @@ def export(
         new.mkdir(parents=True)
         (new / "config.json").write_text(_config_text(hf_config, architecture), encoding="utf-8")
         (new / "README.md").write_text(card, encoding="utf-8")
+        for name, values in (files or {}).items():
+            (new / name).parent.mkdir(exist_ok=True)
+            (new / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         for file in tokenizer:
             shutil.copyfile(file, new / file.name)
     _write_weights(new, params, max_shard_size, writes)

@@ -270,9 +270,11 @@ def _export(
     name, task = e.name or folder.path.name, job.task
     about = {"pipeline": task.pipeline, "usage": task.usage}
     card = hf.model_card(name, config.to_dict(e), dict(results), command, e.model.path, **about)
-    architecture = job.body.model.module.HF_NAME + task.head
+    architecture = job.body.model.module.HF_NAME + (task.head or "Model")
+    files = task.files(job.body.model, e.data.max_length)
     hf_config = job.body.hf | task.hf_config() | ({"thresholds": dict(thresholds)} if thresholds else {})
-    hf.export(folder.export, job.program.merge(*weights), hf_config, architecture, job.body.directory, card)
+    params = job.program.merge(*weights)
+    hf.export(folder.export, params, hf_config, architecture, job.body.directory, card, files=files)
 
 
 def evaluate(workdir: str) -> dict[str, float]:

@@ -134,6 +134,8 @@ def curves(name: str) -> dict[str, dict[str, list[float]]]:
     jax.config.update("jax_disable_most_optimizations", True)
     case, first = support.TASKS[name], next(iter(support.TASKS))
     chosen = CHOSEN if name == first else OTHERS
+    if case.coupled:
+        chosen = {kind: [run for run in runs if RUNS[run][1] == 1] for kind, runs in chosen.items()}
     return {kind: {run: curve(case, *DROPOUT[kind], *RUNS[run]) for run in runs} for kind, runs in chosen.items()}
 
 

@@ -71,6 +71,10 @@ class Case:
     targets: Mapping[str, Callable[[np.random.Generator, np.ndarray], np.ndarray]]
     padded: bool = True
     """Whether the PyTorch class keeps padding out of its loss."""
+    size: int = 1
+    """Examples come in groups of so many."""
+    coupled: bool = False
+    """Whether the loss compares all examples of a batch, so that a part of it has another one."""
 
     @property
     def task(self) -> Task:
@@ -112,6 +116,11 @@ def right(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
     return np.eye(size, dtype=np.float32)[rng.integers(0, size, len(lengths) // size)].reshape(-1)
 
 
+def distinct(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
+    """Numbers of texts, no two of them alike."""
+    return rng.permutation(len(lengths)).astype(np.int32)
+
+
 TASKS = {
     "single_label": classes(3),
     "regression": Case(
@@ -131,6 +140,7 @@ TASKS = {
     ),
     "masked_lm": Case(config.MaskedLM(mask_fraction=0.3), {"labels": hidden}),
     "choices": Case(config.MultipleChoice(), {"labels": right, "row": questions}),
+    "embeddings": Case(config.SentenceEmbedding(), {"twins": distinct}, size=2, coupled=True),
 }
 """The tasks that the laws are tested on."""
 
@@ -151,6 +161,7 @@ ADAPTATIONS: dict[str, dict[str, Any]] = {
 
 def random_features(rng: np.random.Generator, case: Case, lengths: list[int], hf: Mapping[str, Any]) -> Features:
     """Examples of random tokens. None of them is [PAD] (0), the embedding of which PyTorch does not train."""
+    lengths = lengths + lengths[: -len(lengths) % case.size]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     tokens = {
         "input_ids": rng.integers(1, hf["vocab_size"], offsets[-1]).astype(np.int32),
@@ -159,6 +170,8 @@ def random_features(rng: np.random.Generator, case: Case, lengths: list[int], hf
     examples = {}
     for name, target in case.task.targets.items():
         (tokens if target.per == "token" else examples)[name] = case.targets[name](rng, np.asarray(lengths))
+    if case.size > 1:
+        examples["row"] = np.arange(len(lengths)) // case.size
     return Features(offsets, tokens, examples)
 
 
@@ -227,8 +240,9 @@ def torch_model(hf: Mapping[str, Any], task: Task, seed: int) -> Any:
 
     sizes = {**hf, **task.hf_config()}
     generator = torch.Generator().manual_seed(seed)
-    kind = getattr(transformers, f"Bert{task.head}")
-    model = kind(transformers.BertConfig.from_dict(sizes, attn_implementation="eager")).eval()
+    kind = getattr(transformers, f"Bert{task.head or 'Model'}")
+    bare = {} if task.head else {"add_pooling_layer": False}
+    model = kind(transformers.BertConfig.from_dict(sizes, attn_implementation="eager"), **bare).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
@@ -245,7 +259,9 @@ def torch_inputs(features: Features, task: Task, length: int) -> dict[str, Any]:
         arrays[name] = np.full(mask.shape, task.targets[name].fill if name in task.targets else 0, column.dtype)
         arrays[name][mask] = column
     arrays |= features.examples
-    if task.together:  # [questions, choices, length], and the number of the right choice
+    if isinstance(
+        task.options, config.MultipleChoice
+    ):  # [questions, choices, length], and the number of the right choice
         questions = int(arrays.pop("row").max()) + 1
         arrays = {name: array.reshape(questions, -1, *array.shape[1:]) for name, array in arrays.items()}
         arrays["labels"] = arrays["labels"].argmax(1)
@@ -259,6 +275,8 @@ def reference(task: Task, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, d
     """What the PyTorch model makes of these inputs: its loss, and the outputs that the task has."""
     import torch
 
+    if isinstance(task.options, config.SentenceEmbedding):
+        return embedded(model, inputs)
     found = model(**inputs)
     if not isinstance(task.options, config.MaskedLM):
         return found.loss, {name: found[name].detach() for name in task.outputs}
@@ -267,6 +285,17 @@ def reference(task: Task, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, d
     log_probs = torch.log_softmax(found.logits.detach(), -1).gather(-1, labels[..., None])[..., 0]
     right = (found.logits.argmax(-1) == labels).float()
     return found.loss, {"log_probs": hidden * log_probs, "right": hidden * right}
+
+
+def embedded(model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The means over tokens, and how each first of two texts is told from all that are second."""
+    import torch
+
+    hidden = model(**{name: inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids")})[0]
+    mask = inputs["attention_mask"][..., None]
+    vectors = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+    logits = 20.0 * vectors[::2] @ vectors[1::2].T
+    return torch.nn.functional.cross_entropy(logits, torch.arange(len(logits))), {"embeddings": vectors.detach()}
 
 
 def by_example(outputs: Mapping[str, Any], task: Task, host: HostBatch, features: Features) -> dict[str, np.ndarray]:

@@ -25,6 +25,7 @@ from mistakes import (
     without_checkpoints,
 )
 from mistakes_spans import ANSWERS, CHOICES, TAGS
+from mistakes_texts import TEXTS
 from runs import ROOT, command, lines
 
 from jaxft import cli, config
@@ -315,7 +316,7 @@ def said(rows: Rows) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("setup", "parts"), [pytest.param(*row, id=name) for name, row in rows.items()])
 
 
-@said(COMMAND_LINE | CONFIG_FILES | MODELS | DATA | TAGS | ANSWERS | CHOICES | RUNS)
+@said(COMMAND_LINE | CONFIG_FILES | MODELS | DATA | TAGS | ANSWERS | CHOICES | TEXTS | RUNS)
 def test_a_mistake_is_one_line(room, capsys, setup, parts):
     argv = ["run.py", *setup(room)]
     before = states(room.path, room.run, room.model)
@@ -330,7 +331,7 @@ def test_a_mistake_is_one_line(room, capsys, setup, parts):
 
 
 def test_all_rows_have_names_of_their_own():
-    tables = [COMMAND_LINE, CONFIG_FILES, MODELS, DATA, TAGS, ANSWERS, CHOICES, RUNS]
+    tables = [COMMAND_LINE, CONFIG_FILES, MODELS, DATA, TAGS, ANSWERS, CHOICES, TEXTS, RUNS]
     assert sum(map(len, tables)) == len({name for table in tables for name in table})
 
 

@@ -10,6 +10,7 @@ from jaxft.tasks import (
     masked_lm,
     multiple_choice,
     question_answering,
+    sentence_embedding,
     sequence_classification,
     token_classification,
 )
@@ -26,6 +27,7 @@ TASKS: dict[type[config.Task], Any] = {
     config.QuestionAnswering: question_answering,
     config.MaskedLM: masked_lm,
     config.MultipleChoice: multiple_choice,
+    config.SentenceEmbedding: sentence_embedding,
 }
 """Options -> the module, or anything else, that has `read`, `resolve` and `build`, as below."""
 

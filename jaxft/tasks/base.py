@@ -43,13 +43,16 @@ Vary = Callable[["Features", np.ndarray, int, int], "Features"]
 
 
 class Steady:
-    """A part of a task: nothing for it to decide, and examples that do not change and are each by itself."""
+    """A part of a task: nothing to decide, examples that do not change and are each by itself, no further files."""
 
     vary: Vary | None = None
     together: bool = False
 
     def decide(self, thresholds: Mapping[str, float]) -> Any:
         return self
+
+    def files(self, model: Model, max_length: int) -> dict[str, Any]:
+        return {}
 
 
 @runtime_checkable
@@ -145,4 +148,8 @@ class Task(Protocol):
 
     def hf_config(self) -> dict[str, Any]:
         """What the head adds to a Hugging Face config.json."""
+        ...
+
+    def files(self, model: Model, max_length: int) -> dict[str, Any]:
+        """Further files of the export: name -> what it holds as JSON."""
         ...

@@ -23,6 +23,10 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 TASKS = pytest.mark.parametrize("case", support.TASKS.values(), ids=support.TASKS)
 
 
+WHOLE = {name: case for name, case in support.TASKS.items() if not case.coupled}
+"""The tasks of which a batch's loss is the sum of its parts'."""
+
+
 class Computed(NamedTuple):
     grads: dict[str, jax.Array]
     metrics: dict[str, jax.Array]
@@ -84,7 +88,7 @@ def test_filler_rows_and_empty_slots_change_nothing(case: support.Case):
     assert_same(compute(case, model, params, features, length=24, slots=1, spare=(3, 2)), plain)
 
 
-@TASKS
+@pytest.mark.parametrize("case", WHOLE.values(), ids=WHOLE)
 def test_accumulated_is_whole(case: support.Case):
     """The rows hold 1, 3, 4 and no examples, so that the parts weigh differently and one of four is empty."""
     model = models.build(support.SMALL, dropout=0.0)

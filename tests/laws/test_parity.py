@@ -58,7 +58,8 @@ def assert_parity(
     host = support.lay_out(features, task, inputs["attention_mask"].shape[-1], slots)
     loss, expected = support.reference(task, theirs, inputs)
     loss.backward()
-    grads = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
+    prefix = "" if task.head else f"{model.prefix}."
+    grads = {prefix + name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
     value, outputs, own = ours(task, model, params, host.arrays)
     own = {pretrained.torch_name(path): g.T if pretrained.is_transposed(path) else g for path, g in own.items()}
     taken = support.by_example(outputs, task, host, features) | {"loss": value}

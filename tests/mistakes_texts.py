@@ -1,0 +1,52 @@
+"""What can be wrong with text to learn a language from, and with texts that belong together."""
+
+from mistakes import CONFIGS, Rows, Setup
+
+
+def texts(config: str, content: str, *values: str, name: str = "a.csv") -> Setup:
+    """A training run of a config on this file."""
+    return lambda room: room.train(f"--config={CONFIGS / config}:{room.write(name, content)}", *values)
+
+
+PAIRS = "anchor,positive\nx,y\n"
+SCORED = "--config.task.score=score"
+
+TEXTS: Rows = {
+    "no text to learn from": (
+        texts("mlm.py", "body\nx\n"),
+        ["a.csv has no column 'text'; it has 'body'", "config.task.text"],
+    ),
+    "empty text to learn from": (
+        texts("mlm.py", "text\nx\n \n"),
+        ["a.csv, row 2: column 'text' holds empty text"],
+    ),
+    "a text file without text": (texts("mlm.py", "\n\n", name="a.txt"), ["a.txt is empty"]),
+    "too much to hide": (
+        texts("mlm.py", "text\nx\n", "--config.task.mask_fraction=1"),
+        ["config.task.mask_fraction is 1", "it must be at most 0.9"],
+    ),
+    "one text where two belong together": (
+        texts("embeddings.py", PAIRS, "--config.task.texts=('anchor',)"),
+        ["config.task.texts names 1 columns; it must name two or three"],
+    ),
+    "three texts with a score": (
+        texts("embeddings.py", PAIRS, "--config.task.texts=('anchor', 'positive', 'x')", SCORED),
+        ["config.task.texts names 3 columns; it must name two"],
+    ),
+    "no second text": (
+        texts("embeddings.py", "anchor,other\nx,y\n"),
+        ["a.csv has no column 'positive'; it has 'anchor', 'other'", "config.task.texts"],
+    ),
+    "an empty second text": (
+        texts("embeddings.py", PAIRS + "x,\n"),
+        ["a.csv, row 2: column 'positive' holds empty text"],
+    ),
+    "no score": (
+        texts("embeddings.py", PAIRS, SCORED),
+        ["a.csv has no column 'score'; it has 'anchor', 'positive'", "config.task.score"],
+    ),
+    "a score that is no cosine": (
+        texts("embeddings.py", "anchor,positive,score\nx,y,0.5\nx,z,4.2\n", SCORED),
+        ["a.csv, row 2: score 4.2 in 'score'; it must be a number from -1 to 1"],
+    ),
+}
