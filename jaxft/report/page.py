@@ -14,7 +14,10 @@ from jaxft import metrics
 from jaxft.report import plots, tables
 from jaxft.report.progress import duration
 
-HEADLINES = ("accuracy", "f1", "f1_macro", "matthews", "roc_auc", "pearson", "spearman", "mse", "loss")
+HEADLINES = (
+    *("perplexity", "mrr@10", "ndcg@10", "recall@10", "accuracy", "f1", "f1_macro", "average_precision_macro"),
+    *("matthews", "roc_auc", "pearson", "spearman", "mse", "loss"),
+)
 """The metrics that head the page, the first `MOST_HEADLINES` that the run has."""
 
 MOST_HEADLINES = 5

@@ -57,7 +57,10 @@ CJK_FONTS = (
     "Droid Sans Fallback", "Arial Unicode MS",
 )  # fmt: skip
 
-CURVES = ("accuracy", "f1", "f1_macro", "matthews", "roc_auc", "pearson", "spearman")
+CURVES = (
+    *("accuracy", "f1", "f1_macro", "average_precision_macro", "matthews", "roc_auc", "pearson", "spearman"),
+    *("mrr@10", "ndcg@10", "recall@10"),
+)
 """The metrics worth a curve, where a run has them."""
 
 MOST_ROC, MOST_NAMED = 10, 30

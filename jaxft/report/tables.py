@@ -12,7 +12,9 @@ PER_CLASS = ("precision", "recall", "f1", "support")
 SPOKEN = {
     "ece": "expected calibration error",
     "matthews": "Matthews correlation",
+    "mrr@10": "MRR@10",
     "mse": "mean squared error",
+    "ndcg@10": "nDCG@10",
     "pearson": "Pearson correlation",
     "roc_auc": "ROC AUC",
     "spearman": "Spearman correlation",
