@@ -259,9 +259,8 @@ def torch_inputs(features: Features, task: Task, length: int) -> dict[str, Any]:
         arrays[name] = np.full(mask.shape, task.targets[name].fill if name in task.targets else 0, column.dtype)
         arrays[name][mask] = column
     arrays |= features.examples
-    if isinstance(
-        task.options, config.MultipleChoice
-    ):  # [questions, choices, length], and the number of the right choice
+    if isinstance(task.options, config.MultipleChoice):
+        # [questions, choices, length], and the number of the right choice
         questions = int(arrays.pop("row").max()) + 1
         arrays = {name: array.reshape(questions, -1, *array.shape[1:]) for name, array in arrays.items()}
         arrays["labels"] = arrays["labels"].argmax(1)

@@ -23,6 +23,7 @@ TEXTS = ["The cat sat on the unbelievably uncomfortable mat.", "Yes", "Antidises
 
 @pytest.fixture(scope="module")
 def tokenizer():
+    assert MINILM is not None
     return pretrained.tokenizer(MINILM)
 
 
@@ -92,8 +93,8 @@ def joined(batches: list[dict]) -> list[dict]:
 def test_batches_of_a_resumed_run_and_of_other_sizes(tokenizer):
     """Epoch by epoch, an example is hidden the same way in whatever batch it comes, and the first time it is asked."""
     task, features = made(tokenizer, config.MaskedLM(whole_words=True), TEXTS * 9)
-    assert task.vary is not None
-    vary = lambda part, examples, epoch: task.vary(part, examples, 4, epoch)  # noqa: E731
+    vary = task.vary
+    assert vary is not None
 
     def batches(size: int, start: int = 0) -> list[dict[int, tuple]]:
         """Of each batch: example -> what it looks like."""
@@ -102,7 +103,7 @@ def test_batches_of_a_resumed_run_and_of_other_sizes(tokenizer):
         shapes = plan([features.lengths[order[i]] for i in range(steps)], longest=16, packing=True, rows_multiple=1,
                       count=1, cost=lambda rows, length: rows * length)  # fmt: skip
         place = support.compose(task, models.build(support.SMALL)).batch_sharding
-        feed, found = Feed(features, task.targets, shapes, place, vary=vary), []
+        feed, found = Feed(features, task.targets, shapes, place, vary=lambda *part: vary(*part[:2], 4, part[2])), []
         for host, batch in feed.train(order, start, steps):
             arrays = [np.asarray(batch[name]) for name in ("input_ids", "labels", "segment_ids")]
             parts = {}
