@@ -251,7 +251,10 @@ class Data(Section):
         (), "column names of CSV/TSV files without a header line, or of CoNLL files (else tokens, ..., tags)"
     )
     validation_fraction: float = knob(
-        0.1, "share of training data to carve off where there is no validation split", low=0, high=0.9
+        0.1,
+        "share of training data to carve off where there is no validation split; 0: none, the last step is exported",
+        low=0,
+        high=0.9,
     )
     train_examples: int = knob(0, "use at most so many training examples; 0: all", low=0)
     validation_examples: int = knob(

@@ -96,6 +96,9 @@ class Job:
 
     @property
     def eval_every(self) -> int:
+        """Steps between two evaluations; 0: there is nothing to evaluate on."""
+        if "validation" not in self.features:
+            return 0
         return self.experiment.train.eval_every or self.order.batches_per_epoch
 
     @property
@@ -196,7 +199,7 @@ def check_metric(job: Job) -> None:
       UserError: it has not.
     """
     metric = job.experiment.train.metric
-    if metric in ("", "loss", job.task.metric):
+    if metric in ("", "loss", job.task.metric) or "validation" not in job.features:
         return
     features, shape = job.features["validation"], job.shapes[-1]
     weights = (job.program.state.trainable, job.program.state.frozen)

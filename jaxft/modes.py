@@ -203,14 +203,16 @@ def _finish(
     weights = (state.trainable, state.frozen)
     validated = distributed.once(lambda: _validated(folder, best))
     job = dataclasses.replace(job, task=job.task.decide(_thresholds(validated)))
-    split = "test" if "test" in job.features else "validation"
-    values, found = _measure(job, step, split, weights)
-    if split == "test":
-        log(best, split, values)
-    results = {f"validation/{k}": v for k, v in validated.items() if k not in ("step", "split")}
-    results |= {f"{split}/{k}": v for k, v in values.items()} | {"best_step": best, **trained}
+    results, plots = {f"validation/{k}": v for k, v in validated.items() if k not in ("step", "split")}, {}
+    split = next((name for name in ("test", "validation") if name in job.features), "train")
+    if split != "train":
+        values, found = _measure(job, step, split, weights)
+        results |= {f"{split}/{k}": v for k, v in values.items()}
+        plots = job.task.plots(found.outputs, job.features[split], job.splits[split])
+        if split == "test":
+            log(best, split, values)
+    results |= {"best_step": best, **trained}
     _export(job, folder, weights, _thresholds(validated), results)
-    plots = job.task.plots(found.outputs, job.features[split], job.splits[split])
     if distributed.primary():
         page.write(folder.path, config.to_dict(job.experiment), folder.history(), results, plots)
     distributed.once(lambda: folder.write_results(results))

@@ -219,3 +219,14 @@ def test_the_same_data_in_any_kind_of_file_are_the_same_run(train, tmp_path):
     assert found[0][0]["test/support/bad"] + found[0][0]["test/support/good"] == 8
     assert 0 <= found[0][0]["test/accuracy"] <= 1 and found[0][0]["train/steps"] == 4
     assert all(one == found[0] for one in found)
+
+
+def test_without_validation_every_example_trains_and_the_last_step_is_exported(train, tmp_path):
+    workdir = train(
+        f"text_files.py:{save_csv(tmp_path)}", "--config.data.validation_fraction=0", "--config.train.steps=5"
+    )
+    assert {line["split"] for line in lines(workdir)} == {"train"}
+    found = results(workdir)
+    assert found["best_step"] == found["train/steps"] == 5 and len(weights(workdir)) > 0
+    assert all(name.startswith("train/") for name in found.keys() - {"best_step"})
+    assert (workdir / "report" / "index.html").exists()

@@ -37,7 +37,8 @@ def prepare(
       inputs: the columns that make an example what it is; every split has them.
 
     Returns:
-      "train", "validation" and perhaps "test"; and a line for the log about each thing done to them.
+      "train", "validation" (unless `data` wants none) and perhaps "test"; and a line for the log about each thing done
+      to them.
 
     Raises:
       UserError: more examples are to be carved off than there are, or none remain to train on.
@@ -74,7 +75,7 @@ def _carve(splits: dict[str, Split], data: Data, seed: int) -> tuple[dict[str, S
     wanted = {}
     if "test" not in splits and data.test_examples:
         wanted["test"] = data.test_examples
-    if "validation" not in splits:
+    if "validation" not in splits and (data.validation_examples or data.validation_fraction):
         wanted["validation"] = data.validation_examples or max(round(data.validation_fraction * count), 1)
     if not wanted:
         return dict(splits), []
@@ -104,11 +105,13 @@ def _without_leaks(splits: dict[str, Split], inputs: Sequence[str], notes: list[
     """The training examples whose inputs occur neither in validation nor in test."""
     keys = [key for key in ("train", "validation", "test") if key in splits]
     ids = dict(zip(keys, _input_ids([splits[key].table for key in keys], inputs), strict=True))
-    if "test" in ids:
+    if {"validation", "test"} <= ids.keys():
         shared = int(np.isin(ids["validation"], ids["test"]).sum())
         if shared:
             notes.append(f"{shared:,} of {len(ids['validation']):,} validation examples also occur in test; they stay")
     train, count = splits["train"], len(ids["train"])
+    if len(keys) == 1:
+        return train
     kept = np.flatnonzero(np.isin(ids["train"], np.concatenate([ids[key] for key in keys[1:]]), invert=True))
     if not len(kept):
         raise UserError(

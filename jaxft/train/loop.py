@@ -100,6 +100,8 @@ def fit(
 ) -> tuple[State, Position]:
     """Trains from `position` to `steps`, or until `options.patience` evaluations in a row bring nothing better.
 
+    It evaluates every `eval_every` steps and after the last one; 0: never.
+
     The device is never waited for but to log, and then for the metrics of the interval before the last one.
 
     Args:
@@ -132,13 +134,15 @@ def fit(
             clock.count(host)
             last, stopping = position.step == steps, stop.after_step()
             log.add(metrics, last)
-            evaluating = position.step % eval_every == 0 or last
-            if evaluating or stopping or (options.save_every and position.step % options.save_every == 0):
+            evaluating = eval_every > 0 and (position.step % eval_every == 0 or last)
+            if evaluating or stopping or last or (options.save_every and position.step % options.save_every == 0):
                 log.settle()
                 jax.block_until_ready(state.step)
                 clock.pause()
                 if evaluating:
                     evaluate()
+                elif last:
+                    position.finished = True
                 checkpoints.save(state, dataclasses.asdict(position), position.best_step)
                 clock.resume()
             if stopping or position.finished or position.evaluation_due:
