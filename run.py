@@ -13,7 +13,10 @@ Any key of the experiment can be set by --config.KEY=VALUE:
 
 import sys
 
-from jaxft import cli
+from jaxft import memory
 
 if __name__ == "__main__":
+    memory.keep()
+    from jaxft import cli
+
     cli.leave(cli.main(sys.argv, __doc__))

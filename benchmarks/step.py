@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft import config, flops, models, program, tasks
+from jaxft import config, flops, memory, models, program, tasks
 from jaxft.batch import BatchShape
 from jaxft.models import nn
 
@@ -95,6 +95,7 @@ def measure(name: str, shape: BatchShape, compute: config.Compute, steps: int) -
 
 
 def main() -> None:
+    memory.keep()  # as run.py does
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default="minilm")
     parser.add_argument("--rows", type=int, default=8)

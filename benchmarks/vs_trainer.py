@@ -19,6 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from jaxft import memory
+
 CONTESTANTS = {
     "jaxft": {},
     "trainer": {},
@@ -160,6 +162,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.only:
+        if arguments.only == "jaxft":
+            memory.keep()  # as run.py does
         common = (Path(arguments.data), arguments.model, arguments.first_seed, arguments.batch_size, arguments.epochs)
         extra = CONTESTANTS[arguments.only]
         print(json.dumps(run_jaxft(*common) if arguments.only == "jaxft" else run_trainer(*common, extra)))
