@@ -162,7 +162,7 @@ CHOICES: Rows = {
         choices(label=2),
         ["a.jsonl, row 2: label 2 in 'label' is none of the 2 choices; it must be a number from 0 to 1, a letter"],
     ),
-    "no such choice": (
+    "a right choice that is none": (
         choices("--config.task.choices=('choices', 'ending1')"),
         ["a.jsonl has no column 'ending1'; it has 'context', 'choices', 'label'; set config.task.choices"],
     ),

@@ -103,7 +103,10 @@ def test_batches_of_a_resumed_run_and_of_other_sizes(tokenizer):
         shapes = plan([features.lengths[order[i]] for i in range(steps)], longest=16, packing=True, rows_multiple=1,
                       count=1, cost=lambda rows, length: rows * length)  # fmt: skip
         place = support.compose(task, models.build(support.SMALL)).batch_sharding
-        feed, found = Feed(features, task.targets, shapes, place, vary=lambda *part: vary(*part[:2], 4, part[2])), []
+        feed = Feed(
+            features, task.targets, shapes, place, vary=lambda part, chosen, epoch: vary(part, chosen, 4, epoch)
+        )
+        found = []
         for host, batch in feed.train(order, start, steps):
             arrays = [np.asarray(batch[name]) for name in ("input_ids", "labels", "segment_ids")]
             parts = {}
