@@ -4,8 +4,8 @@ import glob
 import os
 import sys
 
-KEPT = {"hugetlb": 1, "arena_max": 1, "mmap_max": 0, "trim_threshold": 2**33}
-"""glibc's tunables (manual, section "Memory Allocation Tunables"): huge pages, one heap, nothing given back."""
+KEPT = {"hugetlb": 1, "mmap_max": 0, "trim_threshold": 2**33}
+"""glibc's tunables (manual, section "Memory Allocation Tunables"): huge pages, nothing given back."""
 
 ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*")
 """Devices of GPUs and TPUs."""

@@ -76,7 +76,7 @@ CHOSEN = {
 }
 """The runs of the first task. Threefry takes long to compile; of the methods, DoRA has the most that is split."""
 
-OTHERS = {"hash": ("1", "2 x 2 x 2", "4 data x 2 fsdp in 2 parts")}
+OTHERS = {"hash": ("1", "2 x 2 x 2")}
 """The runs of tasks after the first, which differ in the head alone."""
 
 
@@ -134,8 +134,6 @@ def curves(name: str) -> dict[str, dict[str, list[float]]]:
     jax.config.update("jax_disable_most_optimizations", True)
     case, first = support.TASKS[name], next(iter(support.TASKS))
     chosen = CHOSEN if name == first else OTHERS
-    if case.coupled:
-        chosen = {kind: [run for run in runs if RUNS[run][1] == 1] for kind, runs in chosen.items()}
     return {kind: {run: curve(case, *DROPOUT[kind], *RUNS[run]) for run in runs} for kind, runs in chosen.items()}
 
 

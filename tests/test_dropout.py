@@ -16,12 +16,14 @@ GENERATORS = pytest.mark.parametrize("generator", program.GENERATORS)
 RATE = 0.3
 KEYS = [jax.random.fold_in(jax.random.key(0), n) for n in range(2)]
 """As a step makes them."""
+HEADS = [("single_label", "threefry"), ("single_label", "hash"), ("token", "hash")]
+"""Heads with dropout per example and per token; the others add nothing to the body's masks."""
 
 
 @pytest.mark.parametrize(
     ("case", "generator"),
-    [(support.TASKS["single_label"], "threefry"), *((case, "hash") for case in support.TASKS.values())],
-    ids=["single_label-threefry", *(f"{name}-hash" for name in support.TASKS)],
+    [(support.TASKS[name], generator) for name, generator in HEADS],
+    ids=["-".join(head) for head in HEADS],
 )
 def test_layout_and_parts_do_not_matter(case: support.Case, generator: str):
     """Law 2 with dropout on."""

@@ -21,7 +21,7 @@ from jaxft.errors import UserError
 from jaxft.models import Model, nn
 from jaxft.tasks import losses
 from jaxft.tasks.base import Host, Steady
-from jaxft.types import Array, Batch, Float, Int, Outputs, Params
+from jaxft.types import Array, Batch, Float, Int, Outputs, Params, Shaped
 
 if TYPE_CHECKING:
     from jaxft.data.features import Features
@@ -165,7 +165,7 @@ print(model.encode(["A text."]))"""
         }
 
 
-def _groups(x: Float[Array, "rows slots *rest"], size: int) -> Float[Array, "groups size *rest"]:
+def _groups(x: Shaped[Array, "rows slots *rest"], size: int) -> Shaped[Array, "groups size *rest"]:
     """Each `size` slots side by side, of all rows; slots that are missing from the last group are empty."""
     x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % size), *((0, 0),) * (x.ndim - 2)))
     return x.reshape(-1, size, *x.shape[2:])
