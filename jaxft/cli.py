@@ -335,9 +335,9 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return EXIT_FAILED, str(error)
     if isinstance(error, UserError | flags.Error):
         return EXIT_USER, " ".join(str(error).split())
-    if any("RESOURCE_EXHAUSTED" in str(cause) for cause in causes(error)):
-        return EXIT_USER, OUT_OF_MEMORY
     number, file = system_error(error)
     if number in BROKEN:
         return EXIT_USER, f"{file or '--workdir'}: {BROKEN[number]}; what is on disk is whole: mend and resume"
+    if any("RESOURCE_EXHAUSTED" in str(cause) for cause in causes(error)):  # of a full disk it is said, too
+        return EXIT_USER, OUT_OF_MEMORY
     return EXIT_FAILED, ""
