@@ -1,0 +1,152 @@
+"""One fine-tuning run: its knobs and those of its parts."""
+
+# No `from __future__ import annotations`: config_flags reads the fields' types, which must not be strings.
+import dataclasses
+from dataclasses import dataclass
+
+from jaxft.config.adapt import IA3, METHODS, AdaLora, Adapter, Freeze, Lora, Prefix
+from jaxft.config.base import Section, knob
+from jaxft.config.tasks import SequenceClassification, Task
+
+
+@dataclass(kw_only=True)
+class Model(Section):
+    path: str = knob("", "directory of a Hugging Face model, pkg://PACKAGE/PATH inside a pip package, or a Hub name")
+    revision: str = knob("main", "branch, tag or commit, for a Hub name")
+    dropout: float | None = knob(
+        None, "rate of every dropout; none: as the checkpoint's config.json says", low=0, high=0.99
+    )
+
+
+@dataclass(kw_only=True)
+class Data(Section):
+    source: str = knob(
+        "", "a file (CSV, TSV, JSON lines, Parquet, CoNLL, text), a folder, pkg://PACKAGE/PATH, or a Hub name"
+    )
+    subset: str = knob("", "configuration of a Hub dataset, e.g. sst2 of nyu-mll/glue")
+    train: str = knob("train", "name of the training split, or its file below `source`")
+    validation: str = knob(
+        "validation", "split to select the best checkpoint on; where there is none it is carved off training"
+    )
+    test: str = knob("test", "split to test on at the end; empty or absent: none, unless test_examples carves one")
+    encoding: str = knob("utf-8", "character encoding of CSV, JSON and text files")
+    columns: tuple[str, ...] = knob(
+        (), "column names of CSV/TSV files without a header line, or of CoNLL files (else tokens, ..., tags)"
+    )
+    validation_fraction: float = knob(
+        0.1,
+        "share of training data to carve off where there is no validation split; 0: none, the last step is exported",
+        low=0,
+        high=0.9,
+    )
+    train_examples: int = knob(0, "use at most so many training examples; 0: all", low=0)
+    validation_examples: int = knob(
+        0, "use (or carve off) at most so many validation examples; 0: all, or the fraction", low=0
+    )
+    test_examples: int = knob(0, "use (or carve off) at most so many test examples; 0: all, carve none", low=0)
+    max_length: int = knob(128, "longest input in tokens, special tokens included; longer ones are cut", low=4)
+    packing: str = knob("auto", "rows of a batch; auto: several examples a row, off: one", choices=("auto", "off"))
+    group_by_length: bool = knob(False, "put examples of like length into one batch (for packing=off)")
+    shapes: int = knob(4, "how many batch shapes a run may compile", low=1, high=16)
+    workers: int = knob(2, "threads that prepare batches ahead", low=1)
+    cache: str = knob("~/.cache/jaxft", "folder of the tokenized data and of compiled programs; empty: none")
+
+
+@dataclass(kw_only=True)
+class Optimizer(Section):
+    """AdamW (Loshchilov and Hutter 2019) with linear warmup."""
+
+    learning_rate: float = knob(2e-5, "peak learning rate", low=0)
+    schedule: str = knob("linear", "decay after warmup, down to zero", choices=("linear", "cosine", "constant"))
+    warmup: float = knob(0.1, "below 1: share of all steps; 1 and above: steps", low=0)
+    weight_decay: float = knob(0.01, "decoupled weight decay; biases and LayerNorm are left out", low=0)
+    b1: float = knob(0.9, "decay of the first moment", low=0, high=1)
+    b2: float = knob(0.999, "decay of the second moment", low=0, high=1)
+    eps: float = knob(1e-8, "added to the root of the second moment", low=0)
+    clip_norm: float = knob(1.0, "largest global norm of the gradient; 0: no clipping", low=0)
+    layer_decay: float = knob(1.0, "each layer learns at so much of the rate of the one above it", low=0, high=1)
+    unfreeze_every: int = knob(
+        0, "steps after which one layer more begins to learn, from the head down; 0: all learn at once", low=0
+    )
+
+
+@dataclass(kw_only=True)
+class Train(Section):
+    batch_size: int = knob(32, "examples a step, over all devices", low=1)
+    accumulate: int = knob(1, "split each batch into so many parts computed one after the other, to save memory", low=1)
+    epochs: float = knob(3.0, "passes over the training data", low=0)
+    steps: int = knob(0, "steps; 0: as many as `epochs` make", low=0)
+    log_every: int = knob(20, "steps between two lines of training metrics", low=1)
+    eval_every: int = knob(0, "steps between two evaluations; 0: once an epoch", low=0)
+    save_every: int = knob(0, "steps between two checkpoints beside those at evaluations; 0: none", low=0)
+    keep: int = knob(2, "checkpoints kept beside the best one", low=1)
+    metric: str = knob("", "validation metric that selects the best checkpoint; empty: the task's own")
+    patience: int = knob(0, "stop after so many evaluations without a better one; 0: never", low=0)
+    max_skipped: int = knob(20, "stop after so many non-finite steps in a row", low=1)
+
+
+@dataclass(kw_only=True)
+class Mesh(Section):
+    """How many devices lie along each axis; -1: all that remain. The product is the number of devices."""
+
+    data: int = knob(-1, "data-parallel: rows are split, parameters copied", low=-1)
+    fsdp: int = knob(1, "fully sharded data-parallel: rows and parameters are split", low=-1)
+    tensor: int = knob(1, "tensor-parallel: heads, hidden units and vocabulary are split", low=-1)
+    rules: tuple[str, ...] = knob(
+        (),
+        "split otherwise: a logical axis (mlp=none, embed=fsdp+tensor), or each dimension of the parameters whose path "
+        "a pattern matches (.*/kernel=fsdp|tensor); see docs/sharding.md",
+    )
+
+
+@dataclass(kw_only=True)
+class Compute(Section):
+    dtype: str = knob(
+        "float32", "dtype of activations and matmuls; parameters stay float32", choices=("float32", "bfloat16")
+    )
+    attention: str = knob(
+        "xla",
+        "pallas: on TPUs by one kernel that keeps scores out of memory, where a device's heads make up a multiple of "
+        "128 columns and rows have at most 768 positions; else, and elsewhere, as xla",
+        choices=("xla", "pallas"),
+    )
+    remat: bool = knob(False, "recompute each layer's activations in the backward pass, to save memory")
+    scan: bool = knob(False, "compute the layers as a loop: the step compiles in a fraction of the time")
+    dropout: str = knob("hash", "generator of dropout masks; hash is the cheaper one", choices=("hash", "threefry"))
+
+
+@dataclass(kw_only=True)
+class Experiment(Section):
+    """One fine-tuning run."""
+
+    name: str = knob("", "shown in logs and in the report")
+    seed: int = knob(0, "of data order, new parameters and dropout", low=0)
+    model: Model = dataclasses.field(default_factory=Model)
+    task: Task = dataclasses.field(default_factory=SequenceClassification)
+    adapt: str = knob(
+        "full", "which parameters learn; each method's own keys are in the section of its name", choices=METHODS
+    )
+    freeze: Freeze = dataclasses.field(default_factory=Freeze)
+    lora: Lora = dataclasses.field(default_factory=Lora)
+    adalora: AdaLora = dataclasses.field(default_factory=AdaLora)
+    adapter: Adapter = dataclasses.field(default_factory=Adapter)
+    ia3: IA3 = dataclasses.field(default_factory=IA3)
+    prefix: Prefix = dataclasses.field(default_factory=Prefix)
+    data: Data = dataclasses.field(default_factory=Data)
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    train: Train = dataclasses.field(default_factory=Train)
+    mesh: Mesh = dataclasses.field(default_factory=Mesh)
+    compute: Compute = dataclasses.field(default_factory=Compute)
+
+
+RESUMABLE = (
+    "name",
+    "mesh",
+    "compute",
+    "train.log_every",
+    "train.save_every",
+    "train.keep",
+    "data.workers",
+    "data.cache",
+)
+"""Keys that may change between two starts of one run: they say how it is computed and shown, not what."""

@@ -1,0 +1,116 @@
+"""What is learned: the knobs of each task."""
+
+# No `from __future__ import annotations`: config_flags reads the fields' types, which must not be strings.
+from dataclasses import dataclass
+
+from jaxft.config.base import Section, knob
+
+
+@dataclass(kw_only=True)
+class Task(Section):
+    """What is learned; the knobs of each task are its subclass."""
+
+
+@dataclass(kw_only=True)
+class SequenceClassification(Task):
+    """Classify or score a text or a pair of texts."""
+
+    text: str = knob("text", "column with the text")
+    text_pair: str = knob("", "column with the second text of a pair; empty: single texts")
+    label: str = knob("label", "column with the label")
+    labels: tuple[str, ...] = knob(
+        (), "label names in the order of their ids; empty: those of the training data, sorted"
+    )
+    problem: str = knob(
+        "auto",
+        "what the label is; auto: multi_label where it is a list or in label_columns, else single_label",
+        choices=("auto", "single_label", "multi_label", "regression"),
+    )
+    label_columns: tuple[str, ...] = knob((), "columns of 0 and 1, one a label, instead of `label`")
+    delimiter: str = knob(",", "what separates labels in a text, for multi_label")
+    thresholds: tuple[float, ...] = knob(
+        (), "probability from which each label is predicted, for multi_label; empty: tuned on validation"
+    )
+    class_weights: tuple[float, ...] = knob(
+        (), "weight of each label in the loss, for multi_label where it holds; empty: all 1, or `balanced`"
+    )
+    balanced: bool = knob(False, "class_weights by how rare a label is in the training data")
+    label_smoothing: float = knob(0.0, "share of each target spread evenly over the classes", low=0, high=1)
+
+
+@dataclass(kw_only=True)
+class TokenClassification(Task):
+    """Tag each word of a text: named entities, parts of speech."""
+
+    tokens: str = knob("tokens", "column with the words: a list of them, or a text, which is cut into words")
+    tags: str = knob("tags", "column with a tag a word, or, of a text, a list of spans {start, end, label}")
+    labels: tuple[str, ...] = knob((), "tags in the order of their ids; empty: those of the training data, sorted")
+    problem: str = knob(
+        "auto", "what tags say; auto: entities where all are like O and B-PER", choices=("auto", "entities", "words")
+    )
+    scheme: str = knob("", "turn entities into this scheme; empty: as they are", choices=("", "IOB1", "IOB2", "BIOES"))
+    stride: int = knob(32, "tokens that two windows of an input longer than max_length share", low=0)
+
+
+@dataclass(kw_only=True)
+class QuestionAnswering(Task):
+    """Find the answer to a question in a text."""
+
+    question: str = knob("question", "column with the question")
+    context: str = knob("context", "column with the text that holds the answer")
+    answers: str = knob("answers", "column with the answers, as SQuAD has them, or with the text of the one answer")
+    answer_start: str = knob("answer_start", "column with the character that a text in `answers` begins at")
+    unanswerable: str = knob(
+        "auto", "whether a text may hold no answer; auto: as in the training data", choices=("auto", "yes", "no")
+    )
+    null_threshold: float | None = knob(
+        None, "no answer where [CLS] scores higher than the best span by more than this; none: tuned on validation"
+    )
+    stride: int = knob(128, "tokens that two windows of a longer text share", low=0)
+    question_length: int = knob(64, "longest question in tokens; longer ones are cut", low=1)
+    answer_length: int = knob(30, "longest answer in tokens", low=1)
+    n_best: int = knob(20, "best answers that predictions list", low=1)
+    unit: str = knob(
+        "words", "what F1 counts; words: as SQuAD, characters: of Chinese, as CMRC", choices=("words", "characters")
+    )
+
+
+@dataclass(kw_only=True)
+class MaskedLM(Task):
+    """Learn the language of a text: guess tokens that are hidden in it."""
+
+    text: str = knob("text", "column with the text; rows are put one after the other, and cut at data.max_length")
+    mask_fraction: float = knob(0.15, "share of the tokens of an example that are hidden", low=0.01, high=0.9)
+    whole_words: bool = knob(False, "hide all tokens of a word together")
+
+
+@dataclass(kw_only=True)
+class MultipleChoice(Task):
+    """Choose the best of several continuations of a text, or answers to a question about it."""
+
+    context: str = knob("context", "column with the text")
+    question: str = knob("", "column with a question, or the words that each choice goes on from; empty: none")
+    choices: tuple[str, ...] = knob(("choices",), "column with a list of the choices, or a column a choice")
+    label: str = knob("label", "column with the right choice: its number from 0, its letter from A, or its text")
+
+
+@dataclass(kw_only=True)
+class SentenceEmbedding(Task):
+    """Turn texts into vectors that are near each other where the texts belong together."""
+
+    texts: tuple[str, ...] = knob(
+        ("anchor", "positive"), "columns with texts that belong together; a third one does not belong to the first"
+    )
+    score: str = knob("", "column with the cosine of two texts, -1 to 1; empty: texts of other rows are unlike")
+    pooling: str = knob("mean", "a text's vector: the mean over its tokens, or that of [CLS]", choices=("mean", "cls"))
+    scale: float = knob(20.0, "factor of cosines in the softmax, 1 / temperature", low=0)
+
+
+TASKS: dict[str, type[Task]] = {
+    "sequence_classification": SequenceClassification,
+    "token_classification": TokenClassification,
+    "question_answering": QuestionAnswering,
+    "masked_lm": MaskedLM,
+    "multiple_choice": MultipleChoice,
+    "sentence_embedding": SentenceEmbedding,
+}
