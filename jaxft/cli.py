@@ -214,6 +214,7 @@ def _plan(values: flags.FlagValues) -> int:
 
 def _mode(values: flags.FlagValues) -> int:
     from jaxft import modes
+    from jaxft.modes.shared import say
     from jaxft.train.loop import Preempted
 
     logging.use_absl_handler()
@@ -224,7 +225,7 @@ def _mode(values: flags.FlagValues) -> int:
         try:
             modes.train(values.config, values.workdir, overwrite=values.overwrite)
         except Preempted as stopped:
-            modes.say(str(stopped))
+            say(str(stopped))
             return EXIT_PREEMPTED
     elif values.mode == "evaluate":
         modes.evaluate(values.workdir)

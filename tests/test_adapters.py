@@ -9,6 +9,7 @@ import pytest
 from runs import experiment, lines, results, weights
 
 from jaxft import adapters, config, modes
+from jaxft.modes import shared
 from jaxft.pretrained import open_weights
 from jaxft.train import loop
 
@@ -37,14 +38,14 @@ def predict(workdir, tmp_path, **keys) -> np.ndarray:
 def test_resuming_is_exact(tuned, tmp_path, monkeypatch):
     """Stopped at the first evaluation; the base model is read again, and what learns from the checkpoint."""
     build, whole = tuned
-    plain = modes.run_evaluation
+    plain = shared.run_evaluation
 
     def cut_off(*args):
         os.kill(os.getpid(), signal.SIGTERM)
         return plain(*args)
 
     with monkeypatch.context() as patch, pytest.raises(loop.Preempted, match="at step 5"):
-        patch.setattr(modes, "run_evaluation", cut_off)
+        patch.setattr(shared, "run_evaluation", cut_off)
         modes.train(build(), str(tmp_path / "run"))
     modes.train(build(), str(tmp_path / "run"))
     assert (lines(tmp_path / "run"), results(tmp_path / "run")) == (lines(whole), results(whole))

@@ -13,6 +13,7 @@ import pytest
 from runs import experiment, lines, results, start, until, weights, write_config
 
 from jaxft import cli, modes
+from jaxft.modes import shared
 from jaxft.train import loop
 
 KILLS = 12
@@ -117,7 +118,7 @@ def checkpoint_steps(workdir) -> list[int]:
 @pytest.mark.parametrize("at", [2, 6])
 def test_sigterm_during_an_evaluation(long_run, undisturbed, tmp_path, monkeypatch, at):
     """It is given up, twice, and made again; a long one must not use up the grace period."""
-    plain, evaluations = modes.run_evaluation, []
+    plain, evaluations = shared.run_evaluation, []
 
     def cut_off(*args):
         evaluations.append(1)
@@ -125,7 +126,7 @@ def test_sigterm_during_an_evaluation(long_run, undisturbed, tmp_path, monkeypat
             os.kill(os.getpid(), signal.SIGTERM)
         return plain(*args)
 
-    monkeypatch.setattr(modes, "run_evaluation", cut_off)
+    monkeypatch.setattr(shared, "run_evaluation", cut_off)
     for _ in range(2):
         with pytest.raises(loop.Preempted, match=f"at step {10 * at}"):
             modes.train(copy.deepcopy(long_run), str(tmp_path / "run"))

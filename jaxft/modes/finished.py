@@ -1,0 +1,67 @@
+"""--mode=evaluate and --mode=export: of a run that is there."""
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from jaxft import adapters, config
+from jaxft.job import Job, prepare
+from jaxft.modes.shared import best_weights, compiled_evaluation, measure, on_these_devices, say, thresholds
+from jaxft.types import Params
+from jaxft.workdir import Workdir
+
+
+def evaluate(workdir: str) -> dict[str, float]:
+    """Measures the best parameters of a finished or interrupted run on its validation and test splits."""
+    from jaxft.report import tables
+
+    folder = Workdir(workdir)
+    job = prepare(on_these_devices(folder.experiment()))
+    weights, _ = best_weights(folder, job.program)
+    step = compiled_evaluation(job)
+    results = {}
+    for split in (name for name in ("validation", "test") if name in job.features):
+        values, found = measure(job, step, split, weights)
+        job = dataclasses.replace(job, task=job.task.decide(thresholds(values)))
+        results |= {f"{split}/{k}": v for k, v in values.items()}
+        names = job.task.plots(found.outputs, job.features[split], job.splits[split]).get("names", ())
+        say(tables.metrics_table(results, split, names))
+    return results
+
+
+def export(workdir: str) -> Path:
+    """Writes `export/` and `adapter/`, as far as the method has them, from the best checkpoint; returns one of them."""
+    folder = Workdir(workdir)
+    job = prepare(on_these_devices(folder.experiment()))
+    write_export(job, folder, *best_weights(folder, job.program, checkpoint=True), folder.results() or {})
+    done = folder.export if job.program.merge else folder.adapter
+    say(f"exported: {done}")
+    return done
+
+
+def write_export(
+    job: Job,
+    folder: Workdir,
+    weights: tuple[Params, Params],
+    thresholds: Mapping[str, float],
+    results: Mapping[str, float],
+) -> None:
+    from jaxft import export as hf
+
+    e = job.experiment
+    if e.adapt in adapters.TYPES:
+        adapters.write(folder.adapter, e, weights[0])
+        say(f"adapter: {folder.adapter}")
+    if job.program.merge is None:
+        return  # no Hugging Face model has layers like these
+    command = shlex.join(["python", *sys.argv])
+    name, task = e.name or folder.path.name, job.task
+    about = {"pipeline": task.pipeline, "usage": task.usage}
+    card = hf.model_card(name, config.to_dict(e), dict(results), command, e.model.path, **about)
+    architecture = job.body.model.module.HF_NAME + (task.head or "Model")
+    files = task.files(job.body.model, e.data.max_length)
+    hf_config = job.body.hf | task.hf_config() | ({"thresholds": dict(thresholds)} if thresholds else {})
+    params = job.program.merge(*weights)
+    hf.export(folder.export, params, hf_config, architecture, job.body.directory, card, files=files)

@@ -1,0 +1,106 @@
+"""What the modes have in common: a run's parameters, thresholds and evaluation."""
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxft import config, distributed, fingerprint, pretrained, program, sharding
+from jaxft.errors import UserError
+from jaxft.job import Compiled, Job, load
+from jaxft.train.checkpoint import Checkpoints
+from jaxft.train.evaluate import Evaluated
+from jaxft.train.evaluate import evaluate as run_evaluation
+from jaxft.types import Params
+from jaxft.workdir import Workdir
+
+
+def say(text: str) -> None:
+    """A line for a person, from one process of the run."""
+    if distributed.primary():
+        print(text, file=sys.stderr, flush=True)
+
+
+def cache_programs(cache: str) -> None:
+    """Keeps compiled programs on disk, so that the second run starts quickly."""
+    if cache:
+        jax.config.update("jax_compilation_cache_dir", str(Path(cache).expanduser() / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def on_these_devices(experiment: config.Experiment) -> config.Experiment:
+    """The experiment of a run that may have been trained on others: where its mesh does not fit, on a plain one."""
+    try:
+        sharding.make_mesh(experiment.mesh)
+    except UserError:
+        return dataclasses.replace(experiment, mesh=config.Mesh())
+    return experiment
+
+
+def compiled_evaluation(job: Job) -> Compiled:
+    """The evaluation step, compiled for the shapes that evaluation uses."""
+    weights = (job.program.state.trainable, job.program.state.frozen)
+    full = [shape for shape in job.shapes if shape.rows == job.shapes[-1].rows]
+    return Compiled(job.program.eval_step, weights, job.program.abstract_batch, full)
+
+
+def measure(job: Job, step: Any, split: str, weights: tuple[Params, Params]) -> tuple[dict[str, float], Evaluated]:
+    found = run_evaluation(step, weights, job.feed(split), job.task.outputs)
+    data = (job.features[split], job.splits[split])
+    # By one process, so that all choose the same best step, whatever the rounding on their machines.
+    return distributed.once(lambda: {"loss": found.loss} | job.task.metrics(found.outputs, *data)), found
+
+
+def load_frozen(experiment: config.Experiment, composed: program.Program) -> tuple[Params, dict[str, str]]:
+    """The parameters that do not learn, which no checkpoint holds, and their fingerprint."""
+    if not jax.tree.leaves(composed.state.frozen):
+        return {}, {}
+    frozen = composed.split(load(experiment, composed)[0])[1]
+    return frozen, {"frozen": fingerprint.of_params(frozen)}
+
+
+def best_weights(
+    folder: Workdir, composed: program.Program, checkpoint: bool = False
+) -> tuple[tuple[Params, Params], dict[str, float]]:
+    """What learns, and what does not: of the export where there is one and it will do, else of the best checkpoint.
+
+    With them the thresholds that validation has chosen.
+    """
+    if folder.export.exists() and not checkpoint:
+        key, prefix = jax.random.key(0), composed.model.prefix
+        places = composed.param_shardings
+        params = pretrained.load(folder.export, composed.spec, key=key, base_prefix=prefix, shardings=places)[0]
+        return composed.split(params), pretrained.read_config(folder.export).get("thresholds", {})
+    empty = UserError(f"{folder.path} holds no checkpoint and no export yet; train first")
+    if not folder.checkpoints.is_dir():
+        raise empty
+    frozen, origin = load_frozen(folder.experiment(), composed)
+    checkpoints = Checkpoints(folder.checkpoints, None, say, origin)
+    if not (found := checkpoints.restore(composed.state, frozen)):
+        raise empty
+    state, position = found
+    best = position["best_step"]
+    if best is not None and best != position["step"]:
+        state, best = checkpoints.best(best, composed.state, state)
+    checkpoints.close()
+    return (state.trainable, state.frozen), {} if best is None else thresholds(validation_at(folder, best))
+
+
+def model_of(folder: Workdir, experiment: config.Experiment) -> config.Model:
+    """Where config.json and the tokenizer are: in the export, once there is one."""
+    return config.Model(path=str(folder.export)) if folder.export.exists() else experiment.model
+
+
+def validation_at(folder: Workdir, step: int) -> dict[str, float]:
+    """The line of metrics.jsonl that validation at this step left, if there was one."""
+    lines = (line for line in folder.history() if (line["step"], line["split"]) == (step, "validation"))
+    return next(lines, {})
+
+
+def thresholds(validated: Mapping[str, float]) -> dict[str, float]:
+    """Those that validation has chosen, by name; see `jaxft.tasks.base.Task.decide`."""
+    prefix = "threshold/"
+    return {name.removeprefix(prefix): value for name, value in validated.items() if name.startswith(prefix)}

@@ -1,0 +1,201 @@
+"""--mode=train: from an experiment to a finished folder."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxft import config, distributed, flops, program
+from jaxft.job import Compiled, Job, check_metric, load, prepare
+from jaxft.modes.finished import write_export
+from jaxft.modes.shared import cache_programs, compiled_evaluation, load_frozen, measure, say, thresholds, validation_at
+from jaxft.report.progress import Progress
+from jaxft.train.checkpoint import Checkpoints
+from jaxft.train.loop import Events, Interrupted, Position, fit
+from jaxft.train.state import State
+from jaxft.types import Batch, Params
+from jaxft.workdir import Workdir
+
+STARTED = time.time()
+
+
+def train(
+    experiment: config.Experiment, workdir: str, *, overwrite: bool = False, loss: program.Loss | None = None
+) -> dict[str, float]:
+    """Trains, tests and exports; goes on where an earlier call with the same arguments was cut off.
+
+    Args:
+      loss: instead of the task's own; see `jaxft.program.Loss`.
+
+    Returns:
+      What results.json holds.
+
+    Raises:
+      UserError, TrainingError, Preempted.
+    """
+    from jaxft.report import tables
+    from jaxft.report.tensorboard import TensorBoard
+
+    cache_programs(experiment.data.cache)
+    job = prepare(config.check(experiment), loss)
+    check_metric(job)
+    folder = Workdir(workdir)
+    distributed.once(lambda: folder.claim(job.experiment, overwrite))
+    if (results := distributed.once(folder.results)) is not None:
+        say(f"{folder.path} is finished; for another run choose another --workdir, or start anew by --overwrite")
+        return results
+    peak = flops.peak_flops(job.program.mesh)
+    step = Compiled(job.program.train_step, job.program.state, job.program.abstract_batch, job.shapes)
+    state, position, checkpoints = _start(job, folder)
+    distributed.once(lambda: folder.truncate_log(position.log_bytes))
+    say(tables.summary(_facts(job, folder)))
+
+    evaluations = compiled_evaluation(job)
+    metric = job.experiment.train.metric or job.task.metric
+    board = TensorBoard(folder.tensorboard, purge_step=position.step + 1)
+    writes = distributed.primary()
+    with Progress(job.steps, position.step, quiet=not writes) as progress, jax.transfer_guard("disallow"):
+
+        def log(at: int, split: str, values: Mapping[str, float]) -> int:
+            if not writes:
+                return 0
+            board.scalars(at, split, values)
+            if split != "train":
+                progress.note(
+                    f"step {at}  {split}  loss {values['loss']:.4f}  {metric} {values.get(metric, math.nan):.4f}"
+                )
+            return folder.log(at, split, values)
+
+        def validate(state: State, stop: Callable[[], bool]) -> dict[str, float]:
+            return measure(job, _until(stop, evaluations), "validation", (state.trainable, state.frozen))[0]
+
+        def train_step(state: State, batch: Batch) -> Any:
+            result = step(state, batch)
+            if position.seconds_to_first_step is None and step.first_step:
+                position.seconds_to_first_step = step.first_step - STARTED
+            return result
+
+        state, position = fit(
+            train_step,
+            state,
+            job.feed("train").train(job.order, position.step, job.steps),
+            position,
+            job.experiment.train,
+            steps=job.steps,
+            eval_every=job.eval_every,
+            metric=metric,
+            work=job.work(),
+            peak=peak,
+            events=Events(log, validate, progress.update),
+            checkpoints=checkpoints,
+        )
+    trained = _training(job, position, state, peak)
+    results = _finish(job, folder, checkpoints, state, position, trained, evaluations, log)
+    board.close()
+    checkpoints.close()
+    say(f"report: {folder.path}/report/index.html  results: {folder.path}/results.json")
+    return results
+
+
+def _start(job: Job, folder: Workdir) -> tuple[State, Position, Checkpoints]:
+    """The newest checkpoint, or the pretrained parameters."""
+    frozen, origin = load_frozen(job.experiment, job.program)
+    checkpoints = Checkpoints(folder.checkpoints, job.experiment.train.keep, say, job.origin | origin)
+    if found := checkpoints.restore(job.program.state, frozen):
+        state, position = found
+        say(f"resuming at step {position['step']} of {job.steps}")
+        return state, Position(**position), checkpoints
+    params, accounting = load(job.experiment, job.program)
+    for line in (*job.notes, *accounting.lines()):
+        say(line)
+    return job.program.init(params), Position(), checkpoints
+
+
+def _until(stop: Callable[[], bool], step: Any) -> Any:
+    """The same step, which raises `Interrupted` once `stop()` says so."""
+
+    def checked(weights: tuple[Params, Params], batch: Batch) -> Any:
+        if stop():
+            raise Interrupted
+        return step(weights, batch)
+
+    return checked
+
+
+def _facts(job: Job, folder: Workdir) -> dict[str, str]:
+    """What a person wants to know before the first step."""
+    count = lambda tree: sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
+    learns, still = count(job.program.state.trainable), count(job.program.state.frozen)
+    e, mesh = job.experiment, job.program.mesh
+    epochs = job.steps / job.order.batches_per_epoch
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in job.features.items())
+    devices = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "1 device"
+    return {
+        "run": f"{e.name or 'unnamed'}  ({folder.path})",
+        "model": f"{e.model.path}  {learns + still:.1f}M parameters, {100 * learns / (learns + still):.3g}% learn",
+        "data": f"{e.data.source}  {sizes}; {job.features['train'].lengths.mean():.1f} tokens an example",
+        "steps": f"{job.steps:,} of {e.train.batch_size} examples ({epochs:.2f} epochs)",
+        "shapes": f"{'; '.join(map(str, job.shapes))}; {100 * job.padding():.1f}% padding",
+        "devices": f"{devices} ({mesh.devices.flat[0].device_kind}), {e.compute.dtype}",
+    }
+
+
+def _finish(
+    job: Job,
+    folder: Workdir,
+    checkpoints: Checkpoints,
+    state: State,
+    position: Position,
+    trained: Mapping[str, float],
+    step: Compiled,
+    log: Any,
+) -> dict[str, float]:
+    """Tests and exports the best checkpoint, writes the report and, last, results.json."""
+    from jaxft.report import page, tables
+
+    best = position.step if position.best_step is None else position.best_step
+    if best != position.step:
+        state, best = checkpoints.best(best, job.program.state, state)
+    weights = (state.trainable, state.frozen)
+    validated = distributed.once(lambda: validation_at(folder, best))
+    job = dataclasses.replace(job, task=job.task.decide(thresholds(validated)))
+    results, plots = {f"validation/{k}": v for k, v in validated.items() if k not in ("step", "split")}, {}
+    split = next((name for name in ("test", "validation") if name in job.features), "train")
+    if split != "train":
+        values, found = measure(job, step, split, weights)
+        results |= {f"{split}/{k}": v for k, v in values.items()}
+        plots = job.task.plots(found.outputs, job.features[split], job.splits[split])
+        if split == "test":
+            log(best, split, values)
+    results |= {"best_step": best, **trained}
+    write_export(job, folder, weights, thresholds(validated), results)
+    if distributed.primary():
+        page.write(folder.path, config.to_dict(job.experiment), folder.history(), results, plots)
+    distributed.once(lambda: folder.write_results(results))
+    say(tables.metrics_table(results, split, plots.get("names", ())))
+    if "probabilities" in plots:
+        from jaxft.metrics import confusion
+
+        matrix = confusion(plots["labels"], plots["probabilities"].argmax(-1), len(plots["names"]))
+        say("\n" + tables.confusion_table(matrix, plots["names"]))
+    return results
+
+
+def _training(job: Job, position: Position, state: State, peak: float | None) -> dict[str, float]:
+    seconds = max(position.seconds, 1e-9)
+    utilization = {"train/model_flops_utilization": position.flops / seconds / peak} if peak else {}
+    return utilization | {
+        "train/steps": position.step,
+        "train/examples_per_second": position.examples / seconds,
+        "train/real_tokens_per_second": position.tokens / seconds,
+        "train/padding_fraction": 1 - position.tokens / max(position.positions, 1),
+        "train/input_wait_fraction": position.waited / seconds,
+        "train/seconds": position.seconds,
+        "train/seconds_to_first_step": position.seconds_to_first_step or 0.0,
+        "train/skipped": int(jax.device_get(state.skipped)),
+        "train/compiled_shapes": len(job.shapes),
+    }
