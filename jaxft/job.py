@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxft import config, distributed, fingerprint, flops, models, pretrained, program, sharding, tasks
+from jaxft import attention, config, distributed, fingerprint, flops, models, pretrained, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources, splits
 from jaxft.data.batches import Feed, HostBatch, smallest
@@ -164,9 +164,26 @@ def prepare(experiment: config.Experiment, loss: program.Loss | None = None, mes
             f"({row_shards} devices that share rows x accumulate {train.accumulate})"
         )
     shapes = _shapes(items, order, steps, parts, data, body.model)
+    experiment, doubts = with_trusted_attention(experiment, mesh, body.model, shapes[-1].length)
     composed = program.compose(experiment, body.model, task, steps, mesh=mesh, loss=loss)
     distributed.wait_for_all("prepared")  # nobody is still tokenizing when the first collective runs
-    return Job(experiment, body, task, prepared, features, order, steps, shapes, composed, notes)
+    return Job(experiment, body, task, prepared, features, order, steps, shapes, composed, notes + doubts)
+
+
+def with_trusted_attention(
+    experiment: config.Experiment, mesh: Mesh, model: Model, length: int
+) -> tuple[config.Experiment, list[str]]:
+    """The experiment with plain attention where the platform's kernel fails its trial on rows of this length.
+
+    Also a line that says so. All processes decide alike.
+    """
+    heads = model.cfg.num_attention_heads
+    wrong = attention.trial(experiment.compute, mesh, heads, model.cfg.hidden_size // heads, length)
+    if distributed.every(not wrong):
+        return experiment, []
+    compute = replace(experiment.compute, attention="xla")
+    note = f"attention by plain operations, not by the kernel for this device: {wrong or 'another process says so'}"
+    return config.check(replace(experiment, compute=compute)), [note]
 
 
 def _items(features: Mapping[str, Features], task: Task) -> dict[str, Items]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from jaxft import adapt, batch, config, sharding
+from jaxft import adapt, attention, batch, config, sharding
 from jaxft.batch import BatchShape
 from jaxft.models import Model, nn
 from jaxft.sharding import Rules
@@ -25,7 +25,6 @@ from jaxft.types import Array, Batch, Outputs, Params
 Loss = Callable[[Outputs, Batch], tuple[Array, Array]]
 """`(outputs of the task, batch) -> (sum of losses, sum of weights)`."""
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 COMPILER_OPTIONS = {"cpu": {"xla_cpu_copy_insertion_use_region_analysis": True}}
 """Of a platform, for the training step. On CPU: without it each donated parameter and moment is copied once a step."""
 GENERATORS = {"hash": nn.hash_bits, "threefry": nn.threefry_bits}
@@ -101,9 +100,9 @@ def compose(
     rules = sharding.read_rules(experiment.mesh.rules)
     compute = experiment.compute
     base = nn.Run(
-        dtype=DTYPES[compute.dtype],
+        dtype=nn.DTYPES[compute.dtype],
         bits=GENERATORS[compute.dropout],
-        attention=_attention(compute, mesh, rules),
+        attention=attention.choose(compute, mesh, rules),
         remat=compute.remat,
         scan=compute.scan,
         constrain=sharding.constrain(mesh, rules),
@@ -161,21 +160,6 @@ def compose(
         state=state,
         abstract_batch=partial(batch.abstract, targets=task.targets, place=rows),
     )
-
-
-def _attention(compute: config.Compute, mesh: Mesh, rules: Rules) -> Callable[..., Array]:
-    """By the kernel where it is asked for and can be had, else by XLA's operations."""
-    if compute.attention == "xla" or mesh.devices.flat[0].platform != "tpu":
-        return nn.attention
-    from jaxft.models import kernel
-
-    spread = sharding.spread(kernel.attention, mesh, rules)
-
-    def attend(query: Array, key: Array, *args: Any) -> Array:
-        here = sharding.shard_shape(query.shape, sharding.QUERY, mesh, rules)
-        return (spread if kernel.supports(here, key.shape[1], args[-1]) else nn.attention)(query, key, *args)
-
-    return attend
 
 
 def _abstract_state(

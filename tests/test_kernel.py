@@ -1,6 +1,7 @@
-"""The attention kernel computes what plain attention computes, dropout masks included."""
+"""The attention kernels compute what plain attention computes, and one that does not is found out."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 import support
 
-from jaxft import config, models, program, sharding, tasks
+from jaxft import attention, config, models, program, sharding, tasks
 from jaxft.batch import BatchShape
-from jaxft.models import kernel, nn
+from jaxft.models import cudnn, kernel, nn
 from jaxft.plan import hlo, reading, topology
 
 
@@ -57,12 +58,49 @@ def test_kernel_is_attention(heads, dim, queries, dtype, rate):
     support.assert_close(run(kernel.attention, interpret=True), run(nn.attention), tolerance)
 
 
+@pytest.mark.parametrize(("queries", "dtype"), [(24, jnp.float32), (8, jnp.bfloat16)])
+def test_the_masks_for_cudnn_are_those_of_attention(queries, dtype):
+    """By XLA's operations in place of cuDNN's, which no CPU can run."""
+    query, key, value, query_segments, segments, _ = arguments(np.random.default_rng(0), 4, 32, queries, 24, dtype)
+    found = cudnn.attention(query, key, value, query_segments, segments, None, implementation="xla", heads=4)
+    plain = nn.attention(query, key, value, query_segments, segments, None)
+    support.assert_close({"out": found}, {"out": plain}, 1e-5 if dtype == jnp.float32 else 2e-2)
+
+
+def test_cudnn_is_asked_for_what_it_has():
+    drop = nn.PairDropout(0.1, jax.random.key(0), nn.hash_bits, jnp.zeros((2, 8), int), jnp.zeros((2, 8), int), 8)
+    assert cudnn.supports((2, 8, 4, 64), 8, jnp.bfloat16, None)
+    for shape, dtype, dropping in [
+        ((2, 8, 4, 64), jnp.bfloat16, drop),
+        ((2, 8, 4, 64), jnp.float32, None),
+        ((2, 7, 4, 64), jnp.bfloat16, None),
+        ((2, 8, 4, 36), jnp.bfloat16, None),
+        ((2, 8, 4, 256), jnp.bfloat16, None),
+    ]:
+        assert not cudnn.supports(shape, 8, dtype, dropping)
+
+
+def without_masks(query, key, value, query_segments, segments, drop):
+    return nn.attention(query, key, value, jnp.zeros_like(query_segments), jnp.zeros_like(segments), drop)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_kernel_is_tried_before_it_is_used(dtype):
+    def trial(attend: Callable, supports: Callable, dim: int) -> str:
+        return attention.disagreement(attend, supports, dtype, heads=4, dim=dim, length=24)
+
+    assert trial(partial(kernel.attention, interpret=True), kernel.supports, 32) == ""
+    assert "differs from plain attention by" in trial(without_masks, kernel.supports, 32)
+    assert trial(without_masks, kernel.supports, 36) == ""  # it will not be asked to
+    assert (trial(cudnn.attention, cudnn.supports, 32) == "") == (dtype == jnp.float32)  # no CPU runs cuDNN
+
+
 def test_tpu_compiler_takes_it():
     """Forward and backward, each device its own rows and heads, in the step of an experiment."""
     pytest.importorskip("libtpu", reason=topology.MISSING)
     hf = support.SMALL | {"hidden_size": 256, "num_attention_heads": 4, "num_hidden_layers": 1}
     options = config.SequenceClassification(labels=("a", "b"))
-    experiment = config.Experiment(task=options, compute=config.Compute(attention="pallas"))
+    experiment = config.Experiment(task=options, compute=config.Compute(attention="auto"))
     mesh = sharding.make_mesh(config.Mesh(data=2, tensor=2), topology.devices("v5e:2x2"))
     composed = program.compose(experiment, models.build(hf), tasks.build(options), steps=10, mesh=mesh)
     step = composed.train_step.lower(composed.state, composed.abstract_batch(BatchShape(4, 24, 3)))  # pyright: ignore

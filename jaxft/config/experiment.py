@@ -105,10 +105,10 @@ class Compute(Section):
         "float32", "dtype of activations and matmuls; parameters stay float32", choices=("float32", "bfloat16")
     )
     attention: str = knob(
-        "xla",
-        "pallas: on TPUs by one kernel that keeps scores out of memory, where a device's heads make up a multiple of "
-        "128 columns and rows have at most 768 positions; else, and elsewhere, as xla",
-        choices=("xla", "pallas"),
+        "auto",
+        "auto: by the platform's kernel, which keeps scores out of memory, where it serves and agrees with plain "
+        "attention at the start (TPU: Pallas; GPU: cuDNN, in bfloat16 without dropout of attention); xla: plain",
+        choices=("auto", "xla"),
     )
     remat: bool = knob(False, "recompute each layer's activations in the backward pass, to save memory")
     scan: bool = knob(False, "compute the layers as a loop: the step compiles in a fraction of the time")

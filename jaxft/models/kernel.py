@@ -33,8 +33,9 @@ class Static(NamedTuple):
     interpret: bool
 
 
-def supports(query: tuple[int, ...], length: int, drop: nn.PairDropout | None) -> bool:
+def supports(query: tuple[int, ...], length: int, dtype: Any, drop: nn.PairDropout | None) -> bool:
     """Whether `attention` computes queries of this shape, rows of this length, and this kind of dropout."""
+    del dtype  # any
     _, queries, heads, dim = query
     fits = max(queries, length) <= LONGEST and LANES % dim == 0 and heads * dim % LANES == 0
     return fits and (drop is None or drop.bits is nn.hash_bits)

@@ -13,6 +13,9 @@ from jax.extend.random import threefry2x32_p
 
 from jaxft.types import Array, Batch, Bool, Float, Int, Key, Params, Shaped, UInt32
 
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+"""What activations and matrix products may be in, by the name in an experiment."""
+
 Spec = dict[str, Any]
 """A tree of `Leaf`, of the shape of the parameters that it declares."""
 

@@ -12,14 +12,14 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from jaxft import adapters, config, distributed, paths, program, tasks
+from jaxft import adapters, config, distributed, paths, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources
 from jaxft.data.batches import Feed
 from jaxft.data.features import Items
 from jaxft.errors import UserError
-from jaxft.job import Body, Compiled, load
-from jaxft.modes.shared import best_weights, model_of, on_these_devices
+from jaxft.job import Body, Compiled, load, with_trusted_attention
+from jaxft.modes.shared import best_weights, model_of, on_these_devices, say
 from jaxft.train.evaluate import evaluate as run_evaluation
 from jaxft.workdir import Workdir
 
@@ -57,9 +57,12 @@ def _predictions(
 ) -> Iterator[dict[str, Any]]:
     body = Body.of(experiment.model if adapter else model_of(folder, experiment), experiment.data.max_length)
     split = tasks.read(experiment.task, split, labelled=False)
-    composed = program.compose(experiment, body.model, task, steps=10**9)
     features = body.features(split, task, experiment.data, labelled=False)
-    items = features.items(task.together)
+    items, mesh = features.items(task.together), sharding.make_mesh(experiment.mesh)
+    experiment, doubts = with_trusted_attention(experiment, mesh, body.model, int(items.lengths.max()))
+    for line in doubts:
+        say(line)
+    composed = program.compose(experiment, body.model, task, steps=10**9, mesh=mesh)
     shapes = _prediction_shapes(items, experiment, composed.row_shards)
     feed = Feed(features, task.targets, shapes, composed.batch_sharding, together=task.together)
     distributed.wait_for_all("prepared")
