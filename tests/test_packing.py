@@ -75,21 +75,26 @@ def test_realistic_lengths_are_packed_tight():
         assert pack(lengths, 128).count <= needed + 1
 
 
-def cost_of(sizes: tuple[int, ...], needs: list[int], cost) -> float:
-    return sum(cost(min(size for size in sizes if size >= need)) for need in needs)
+def cost_of(sizes: tuple[int, ...], needs: list[int], cost, price: float) -> float:
+    return sum(cost(min(size for size in sizes if size >= need)) for need in needs) + price * len(sizes)
 
 
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=20), st.integers(1, 4), st.sampled_from([0.5, 1, 2]))
-def test_thresholds_are_the_best_there_are(needs: list[int], count: int, power: float):
+@given(
+    st.lists(st.integers(1, 12), min_size=1, max_size=20),
+    st.integers(1, 4),
+    st.sampled_from([0.5, 1, 2]),
+    st.sampled_from([0, 3, 20]),
+)
+def test_thresholds_are_the_best_there_are(needs: list[int], count: int, power: float, price: float):
     def cost(size):
         return (3 + size) ** power
 
-    found = thresholds(np.asarray(needs), count, cost)
+    found = thresholds(np.asarray(needs), count, cost, price)
     others = sorted(set(needs) - {max(needs)})
     choices = (c for n in range(min(count, len(others) + 1)) for c in itertools.combinations(others, n))
-    best = min(cost_of((*choice, max(needs)), needs, cost) for choice in choices)
+    best = min(cost_of((*choice, max(needs)), needs, cost, price) for choice in choices)
     assert found == sorted(set(found)) and len(found) <= count and found[-1] == max(needs)
-    assert cost_of(tuple(found), needs, cost) == pytest.approx(best, rel=1e-12)
+    assert cost_of(tuple(found), needs, cost, price) == pytest.approx(best, rel=1e-12)
 
 
 def step_cost(rows: int, length: int) -> float:

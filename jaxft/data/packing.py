@@ -62,10 +62,15 @@ def pack(lengths: Sequence[int] | np.ndarray, length: int, slots: int = 0) -> Ro
     return Rows(row, slot, start)
 
 
-def thresholds(needs: np.ndarray, count: int, cost: Callable[[np.ndarray], np.ndarray]) -> list[int]:
+def thresholds(
+    needs: np.ndarray, count: int, cost: Callable[[np.ndarray], np.ndarray], price: float = 0.0
+) -> list[int]:
     """At most `count` sizes, each need served by the smallest size at or above it, at the least total cost.
 
     Exact, by dynamic programming over the distinct needs.
+
+    Args:
+      price: that each size costs by itself.
     """
     values, times = np.unique(needs, return_counts=True)
     each = cost(values)
@@ -76,7 +81,7 @@ def thresholds(needs: np.ndarray, count: int, cost: Callable[[np.ndarray], np.nd
     first = served * each
     best, back = first, []  # best[j]: the least cost of the needs up to value j, the last size being value j
     for _ in range(count - 1):
-        total = best[None, :] + between  # [j, i]: the size before value j is value i
+        total = best[None, :] + between + price  # [j, i]: the size before value j is value i
         previous = total.argmin(1)
         lowest = total.min(1)
         back.append(np.where(lowest < first, previous, -1))
@@ -99,6 +104,7 @@ def plan(
     count: int,
     cost: Callable[[int, int], float],
     most: int = 1,
+    price: float = 0.0,
 ) -> list[BatchShape]:
     """The shapes, at most `count`, that hold all of the given batches at the least cost.
 
@@ -109,20 +115,24 @@ def plan(
       rows_multiple: rows are split over so many devices and parts.
       cost: `(rows, length) -> ` time of a step of that shape, in any unit.
       most: examples of an item.
+      price: of compiling a shape, in the same unit.
     """
     batches = list(batches)
     if not packing:
         rows = _up(max(len(lengths) for lengths in batches), rows_multiple)
         needs = np.asarray([_up(int(lengths.max()), MULTIPLE) for lengths in batches])
         needs = np.append(needs, _up(longest, MULTIPLE))
-        return [BatchShape(rows, size, most) for size in thresholds(needs, count, lambda n: _costs(cost, rows, n))]
-    sample = batches[:: max(len(batches) // 100, 1)]
+        return [
+            BatchShape(rows, size, most) for size in thresholds(needs, count, lambda n: _costs(cost, rows, n), price)
+        ]
+    whole, sample = len(batches), batches[:: max(len(batches) // 100, 1)]
 
     def shapes(length: int, batches: list[np.ndarray]) -> tuple[float, list[BatchShape]]:
         packed = [pack(lengths, length) for lengths in batches]
         needs = np.asarray([_up(rows.count, rows_multiple) for rows in packed])
-        sizes = thresholds(needs, count, lambda n: _costs(cost, n, length))
-        total = sum(cost(min(s for s in sizes if s >= need), length) for need in needs)
+        share = len(batches) / whole
+        sizes = thresholds(needs, count, lambda n: _costs(cost, n, length), price * share)
+        total = sum(cost(min(s for s in sizes if s >= need), length) for need in needs) + len(sizes) * price * share
         slots = most * max(rows.slots for rows in packed)
         return total, [BatchShape(size, length, slots) for size in sizes]
 

@@ -13,7 +13,7 @@ import pytest
 from runs import experiment, lines, results, start, until, weights, write_config
 
 from jaxft import cli, modes
-from jaxft.modes import shared
+from jaxft.modes import shared, training
 from jaxft.train import loop
 
 KILLS = 12
@@ -147,7 +147,7 @@ def test_stopped_early_and_killed_before_the_end(tiny_model, cache, tmp_path, mo
 
     assert run("whole")["train/steps"] < 40
     with monkeypatch.context() as patch:
-        patch.setattr(modes, "_finish", lambda *args: sys.exit("killed"))
+        patch.setattr(training, "_finish", lambda *args: sys.exit("killed"))
         with pytest.raises(SystemExit):
             run("cut")
     run("cut")

@@ -11,6 +11,7 @@ from jaxft import modes
 from jaxft.config import check
 from jaxft.data.batches import Feed
 from jaxft.job import prepare
+from jaxft.modes import training
 from jaxft.train import loop
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -88,7 +89,7 @@ def test_metrics_arrive_one_interval_late_and_nothing_else_is_fetched(tiny_model
         monkeypatch.setattr(jax, "device_get", fetch)
         return plain_fit(spied, *args, **kwargs)
 
-    monkeypatch.setattr(modes, "fit", fit)
+    monkeypatch.setattr(training, "fit", fit)
     e = experiment(tiny_model, cache, train={"log_every": 3, "eval_every": 10, "epochs": 1})
     modes.train(e, str(tmp_path / "run"))
     before_eval = happened[: happened.index(("step", 10))]
