@@ -63,14 +63,14 @@ def embeddings(data: Path, scratch: Path) -> Experiment:
         task=config.SentenceEmbedding(),
         data=Data(source=str(scratch), max_length=64, shapes=2),
         optimizer=Optimizer(learning_rate=1e-4),
-        train=Train(batch_size=32, epochs=2),
+        train=Train(batch_size=32, epochs=1),
     )
 
 
 def tokens(data: Path, scratch: Path) -> Experiment:
     return Experiment(
         task=config.TokenClassification(),
-        data=Data(source=str(data / "wnut17"), train_examples=2_000, shapes=2),
+        data=Data(source=str(data / "wnut17"), train_examples=1_500, validation_examples=300, shapes=2),
         optimizer=Optimizer(learning_rate=2e-4),
         train=Train(batch_size=16, epochs=2),
     )
@@ -95,7 +95,7 @@ def tweets(data: Path, scratch: Path) -> Experiment:
 
 def mlm(data: Path, scratch: Path) -> Experiment:
     """Of the same tweets: those that `tweets` tests on are held out here too."""
-    source = dataclasses.replace(tweets(data, scratch).data, train_examples=3_000, max_length=64)
+    source = dataclasses.replace(tweets(data, scratch).data, max_length=64)
     return Experiment(
         task=config.MaskedLM(),
         data=source,
@@ -184,7 +184,7 @@ def begin(experiment: Experiment) -> tuple[Job, Any]:
 def batch(job: Job, step: int) -> tuple[Features, np.ndarray]:
     """The features that a step's examples are in, and their numbers there."""
     features, items = job.features["train"], job.order[step]
-    bounds = features.items(job.task.together).bounds
+    bounds = features.items(job.task.together).bounds.tolist()
     examples = np.concatenate([np.arange(bounds[item], bounds[item + 1]) for item in items])
     if job.task.vary is None:
         return features, examples
@@ -227,7 +227,7 @@ def compute(job: Job, model: Any, given: dict[str, Any]) -> tuple[Any, dict[str,
     mean = (model(**given)[0] * mask).sum(1) / mask.sum(1)
     vectors = torch.nn.functional.normalize(mean, dim=-1)
     # As MultipleNegativesRankingLoss; but texts that occur twice in a batch are no negatives of each other's partners.
-    logits = job.experiment.task.scale * vectors[::2] @ vectors[1::2].T
+    logits = job.task.options.scale * vectors[::2] @ vectors[1::2].T
     like = (twins[::2, None] == twins[::2]) | (twins[1::2, None] == twins[1::2])
     logits = logits.masked_fill(like & ~torch.eye(len(like), dtype=torch.bool), -1e30)
     return torch.nn.functional.cross_entropy(logits, torch.arange(len(like))), {"embeddings": vectors}

@@ -21,6 +21,10 @@ TEXTS: Rows = {
         ["a.csv, row 2: column 'text' holds empty text"],
     ),
     "a text file without text": (texts("mlm.py", "\n\n", name="a.txt"), ["a.txt is empty"]),
+    "lines where documents are asked for": (
+        texts("mlm.py", "".join(f"Line {i}.\n" for i in range(30)), "--config.task.next_sentence=true", name="a.txt"),
+        ["a.txt: no text in 'text' has two sentences", "config.data.documents=true"],
+    ),
     "too much to hide": (
         texts("mlm.py", "text\nx\n", "--config.task.mask_fraction=1"),
         ["config.task.mask_fraction is 1", "it must be at most 0.9"],

@@ -139,6 +139,11 @@ TASKS = {
         config.QuestionAnswering(), {"start_positions": positions, "end_positions": positions}, padded=False
     ),
     "masked_lm": Case(config.MaskedLM(mask_fraction=0.3), {"labels": hidden}),
+    "next_sentence": Case(
+        config.MaskedLM(mask_fraction=0.3, next_sentence=True),
+        {"labels": hidden, "next_sentence_label": lambda rng, lengths: rng.integers(0, 2, len(lengths), np.int32)},
+        coupled=True,
+    ),
     "choices": Case(config.MultipleChoice(), {"labels": right, "row": questions}),
     "embeddings": Case(config.SentenceEmbedding(), {"twins": distinct}, size=2, coupled=True),
 }
@@ -279,11 +284,12 @@ def reference(task: Task, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, d
     found = model(**inputs)
     if not isinstance(task.options, config.MaskedLM):
         return found.loss, {name: found[name].detach() for name in task.outputs}
-    labels = inputs["labels"].clip(0)
+    pairs = task.options.next_sentence
+    logits, labels = (found.prediction_logits if pairs else found.logits).detach(), inputs["labels"].clip(0)
     hidden = (inputs["labels"] >= 0).float()
-    log_probs = torch.log_softmax(found.logits.detach(), -1).gather(-1, labels[..., None])[..., 0]
-    right = (found.logits.argmax(-1) == labels).float()
-    return found.loss, {"log_probs": hidden * log_probs, "right": hidden * right}
+    log_probs = torch.log_softmax(logits, -1).gather(-1, labels[..., None])[..., 0]
+    outputs = {"log_probs": hidden * log_probs, "right": hidden * (logits.argmax(-1) == labels)}
+    return found.loss, outputs | ({"next_logits": found.seq_relationship_logits.detach()} if pairs else {})
 
 
 def embedded(model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import support
-from runs import MINILM, experiment, results
+from runs import MINILM, assert_packed_is_padded, experiment, results
 
 from jaxft import config, models, modes, pretrained, tasks
 from jaxft.data import masking
@@ -158,3 +158,4 @@ def test_a_run_learns_the_language_and_other_tasks_start_from_it(trained, cache,
     modes.predict(str(trained), str(tmp_path / "texts.txt"), str(tmp_path / "answers.jsonl"))
     usual, strange = (json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines())
     assert usual["perplexity"] < strange["perplexity"] and usual["hidden"] == strange["hidden"] == 1
+    assert_packed_is_padded(trained, tmp_path / "texts.txt", tmp_path)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from runs import experiment, results
+from runs import assert_packed_is_padded, experiment, results
 from sklearn.metrics import ndcg_score
 
 from jaxft import config, modes, retrieval, tasks
@@ -108,41 +108,19 @@ def test_a_run_finds_what_belongs_together(trained):
     assert found["test/mrr@10"] <= found["test/ndcg@10"] <= found["test/recall@10"]
 
 
-def test_others_read_the_vectors(torch, trained, tmp_path):
-    """sentence-transformers itself where it is installed, else transformers and what the export's files say."""
-    texts = [
-        "what of fish and moon ?",
-        "well",
-        "a much longer text about nothing in particular , cut at sixteen tokens",
-    ]
-    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
+TEXTS = ["what of fish and moon ?", "well", "a much longer text about nothing in particular , cut at sixteen tokens"]
+
+
+def test_sentence_transformers_makes_the_same_vectors(torch, trained, tmp_path):
+    library = pytest.importorskip("sentence_transformers")
+    model = library.SentenceTransformer(str(trained / "export"), device="cpu")
+    assert [type(part).__name__ for part in model] == ["Transformer", "Pooling", "Normalize"]
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")
     modes.predict(str(trained), str(tmp_path / "texts.txt"), str(tmp_path / "answers.jsonl"))
     ours = [json.loads(line)["embedding"] for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
-    np.testing.assert_allclose(ours, vectors(trained / "export", texts), atol=1e-5)
+    np.testing.assert_allclose(ours, model.encode(TEXTS), atol=1e-5)
 
 
-def vectors(folder, texts: list[str]) -> np.ndarray:
-    try:
-        from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return by_hand(folder, texts)
-    return SentenceTransformer(str(folder), device="cpu").encode(texts)
-
-
-def by_hand(folder, texts: list[str]) -> np.ndarray:
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    read = lambda name: json.loads((folder / name).read_text())  # noqa: E731
-    kinds = [(module["path"], module["type"].split(".")[-1]) for module in read("modules.json")]
-    assert kinds == [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
-    pooling = read("1_Pooling/config.json")
-    assert pooling["pooling_mode_mean_tokens"] and not pooling["pooling_mode_cls_token"]
-    length = read("sentence_bert_config.json")["max_seq_length"]
-    inputs = AutoTokenizer.from_pretrained(folder)(
-        texts, truncation=True, max_length=length, padding=True, return_tensors="pt"
-    )
-    with torch.no_grad():
-        hidden = AutoModel.from_pretrained(folder).eval()(**inputs).last_hidden_state
-    mask = inputs["attention_mask"][..., None]
-    return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1).numpy()
+def test_a_run_measures_and_predicts_the_same_packed_or_padded(trained, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")
+    assert_packed_is_padded(trained, tmp_path / "texts.txt", tmp_path)

@@ -174,6 +174,12 @@ def test_parts_of_a_split_are_joined(tmp_path):
     assert "2 of the 3 parts of train" in error(tmp_path)
 
 
+@pytest.mark.parametrize(("documents", "rows"), [(False, ["a", "b", "c", " d"]), (True, ["a\nb", "c\n d"])])
+def test_text_files(tmp_path, documents, rows):
+    write(tmp_path, {"a.txt": "\n\na\r\nb\n \t\n\nc\n d\n\n"})
+    assert read(Data(source=str(tmp_path / "a.txt"), documents=documents))["train"].table["text"].to_pylist() == rows
+
+
 def test_folders_of_classes(tmp_path):
     texts = {
         "pos/b.txt": "good\n",

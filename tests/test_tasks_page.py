@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,10 +35,14 @@ def test_commands(monkeypatch):
 
 
 @pytest.fixture
-def registries(monkeypatch):
+def registries():
     """Those of the package, which forget what a test adds."""
-    monkeypatch.setattr(config, "TASKS", dict(config.TASKS))
-    monkeypatch.setattr(tasks, "TASKS", dict(tasks.TASKS))
+    registries: list[dict[Any, Any]] = [config.TASKS, tasks.TASKS]
+    before = [dict(registry) for registry in registries]
+    yield
+    for registry, entries in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(entries)
 
 
 def test_a_task_of_ones_own(tmp_path, tiny_model, cache, registries, quick_compiles):

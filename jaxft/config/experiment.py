@@ -39,6 +39,7 @@ class Data(Section):
         low=0,
         high=0.9,
     )
+    documents: bool = knob(False, "rows of text files (.txt) are what blank lines set apart; else lines")
     train_examples: int = knob(0, "use at most so many training examples; 0: all", low=0)
     validation_examples: int = knob(
         0, "use (or carve off) at most so many validation examples; 0: all, or the fraction", low=0

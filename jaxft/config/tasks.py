@@ -82,6 +82,9 @@ class MaskedLM(Task):
     text: str = knob("text", "column with the text; rows are put one after the other, and cut at data.max_length")
     mask_fraction: float = knob(0.15, "share of the tokens of an example that are hidden", low=0.01, high=0.9)
     whole_words: bool = knob(False, "hide all tokens of a word together")
+    next_sentence: bool = knob(
+        False, "learn as well whether a text follows another; rows are documents then, cut into pairs of segments"
+    )
 
 
 @dataclass(kw_only=True)

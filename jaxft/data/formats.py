@@ -64,8 +64,8 @@ def read_table(path: Path, data: Data) -> pa.Table:
     if not text.strip():
         raise UserError(f"{path} is empty")
     if suffix == ".txt":
-        lines = text.replace("\r\n", "\n").split("\n")
-        return pa.table({"text": pa.array([line for line in lines if line.strip()], pa.large_string())})
+        rows = re.split(r"\n(?:[^\S\n]*\n)+" if data.documents else r"\n", text.replace("\r\n", "\n").strip("\n"))
+        return pa.table({"text": pa.array([row for row in rows if row.strip()], pa.large_string())})
     if suffix in CONLL:
         return _conll(text, path.name, data.columns)
     return _delimited(text, path, data.columns) if suffix in DELIMITERS else _json(text, path.name)

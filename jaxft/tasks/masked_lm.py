@@ -7,7 +7,7 @@ they are computed where a token is hidden, and nowhere else.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,10 +16,10 @@ import numpy as np
 
 from jaxft import config
 from jaxft.batch import Target
-from jaxft.data.masking import IGNORED
+from jaxft.data.masking import IGNORED, Piece
 from jaxft.models import Model, nn
 from jaxft.tasks.base import Host, Steady
-from jaxft.types import Array, Batch, Outputs, Params
+from jaxft.types import Array, Batch, Float, Int, Outputs, Params
 
 if TYPE_CHECKING:
     from jaxft.data.features import Features
@@ -62,13 +62,22 @@ print(predict(f"A {predict.tokenizer.mask_token}."))"""
 
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
         """Of each hidden token the log probability that it is what it was, and 1 where it is the best guess; else 0."""
-        rows, length = batch["labels"].shape
+        at = self.hidden_places(batch)
+        return self.guesses(params, model, batch, model.encode(params, batch, run, at=at), at)
+
+    def hidden_places(self, batch: Batch) -> Int[Array, "rows places"]:
+        """Where tokens are hidden in each row, and then any others: as many as a row can hold (see masking.most)."""
         hidden = batch["labels"] != IGNORED
-        # As many as a row can hold: see masking.most.
+        length = hidden.shape[1]
         count = min(int(self.options.mask_fraction * length) + batch["starts"].shape[1], length)
-        at = jnp.argsort(~hidden, axis=1, stable=True)[:, :count]
+        return jnp.argsort(~hidden, axis=1, stable=True)[:, :count]
+
+    def guesses(
+        self, params: Params, model: Model, batch: Batch, x: Float[Array, "rows places embed"], at: Array
+    ) -> Outputs:
+        """The head on hidden states of these places."""
+        rows, length = batch["labels"].shape
         head = params["cls"]["predictions"]
-        x = model.encode(params, batch, run, at=at)
         x = nn.ACTIVATIONS[model.cfg.hidden_act](nn.dense(head["transform"]["dense"], x))
         x = nn.layer_norm(head["transform"]["LayerNorm"], x, model.cfg.layer_norm_eps)
         table = params[model.prefix]["embeddings"]["word_embeddings"]["embedding"]
@@ -79,7 +88,7 @@ print(predict(f"A {predict.tokenizer.mask_token}."))"""
 
         def back(values: Array) -> Array:
             spread = jnp.zeros((rows, length), jnp.float32).at[jnp.arange(rows)[:, None], at].set(values)
-            return jnp.where(hidden, spread, 0)
+            return jnp.where(batch["labels"] != IGNORED, spread, 0)
 
         return {"log_probs": back(found), "right": back(right)}
 
@@ -88,10 +97,19 @@ print(predict(f"A {predict.tokenizer.mask_token}."))"""
         return -outputs["log_probs"].sum(), (batch["labels"] != IGNORED).sum().astype(jnp.float32)
 
     def features(self, split: Split, tokenizer: Any, max_length: int, labelled: bool = True) -> dict[str, Any]:
-        """Hidden as in every evaluation. `words` tells what is hidden together; the rest is for `vary`."""
         from jaxft.data import masking
 
         pieces, rows = masking.cut(tokenizer, split.table[self.options.text].to_pylist(), max_length, join=labelled)
+        columns = self.hide(pieces, tokenizer) | {"token_type_ids": [np.zeros(len(p.ids), np.int32) for p in pieces]}
+        return columns | ({} if labelled else {"row": np.asarray(rows)})
+
+    def hide(self, pieces: Sequence[Piece], tokenizer: Any) -> dict[str, Any]:
+        """Columns of the pieces, hidden as in every evaluation.
+
+        `words` tells what is hidden together; that, `mask` and `vocabulary` are for `vary`.
+        """
+        from jaxft.data import masking
+
         if not self.options.whole_words:
             pieces = [p._replace(words=np.where(p.words < 0, -1, np.arange(len(p.words)))) for p in pieces]
         mask, size = tokenizer.mask_token_id, len(tokenizer)
@@ -100,9 +118,7 @@ print(predict(f"A {predict.tokenizer.mask_token}."))"""
         )
         ids, labels = zip(*map(hide, range(len(pieces))), strict=True)
         columns: dict[str, Any] = {"input_ids": ids, "labels": labels, "words": [piece.words for piece in pieces]}
-        columns |= {"token_type_ids": [np.zeros(len(part), np.int32) for part in ids]}
-        columns |= {"mask": np.full(len(ids), mask, np.int32), "vocabulary": np.full(len(ids), size, np.int32)}
-        return columns | ({} if labelled else {"row": np.asarray(rows)})
+        return columns | {"mask": np.full(len(ids), mask, np.int32), "vocabulary": np.full(len(ids), size, np.int32)}
 
     def vary(self, features: Features, examples: np.ndarray, seed: int, epoch: int) -> Features:
         """Other tokens are hidden in each epoch."""
@@ -145,7 +161,9 @@ print(predict(f"A {predict.tokenizer.mask_token}."))"""
 
 
 def build(options: config.MaskedLM) -> MaskedLM:
-    return MaskedLM(options)
+    from jaxft.tasks.next_sentence import NextSentence
+
+    return (NextSentence if options.next_sentence else MaskedLM)(options)
 
 
 def read(options: config.MaskedLM, split: Split, labelled: bool) -> Split:

@@ -1,0 +1,101 @@
+"""Next-sentence prediction: what becomes a pair, and a run that learns which segments are of one document."""
+
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from runs import MINILM, assert_packed_is_padded, experiment, results
+
+from jaxft import config, modes, pretrained, tasks
+from jaxft.data import sentences
+from jaxft.data.sources import Split
+from jaxft.errors import UserError
+
+DOCUMENTS = [
+    " ".join(f"Text {number} says {line} things{' and more' * (line % 3)}." for line in range(count))
+    for number, count in enumerate([2, 3, 9, 30, 1, 5] * 20)
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    assert MINILM is not None
+    return pretrained.tokenizer(MINILM)
+
+
+def test_pairs_are_of_one_document_or_of_two(tokenizer):
+    pairs = sentences.pair(tokenizer, DOCUMENTS, 48)
+    for (ids, words), types, label in pairs:
+        ends = np.flatnonzero(ids == tokenizer.sep_token_id)
+        assert ids[0] == tokenizer.cls_token_id and len(ends) == 2 and ends[1] == len(ids) - 1 < 48
+        assert (types == np.repeat([0, 1], [ends[0] + 1, len(ids) - 1 - ends[0]])).all()
+        assert (words[[0, *ends]] == -1).all() and (np.diff(words[words >= 0]) >= 0).all()
+        assert words[ends[0] + 1] > words[ends[0] - 1]
+        parts = [tokenizer.decode(part) for part in (ids[1 : ends[0]], ids[ends[0] + 1 : -1])]
+        first, second = (np.asarray(re.findall(r"text (\d+) says (\d+)", part), int) for part in parts)
+        assert len(set(first[:, 0])) == len(set(second[:, 0])) == 1
+        assert (np.diff(first[:, 1]) == 1).all() and (np.diff(second[:, 1]) == 1).all()
+        follows = second[0].tolist() == [first[-1, 0], first[-1, 1] + 1]
+        assert follows if label == sentences.NEXT else first[0, 0] != second[0, 0]
+    labels = np.asarray([pair.label for pair in pairs])
+    assert len(pairs) > 150 and abs(labels.mean() - 0.5) < 0.1
+    again = sentences.pair(tokenizer, DOCUMENTS, 48)
+    assert all((a.piece.ids == b.piece.ids).all() for a, b in zip(pairs, again, strict=True))
+
+
+def test_sentences_of_any_length(tokenizer):
+    """Longer than half an example; without a full stop; of nothing that the tokenizer keeps."""
+    texts = ["word " * 100 + "end. Short one!\nAnother line\n\u200b. ", "他来了。她走了！", "Nothing else"]
+    pairs = sentences.pair(tokenizer, texts * 9, 24)
+    assert max(len(pair.piece.ids) for pair in pairs) <= 24
+    assert {pair.label for pair in pairs} == {sentences.NEXT, sentences.RANDOM}
+    assert sentences.pair(tokenizer, texts[:1], 24) == [] == sentences.pair(tokenizer, ["One.", "Two."], 24)
+
+
+def test_rows_that_are_no_documents(tokenizer):
+    task = tasks.build(config.MaskedLM(next_sentence=True))
+    split = Split(pa.table({"text": ["One line", "another"]}), "notes.txt")
+    with pytest.raises(UserError, match=r"notes.txt: .*'text' .*config.data.documents=true"):
+        task.features(split, tokenizer, 24)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_model, cache):
+    """On documents that have one subject each, in a file of lines and blank lines."""
+    folder, rng = tmp_path_factory.mktemp("documents"), np.random.default_rng(0)
+    for split, count in (("train", 300), ("dev", 60)):
+        subjects = rng.choice(["cats", "dogs", "birds", "fish"], count)
+        lines = [
+            "\n".join(f"{what} {rng.choice(['eat', 'chase', 'see'])} {what} ." for _ in range(4)) for what in subjects
+        ]
+        (folder / f"{split}.txt").write_text("\n\n".join(lines) + "\n")
+    e = experiment(
+        tiny_model,
+        cache,
+        data={"source": str(folder), "encoding": "utf-8", "max_length": 32, "shapes": 1, "documents": True},
+        train={"epochs": 12, "eval_every": 120},
+        optimizer={"learning_rate": 5e-3},
+    )
+    for key in ("train_examples", "validation_examples", "test_examples"):
+        setattr(e.data, key, 0)
+    e.task = config.MaskedLM(next_sentence=True)
+    modes.train(e, str(folder / "run"))
+    return folder / "run"
+
+
+def test_a_run_learns_what_follows(torch, trained, tmp_path):
+    found = results(trained)
+    # By chance 0.5; and a quarter of the random ones have the same subject.
+    assert found["validation/next_accuracy"] > 0.7 and found["validation/perplexity"] < 20
+    from transformers import AutoModelForPreTraining, AutoTokenizer
+
+    path = trained / "export"
+    model, tokenizer = AutoModelForPreTraining.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path)
+    pairs = tokenizer(["cats eat cats .\ncats see cats ."] * 2, ["cats chase cats .", "fish see fish ."])
+    with torch.no_grad():
+        logits = model(**pairs.convert_to_tensors("pt")).seq_relationship_logits
+    assert logits.argmax(-1).tolist() == [sentences.NEXT, sentences.RANDOM]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS[:4]))
+    assert_packed_is_padded(trained, tmp_path / "texts.jsonl", tmp_path)
