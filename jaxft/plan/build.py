@@ -25,13 +25,13 @@ class Built:
     """What the compiler gave.
 
     Attributes:
-      text: the optimized program; empty where it does not fit.
+      text: the optimized program; empty where there is none.
       arguments, outputs, aliased, temporaries, code: bytes a device; outputs that take the place of arguments are
         `aliased`.
       flops: XLA's own count, which sees a loop's body once.
-      needed, limit: bytes that temporaries, or with them all of the program, would take, and that are there; where the
-        program fits, 0.
-      message: what the compiler said then.
+      needed, limit: bytes that temporaries, or with them all of the program, would take, and that are there; 0 where it
+        fits, or is not compiled for another reason.
+      message: what the compiler said where it gave no program.
       seconds: of compilation.
     """
 
@@ -49,7 +49,7 @@ class Built:
     cached: bool = False
 
     @property
-    def fits(self) -> bool:
+    def compiled(self) -> bool:
         return not self.message
 
 
@@ -92,8 +92,6 @@ def _compile(lowered: jax.stages.Lowered, options: Mapping[str, Any]) -> Built:
     try:
         compiled = lowered.compile(compiler_options=dict(options))
     except jax.errors.JaxRuntimeError as error:
-        if not str(error).startswith("RESOURCE_EXHAUSTED"):
-            raise
         needed, limit = exhausted(str(error))
         return Built(needed=needed, limit=limit, message=str(error), seconds=time.perf_counter() - started)
     seconds = time.perf_counter() - started

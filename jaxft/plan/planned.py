@@ -102,7 +102,7 @@ def plan(
         "memory": memory(built, state_bytes(program, shape), chip),
         "model_flops": flops.train_flops(program.model, program.spec)(np.asarray(lengths)) / program.mesh.size,
     }
-    if not built.fits:
+    if not built.compiled:
         return facts | {"message": built.message}
     work = read(hlo.parse(built.text), dict(program.mesh.shape))
     facts |= {
@@ -116,9 +116,9 @@ def plan(
 
 
 def memory(built: Built, held: Mapping[str, int], chip: Chip | None) -> dict[str, Any]:
-    """Bytes a device. `needed` is at the step's peak; what does not fit lacks `short`."""
+    """Bytes a device. `needed` is at the step's peak; what does not fit lacks `short`, which is 0 if nobody knows."""
     limit = built.limit or (round(chip.memory) if chip else 0)
-    if built.fits:
+    if built.compiled:
         parts = {
             **held,
             "padding": built.arguments - sum(held.values()),
@@ -130,7 +130,7 @@ def memory(built: Built, held: Mapping[str, int], chip: Chip | None) -> dict[str
     else:
         parts, needed = dict(held), built.needed + ("HLO temporaries" in built.message) * sum(held.values())
     short = max(needed - limit, 0) if limit else 0
-    return {**parts, "needed": needed, "limit": limit, "short": short, "fits": built.fits and not short}
+    return {**parts, "needed": needed, "limit": limit, "short": short, "fits": built.compiled and not short}
 
 
 def speed(facts: Mapping[str, Any], seconds: Estimate, chip: Chip) -> dict[str, float]:

@@ -28,7 +28,8 @@ class Chip(NamedTuple):
       sides: dimensions of the torus that links make.
       cores: devices a chip, between which it shares its links.
       joined: a run sees the cores of a chip as one device, and so does `jaxft.flops.PEAKS`; the compiler does not.
-      closed: a side is closed to a ring where its length is a multiple of this.
+      closed: a side is closed to a ring where its length, and in three dimensions that of every side, is a multiple of
+        this.
     """
 
     kind: str
@@ -47,13 +48,20 @@ class Chip(NamedTuple):
 
 
 TPUS = {
-    "v4": Chip("TPU v4", 15.25 * GIB, 614e9, 50e9, sides=3, cores=2, joined=True, closed=4),
+    "v4": Chip("TPU v4", 15.25 * GIB, 600e9, 45e9, sides=3, cores=2, joined=True, closed=4),
     "v5e": Chip("TPU v5 lite", 15.75 * GIB, 819e9, 50e9, sides=2, closed=16),
     "v5p": Chip("TPU v5", 95.74 * GIB, 2765e9, 100e9, sides=3, closed=4),
-    "v6e": Chip("TPU v6", 31.25 * GIB, 1640e9, 100e9, sides=2, closed=16),
+    "v6e": Chip("TPU v6", 31.25 * GIB, 1638e9, 100e9, sides=2, closed=16),
     "tpu7x": Chip("TPU7x", 94.75 * GIB, 3690e9, 100e9, sides=3, cores=2, closed=4),
 }
-"""Memory is what libtpu's compiler says is available; the rest is from Google Cloud's pages of the TPU versions."""
+"""Memory is what libtpu's compiler says is available.
+
+The rest is from docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, read in 2026: 275, 197, 459, 918 and 2307 TFLOP/s,
+1200, 819, 2765, 1638 and 7380 GB/s of memory and, of all links in both directions, 400 (v5e), 1200, 800 and 1200 GB/s a
+chip, which has two links a side. That page of v4 says 1.1 PB/s for the all-reduce of a pod, 45 GB/s of 6 links; so does
+Austin et al. 2025 (jax-ml.github.io/scaling-book/tpus), from which is that of v5e and v6e a side of 16 is closed. Slices
+of cubes of 4 x 4 x 4 chips are tori, smaller ones are not (the pages of v4 and v5p).
+"""
 
 GPUS = {
     "A100": Chip("A100", 80e9, 2039e9, 300e9),
@@ -126,8 +134,10 @@ def devices(name: str) -> list[Any]:
         if kind == "cpu" and len(here) < int(size):
             raise UserError(f"--topology={name}: JAX has been started with {len(here)} CPU devices only")
         return here[: int(size)] if kind == "cpu" else here
-    # Without these libtpu asks the cloud's metadata server what machine this is, and refuses a second process.
+    # Without these libtpu asks the cloud's metadata server what machine this is, complains of what it is not told, and
+    # refuses a second process.
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    os.environ |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-1"}
     alone = {"chips_per_host_bounds": (1, 1, 1)} if math.prod(map(int, size.split("x"))) == 1 else {}
     return topologies.get_topology_desc(name, "tpu", **alone).devices
 
@@ -147,9 +157,7 @@ def bandwidth(chip: Chip, members: Sequence[Any], devices: Sequence[Any]) -> flo
     if not hasattr(members[0], "coords"):
         return chip.link
     at, whole = (np.asarray([device.coords for device in some]) for some in (members, devices))
-    links = sum(
-        2 if int(np.ptp(whole[:, side]) + 1) % chip.closed == 0 else 1
-        for side in range(at.shape[1])
-        if np.ptp(at[:, side]) > 0
-    )
+    rings = (np.ptp(whole, axis=0) + 1)[: chip.sides] % chip.closed == 0
+    rings = rings if chip.sides == 2 else np.full(3, rings.all())
+    links = sum(2 if ring else 1 for side, ring in enumerate(rings) if np.ptp(at[:, side]) > 0)
     return chip.link * max(links, 1) / chip.cores
