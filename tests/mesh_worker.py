@@ -2,10 +2,13 @@
 
   python tests/mesh_worker.py curves TASK
   python tests/mesh_worker.py facts
+  python tests/mesh_worker.py plan MODEL CACHE
 
 Simulated devices must be asked for before JAX starts, hence the process of its own.
 """
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -21,14 +24,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 import jax.numpy as jnp
 import numpy as np
+import runs
 import support
 
-from jaxft import config, models, pretrained, program, sharding
+from jaxft import config, job, models, pretrained, program, sharding
 from jaxft.batch import BatchShape
 from jaxft.data import packing
 from jaxft.data.batches import Feed
 from jaxft.data.order import Order
 from jaxft.models import kernel, nn
+from jaxft.plan import mode
 
 STEPS, BATCH, EXAMPLES = 20, 13, 57  # five batches an epoch, the last of 5; rows are filled up to multiples of 8 and 16
 
@@ -167,6 +172,31 @@ def facts() -> dict[str, Any]:
     return found | {"kernel": kernel_error()}
 
 
+def plan(model: str, cache: str) -> dict[str, Any]:
+    """The plan of a run, and the memory of its own executable, which has made a step on real data, on one device."""
+    jax.config.update("jax_disable_most_optimizations", True)  # of both, to compile in half the time
+    experiment = runs.experiment(Path(model), Path(cache), mesh={"data": 2, "fsdp": 2, "tensor": 2}, data={"shapes": 1})
+    prepared = job.prepare(config.check(experiment))
+    composed = prepared.program
+    step = job.Compiled(composed.train_step, composed.state, composed.abstract_batch, prepared.shapes)
+    state = composed.init(job.load(experiment, composed)[0])
+    _, batch = next(iter(prepared.feed("train").train(prepared.order, 0, 1)))
+    state, metrics = step(state, batch)
+    (compiled,) = step._compiled.values()
+    with contextlib.redirect_stdout(io.StringIO()):
+        facts = mode.plan(experiment, "cpu:8")
+    memory = compiled.result().memory_analysis()
+    return {
+        "plan": facts,
+        "state": on_first_device(state, composed.mesh),
+        "batch": on_first_device(batch, composed.mesh),
+        "arguments": memory.argument_size_in_bytes,
+        "outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "loss": float(metrics["loss"]),
+    }
+
+
 def kernel_error() -> float:
     """How far attention by the kernel, each device computing its own rows and heads, is off plain attention."""
     rng = np.random.default_rng(0)
@@ -206,4 +236,4 @@ def collectives(hlo: str) -> list[tuple[str, list[int]]]:
 
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
-    print(json.dumps({"curves": curves, "facts": facts}[command](*arguments)))
+    print(json.dumps({"curves": curves, "facts": facts, "plan": plan}[command](*arguments)))

@@ -1,74 +1,79 @@
 """Planning: what is read from a compiled program, against arithmetic and XLA's own figures."""
 
+import dataclasses
 import json
 import math
-import os
-import subprocess
 import sys
 from typing import Any
 
+import arithmetic
 import jax
 import jax.numpy as jnp
 import pytest
 import support
-from runs import ROOT
+from runs import command, on_eight_devices
 
-from jaxft import config, models, program, sharding, tasks
+from jaxft import config, models, program, tasks
 from jaxft.batch import BatchShape
-from jaxft.models import nn
-from jaxft.plan import build, hlo, planned, reading, search, show, topology
+from jaxft.plan import apart, build, hlo, mode, reading, search, show, topology
 
 CONFIG = """
 from jaxft.config import *
 
 def get_config():
     return Experiment(
-        model=Model(path={path!r}),
-        task=SequenceClassification(labels=("a", "b")),
-        data=Data(max_length=24, cache={cache!r}),
-        train=Train(batch_size=16),
+        model=Model(path={path!r}), data=Data(max_length=24, cache={cache!r}), train=Train(batch_size=16)
     )
 """
 
 
-@pytest.fixture(scope="module")
-def run_plan(tmp_path_factory):
-    """`(topology, *flags) -> (plan.json, the terminal's text)`, of a small model that is a config.json alone."""
-    room = tmp_path_factory.mktemp("plan")
-    (room / "model").mkdir()
-    (room / "model" / "config.json").write_text(json.dumps(support.SMALL))
-    (room / "experiment.py").write_text(CONFIG.format(path=str(room / "model"), cache=str(room / "cache")))
-
-    def run(topology: str, *flags: str) -> tuple[dict[str, Any], str]:
-        own = ["--mode=plan", f"--config={room / 'experiment.py'}", f"--topology={topology}", f"--workdir={room}"]
-        environment = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS")}
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "run.py"), *own, *flags], capture_output=True, text=True, env=environment
-        )
-        assert done.returncode == 0, done.stderr
-        assert "Collectives of a step" in (room / "report" / "plan.html").read_text()
-        return json.loads((room / "plan.json").read_text()), done.stdout
-
-    return run
-
-
-def test_a_plan_for_simulated_devices(run_plan):
-    """The state's bytes by arithmetic, the collectives of each mesh axis, and nothing is compiled twice."""
-    flags = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
-    facts, text = run_plan("cpu:8", *flags)
-    assert facts["mesh"] == {"data": 2, "fsdp": 2, "tensor": 2}
+def test_a_plan_without_data(tmp_path):
+    """A config.json is enough, and what only data would tell is assumed and said."""
+    (tmp_path / "config.json").write_text(json.dumps(support.SMALL | {"num_hidden_layers": 1}))
+    (tmp_path / "experiment.py").write_text(CONFIG.format(path=str(tmp_path), cache=str(tmp_path / "cache")))
+    own = ["--mode=plan", f"--config={tmp_path}/experiment.py", "--topology=cpu:2", f"--workdir={tmp_path}"]
+    done = command(*own)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((tmp_path / "plan.json").read_text())
+    assert facts["mesh"] == {"data": 2, "fsdp": 1, "tensor": 1}
     assert facts["shape"] == {"rows": 16, "length": 24, "slots": 1}
-    memory = facts["memory"]
+    assert facts["experiment"]["task"]["labels"] == ["0", "1"] and "estimate" not in facts
+    for line in (
+        "cpu:2: 2 devices",
+        "assumed   config.task.problem=single_label, config.task.labels=('0', '1')",
+        "how much a cpu has is not known",
+        "all-reduce",
+    ):
+        assert line in done.stdout
+    assert "Collectives of a step" in (tmp_path / "report" / "plan.html").read_text()
+
+
+@pytest.mark.parametrize("name", support.TASKS)
+def test_what_only_data_would_tell(name: str):
+    """Every task can be planned without data; what its options say is left as it is."""
+    told = support.TASKS[name].options
+    assert {"problem", "labels"}.isdisjoint(mode.assume(told))
+    bare = dataclasses.replace(told, labels=(), problem="auto") if hasattr(told, "labels") else told
+    assumed = dataclasses.replace(bare, **mode.assume(bare))
+    model, task = models.build(support.SMALL), tasks.build(assumed)
+    composed = program.compose(config.Experiment(task=assumed), model, task, steps=1)
+    state, metrics = jax.eval_shape(composed.train_step, composed.state, composed.abstract_batch(BatchShape(4, 24, 1)))
+    assert jax.tree.structure(state) == jax.tree.structure(composed.state) and metrics["loss"].shape == ()
+
+
+def test_a_plan_is_what_the_run_compiles(tiny_model, cache):
+    """On eight devices, of a run that has made a step: the same memory as its own executable's, and real arrays'."""
+    found = on_eight_devices("plan", str(tiny_model), str(cache))
+    facts, memory = found["plan"], found["plan"]["memory"]
+    assert math.isfinite(found["loss"]) and facts["mesh"] == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert memory["parameters"] + memory["optimizer"] + memory["counters"] == found["state"]
+    assert memory["batch"] == found["batch"] and memory["padding"] == 0
+    assert memory["batch"] + found["state"] == found["arguments"]
+    assert memory["temporaries"] == found["temporaries"] and memory["outputs"] == found["outputs"] < 4096
     assert memory["optimizer"] == pytest.approx(2 * memory["parameters"], abs=16)
-    assert memory["padding"] == 0 and memory["outputs"] < 4096  # metrics, and a pointer an array
     kinds = {(c["kind"], *c["axes"]) for c in facts["collectives"]}
     assert {("all-gather", "fsdp"), ("all-reduce", "tensor"), ("all-reduce", "data", "fsdp")} <= kinds
-    assert facts["flops"] > 0 and "estimate" not in facts
-    for line in ("cpu:8: 8 devices", "how much a cpu has is not known", "all-gather"):
-        assert line in text
-    again, _ = run_plan("cpu:8", *flags)
-    assert again.pop("cached") and not facts.pop("cached")
-    assert again == facts
+    assert facts["flops"] > 0
 
 
 def test_products_are_counted_as_often_as_they_run():
@@ -183,26 +188,16 @@ WIDE = support.SMALL | {"vocab_size": 512, "hidden_size": 128, "num_attention_he
 """A body whose kernels outweigh the rest."""
 
 
-def on_tpu(name: str, rows: int = 64, setting: search.Setting | None = None, **mesh: Any) -> dict[str, Any]:
-    """The plan of a bfloat16 step on full rows of 24 tokens."""
+@pytest.fixture(scope="module")
+def compiler():
     pytest.importorskip("libtpu", reason=topology.MISSING)
-    options = config.SequenceClassification(labels=("a", "b"))
-    compute = config.Compute(dtype="bfloat16")
-    experiment = config.Experiment(task=options, mesh=config.Mesh(**mesh), compute=compute)
-    experiment = setting.of(experiment) if setting else experiment
-    devices = sharding.make_mesh(experiment.mesh, topology.devices(name))
-    composed = program.compose(experiment, models.build(WIDE), tasks.build(options), steps=10, mesh=devices)
-    return planned.plan(experiment, composed, BatchShape(rows, 24, 1), [24] * rows)
 
 
-def parameters(hf: dict[str, Any]) -> dict[str, int]:
-    """How many numbers each parameter holds."""
-    task = tasks.build(config.SequenceClassification(labels=("a", "b")))
-    return {path: math.prod(leaf.shape) for path, leaf in nn.flatten(task.param_spec(models.build(hf))).items()}
-
-
-def total(facts: dict[str, Any], *kinds: str, axes: tuple[str, ...]) -> int:
-    return sum(c["bytes"] for c in facts["collectives"] if c["kind"] in kinds and set(c["axes"]) <= set(axes))
+def agree(found: dict[str, tuple[float, float]]) -> None:
+    """Bytes of the state to 1%, of collectives to 5%."""
+    for what, (planned, expected) in found.items():
+        near = 0.01 if what in ("parameters", "optimizer") else 0.05
+        assert planned == pytest.approx(expected, rel=near), what
 
 
 @pytest.mark.parametrize(
@@ -214,68 +209,93 @@ def test_the_devices_of_a_topology(name: str, devices: int):
     assert len(found) == devices and topology.chip(found[0]) == topology.TPUS[name.partition(":")[0]]
 
 
-@pytest.mark.parametrize("name", ["v5e:2x4", "tpu7x:2x2x1"])
-def test_data_parallelism_on_tpu(name: str):
-    """Data-parallel: the state by arithmetic to 1%, and each gradient summed once, kernels' in bfloat16."""
-    sizes = parameters(WIDE)
-    facts = on_tpu(name)
+def test_links():
+    """A slice smaller than a cube is no torus, nor is a side of v5e below 16; cores of a chip share its links."""
+    pytest.importorskip("libtpu", reason=topology.MISSING)
+    gigabytes = {"v5e:4x4": 100, "v5e:8x16": 150, "v5p:2x2x4": 300, "v5p:4x4x4": 600, "tpu7x:4x4x4": 300}
+    for name, wanted in gigabytes.items():
+        devices = topology.devices(name)
+        assert topology.bandwidth(topology.TPUS[name.partition(":")[0]], devices, devices) == wanted * 1e9
+
+
+def test_data_parallelism_on_tpu(compiler, tmp_path):
+    """The state is donated; what has been compiled once is read the next time."""
+    facts = arithmetic.on_tpu(WIDE, "v5e:2x4", 64, 24, str(tmp_path))
+    agree(arithmetic.data_parallel(WIDE, facts))
     held = facts["memory"]
-    state = sum(held[part] for part in ("parameters", "optimizer", "counters", "batch"))
-    assert held["parameters"] == 4 * sum(sizes.values())
-    assert state == pytest.approx(12 * sum(sizes.values()), rel=0.02) and held["padding"] < 0.02 * state
-    assert held["fits"] and held["outputs"] < 0.01 * state  # donated: the new state takes the place of the old one
-    gradients = sum((2 if path.endswith("kernel") else 4) * size for path, size in sizes.items())
-    assert total(facts, "all-reduce", axes=("data",)) == pytest.approx(gradients, rel=0.05)
+    state = held["parameters"] + held["optimizer"]
+    assert held["fits"] and held["padding"] < 0.02 * state
+    assert held["outputs"] < 0.01 * state  # donated: the new state takes the place of the old one
+    assert {c["kind"] for c in facts["collectives"]} == {"all-reduce"}
     assert facts["float32_share"] == 0
+    assert 8 * facts["model_flops"] == arithmetic.model_flops(WIDE, 64, 24)
     assert 0 < facts["estimate"]["utilization"] < 1
     assert show.verdict(facts).startswith("fits: ")
+    again = arithmetic.on_tpu(WIDE, "v5e:2x4", 64, 24, str(tmp_path))
+    assert again.pop("cached") and not facts.pop("cached") and again == facts
 
 
-def test_fsdp_on_tpu():
-    """Every split parameter is gathered once, its gradient scattered once, and no activation crosses."""
-    facts, sizes = on_tpu("v5e:2x4", data=1, fsdp=8), parameters(WIDE)
-    whole = ("classifier/bias", "pooler/dense/bias", "intermediate/dense/bias", "query/bias", "key/bias", "value/bias")
-    split = {path: size for path, size in sizes.items() if not path.endswith(whole)}
-    shares = sum(size / 8 if path in split else size for path, size in sizes.items())
-    assert facts["memory"]["parameters"] == pytest.approx(4 * shares, rel=0.01)
-    assert total(facts, "all-gather", axes=("fsdp",)) == pytest.approx(4 * sum(split.values()), rel=0.05)
-    kernels = sum(size for path, size in sizes.items() if path.endswith("kernel"))
-    words = sizes["bert/embeddings/word_embeddings/embedding"]
-    assert total(facts, "reduce-scatter", axes=("fsdp",)) == pytest.approx(2 * kernels + 4 * words, rel=0.05)
-    assert total(facts, "all-reduce", axes=("fsdp",)) < 0.1 * kernels
+def test_fsdp_on_tpu(compiler):
+    """No activation crosses: what is gathered are parameters, what is summed is small."""
+    facts = arithmetic.on_tpu(WIDE, "v5e:2x4", 64, 24, mesh=config.Mesh(data=1, fsdp=8))
+    agree(arithmetic.fsdp(WIDE, facts))
+    assert arithmetic.sent(facts, "all-reduce") < 0.05 * arithmetic.sent(facts, "reduce-scatter")
+    assert {c["kind"] for c in facts["collectives"]} == {"all-gather", "reduce-scatter", "all-reduce"}
 
 
-def test_tensor_parallelism_on_tpu():
-    """Two sums of activations a layer forward, two backward (Shoeybi et al. 2019); one of the embedding, in float32.
-
-    Of the last layer, which is computed for [CLS] alone, the gradient of keys and values is all that is large.
-    """
-    facts = on_tpu("v5e:2x4", data=2, tensor=4)
-    rows, length, size = 64 // 2, 24, WIDE["hidden_size"]
-    activations = rows * length * size
-    narrow = sum(c["bytes"] for c in facts["collectives"] if c["axes"] == ("tensor",) and c["dtype"] == "bf16")
-    wide = sum(c["bytes"] for c in facts["collectives"] if c["axes"] == ("tensor",) and c["dtype"] == "f32")
-    assert narrow == pytest.approx(2 * (5 * activations + 4 * rows * size), rel=0.05)
-    assert wide == pytest.approx(4 * activations, rel=0.05)
+def test_tensor_parallelism_on_tpu(compiler):
+    facts = arithmetic.on_tpu(WIDE, "v5e:2x4", 64, 24, mesh=config.Mesh(data=2, tensor=4))
+    agree(arithmetic.tensor_parallel(WIDE, facts, 64, 24))
     assert {c["kind"] for c in facts["collectives"]} == {"all-reduce"}
 
 
-def test_what_does_not_fit_is_told():
-    facts = on_tpu("v5e:2x2", rows=2**19)
+def test_what_does_not_fit_is_told(compiler):
+    facts = arithmetic.on_tpu(WIDE, "v5e:2x2", 2**20, 24)
     assert not facts["memory"]["fits"] and facts["memory"]["short"] > 2**30
     assert "does not fit" in show.text(facts | {"topology": "v5e:2x2"})
 
 
-def test_a_search_finds_what_fits():
-    """The batch does not fit on the default mesh; by arithmetic first, two settings are compiled, and one fits."""
-    rows, model, chip = 2**20, models.build(WIDE), topology.TPUS["v5e"]
-    shape, count = BatchShape(rows, 24, 1), sum(parameters(WIDE).values())
+def test_a_search_proposes_what_compiles_and_fits(compiler, monkeypatch):
+    """As it is the batch does not fit, and another setting does not compile; a best that fails at last is none."""
+    rows, chip, hf = 2**21, topology.TPUS["v5e"], WIDE | {"num_hidden_layers": 1}
+    shape = BatchShape(rows, 24, 1)
+    work = search.Work(models.build(hf), sum(arithmetic.parameters(hf).values()), 1e12, shape)
     start = search.Setting(4, 1, 1, 1, False, False)
-    chosen = search.candidates(4, model, count, 1e12, shape, chip, most=2)
-    assert len(chosen) == 2 and start not in chosen
-    for one in search.settings(4, model, rows):
+    for one in search.settings(4, work.model, rows):
         assert one.data * one.fsdp * one.tensor == 4 and rows % (one.data * one.fsdp * one.accumulate) == 0
-    ranked = search.search(start, chosen, lambda one: on_tpu("v5e:2x2", rows=rows, setting=one), lambda line: None)
-    fits = [facts["memory"]["fits"] for _, facts in ranked]
-    assert fits == sorted(fits, reverse=True) and fits[0] and not fits[-1] and ranked[-1][0] == start
-    assert f"best: {ranked[0][0].flags()}" in show.ranking(ranked, start)
+    chosen = search.candidates(4, work, chip)
+    fitting, broken = search.Setting(4, 1, 1, 16, False, False), search.Setting(1, 4, 1, 16, False, False)
+    assert len(chosen) == 12 and fitting in chosen
+
+    def plan(one: search.Setting) -> dict[str, Any]:
+        compute = config.Compute(dtype="bfloat16", attention="xla")
+        experiment = one.of(config.Experiment(task=arithmetic.OPTIONS, compute=compute))
+        with monkeypatch.context() as patch:
+            if one == broken:
+                patch.setattr(build, "QUICK", {"no_such_option": 1})
+            sections = {"mesh": experiment.mesh, "compute": experiment.compute, "train": experiment.train}
+            return arithmetic.on_tpu(hf, "v5e:2x2", rows, 24, **sections)
+
+    notes: list[str] = []
+    ranked = search.search(start, [broken, fitting], plan, notes.append)
+    assert [one for one, _ in ranked] == [fitting, start, broken] and len(notes) == 3
+    assert [facts["memory"]["fits"] for _, facts in ranked] == [True, False, False]
+    assert show.verdict(ranked[2][1]).startswith("does not compile: INVALID_ARGUMENT")
+    assert search.confirm(ranked, dict(ranked).__getitem__, notes.append) == ranked
+    assert f"best: {fitting.flags()}" in show.ranking(ranked, start)
+    none = search.confirm(ranked, lambda one: dict(ranked)[start], notes.append)
+    assert not none[0][1]["memory"]["fits"]
+    assert "none of these fits" in show.ranking(none, start)
+
+
+def test_a_crash_of_the_compiler_is_a_verdict(tmp_path, monkeypatch):
+    """Settings are planned in processes of their own: one that is killed, or that ends in an error, is told so."""
+    experiment = config.Experiment(model=config.Model(path=str(tmp_path)), task=arithmetic.OPTIONS)
+    asked = (experiment, "v5e:1x1", BatchShape(2, 8, 1), [8, 8])
+    assert "config.json" in apart.plan(*asked)["message"]
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    facts = apart.plan(*asked)
+    assert show.verdict(facts) == "does not compile: the compiler crashed (SIGSEGV)" and search.rank(facts) == (2, 0)

@@ -1,10 +1,11 @@
 """What `run.py --mode=plan` does."""
 
+import dataclasses
 import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,27 @@ from jaxft.batch import BatchShape
 from jaxft.errors import UserError
 from jaxft.flops import train_flops
 from jaxft.job import Body, prepare
-from jaxft.models import Model, nn
-from jaxft.plan import planned, show, topology
+from jaxft.models import nn
+from jaxft.plan import apart, planned, show, topology
 from jaxft.plan import search as searching
 from jaxft.report import page
-from jaxft.tasks import Task
+
+WORKERS = 4
+"""Plans made at the same time, at most: a large model's compiler takes gigabytes."""
+
+
+def one(
+    experiment: config.Experiment,
+    devices: Sequence[Any],
+    shape: BatchShape,
+    lengths: Sequence[int] | np.ndarray,
+    exact: bool = False,
+) -> dict[str, Any]:
+    """What plan.json holds of a checked and resolved experiment on these devices, by `jaxft.plan.planned.plan`."""
+    model, task = Body.of(experiment.model, experiment.data.max_length).model, tasks.build(experiment.task)
+    mesh = sharding.make_mesh(experiment.mesh, devices)
+    composed = program.compose(experiment, model, task, steps=1000, mesh=mesh)
+    return planned.plan(experiment, composed, shape, lengths, experiment.data.cache, exact)
 
 
 @dataclass(frozen=True)
@@ -29,25 +46,26 @@ class Subject:
     """What is planned, on whatever mesh.
 
     Attributes:
+      experiment: checked and resolved.
       lengths: of the examples of a batch, in tokens.
       shape: the largest batch shape of the run, with rows that are a multiple of so many.
+      assumed: what only data would tell, `config.KEY=VALUE`.
     """
 
     experiment: config.Experiment
-    model: Model
-    task: Task
     lengths: np.ndarray
     shape: Callable[[int], BatchShape]
+    assumed: tuple[str, ...] = ()
 
-    def plan(self, experiment: config.Experiment, mesh: Mesh, exact: bool = False) -> dict[str, Any]:
-        """What plan.json holds, of this experiment (which may differ in `mesh`, `compute` and `accumulate`)."""
-        composed = program.compose(experiment, self.model, self.task, steps=1000, mesh=mesh)
-        shape = self.shape(composed.row_shards * experiment.train.accumulate)
-        return planned.plan(experiment, composed, shape, self.lengths, experiment.data.cache, exact)
+    def shape_on(self, experiment: config.Experiment, devices: Sequence[Any]) -> BatchShape:
+        """That of this experiment, which may differ in `mesh`, `compute` and `accumulate`."""
+        mesh = sharding.make_mesh(experiment.mesh, devices)
+        shards = sharding.row_shards(mesh, sharding.read_rules(experiment.mesh.rules))
+        return self.shape(shards * experiment.train.accumulate)
 
 
 def subject(experiment: config.Experiment, mesh: Mesh) -> Subject:
-    """Reads the model's config.json and, where the experiment names data, the lengths of its examples.
+    """Reads, where the experiment names data, the lengths of its examples.
 
     Without data (`config.data.source` is empty) each row is full: one example of `config.data.max_length` tokens.
 
@@ -57,11 +75,30 @@ def subject(experiment: config.Experiment, mesh: Mesh) -> Subject:
     data, batch = experiment.data, experiment.train.batch_size
     if data.source:
         job = prepare(experiment, mesh=mesh)
-        lengths = job.order.lengths[job.order[0]]
-        return Subject(job.experiment, job.body.model, job.task, lengths, lambda parts: job.batch_shapes(parts)[-1])
-    model = Body.of(experiment.model, data.max_length).model
+        return Subject(job.experiment, job.order.lengths[job.order[0]], lambda parts: job.batch_shapes(parts)[-1])
     full = lambda parts: BatchShape(-(-batch // parts) * parts, data.max_length, 1)  # noqa: E731
-    return Subject(experiment, model, tasks.build(experiment.task), np.full(batch, data.max_length), full)
+    known = assume(experiment.task)
+    told = tuple(f"config.task.{key}={value}" for key, value in known.items())
+    experiment = config.check(
+        dataclasses.replace(experiment, task=dataclasses.replace(experiment.task, **known)), False
+    )
+    return Subject(experiment, np.full(batch, data.max_length), full, told)
+
+
+def assume(task: config.Task) -> dict[str, Any]:
+    """What of a task only data would tell: one of two labels a text or word, an answer to each question."""
+    if isinstance(task, config.QuestionAnswering):
+        return {"unanswerable": "no"} if task.unanswerable == "auto" else {}
+    if not isinstance(task, config.SequenceClassification | config.TokenClassification):
+        return {}
+    known: dict[str, Any] = {}
+    columns = task.label_columns if isinstance(task, config.SequenceClassification) else ()
+    if task.problem == "auto":
+        single = "single_label" if isinstance(task, config.SequenceClassification) else "words"
+        known["problem"] = "multi_label" if columns else single
+    if not task.labels and task.problem != "regression":
+        known["labels"] = columns or ("0", "1")
+    return known
 
 
 def plan(
@@ -71,51 +108,62 @@ def plan(
 
     Args:
       exact: compiles as a run does; see `jaxft.plan.build.QUICK`.
-      search: also plans other meshes and ways to compute, prints them ranked, and plans the best.
+      search: also plans other meshes and ways to compute, prints them ranked, and plans the best, as a run compiles it.
 
     Raises:
       UserError: the topology, the experiment, the model or the data cannot be used.
     """
     devices = topology.devices(name)
     mesh = sharding.make_mesh(experiment.mesh, devices)
-    experiment = config.check(experiment, data=False)
-    about = subject(experiment, mesh)
-    experiment, ranked = about.experiment, []
+    about = subject(config.check(experiment, data=False), mesh)
+    facts: dict[str, Any] = {"topology": name, "assumed": about.assumed}
     if search:
-        ranked = _search(about, name, devices, mesh, exact)
-        experiment = ranked[0][0].of(experiment)
-        mesh = sharding.make_mesh(experiment.mesh, devices)
-    facts = {"topology": name} | about.plan(experiment, mesh, exact)
-    facts["experiment"] = config.to_dict(experiment)
-    facts["search"] = [one._asdict() | {"flags": one.flags(), "plan": found} for one, found in ranked]
+        facts |= _search(about, name, devices, mesh)
+    else:
+        shape = about.shape_on(about.experiment, devices)
+        facts |= one(about.experiment, devices, shape, about.lengths, exact)
+        facts |= {"experiment": config.to_dict(about.experiment), "search": []}
     print(show.text(facts))
     if workdir:
         write(Path(workdir).expanduser(), facts)
     return facts
 
 
-def _search(
-    about: Subject, name: str, devices: list[Any], mesh: Mesh, exact: bool
-) -> list[tuple[searching.Setting, dict[str, Any]]]:
+def _search(about: Subject, name: str, devices: list[Any], mesh: Mesh) -> dict[str, Any]:
+    """The plan of the best setting, with the others."""
     chip = topology.chip(devices[0])
     if chip is None:
         raise UserError(
             f"--plan.search: how fast a {devices[0].device_kind} is, is not known; search for a TPU or a GPU"
         )
-    start = searching.setting(about.experiment, dict(mesh.shape))
-    spec = nn.flatten(about.task.param_spec(about.model))
-    parameters = sum(math.prod(leaf.shape) for leaf in spec.values())
-    flops = train_flops(about.model, nn.unflatten(spec))(about.lengths) / len(devices)
-    chosen = searching.candidates(len(devices), about.model, parameters, flops, about.shape(1), chip)
+    body, task = Body.of(about.experiment.model, about.experiment.data.max_length), tasks.build(about.experiment.task)
+    spec = nn.flatten(task.param_spec(body.model))
+    work = searching.Work(
+        body.model,
+        sum(math.prod(leaf.shape) for leaf in spec.values()),
+        train_flops(body.model, nn.unflatten(spec))(about.lengths) / len(devices),
+        about.shape(1),
+        scores=about.experiment.compute.attention == "xla",
+    )
+    # Elsewhere, where that can be: not where devices are held, nor with a task that only this process knows.
+    elsewhere = name in topology.names() and type(about.experiment.task).__module__.startswith("jaxft.")
 
-    def one(setting: searching.Setting) -> dict[str, Any]:
+    def plan(setting: searching.Setting, exact: bool = False) -> dict[str, Any]:
         experiment = setting.of(about.experiment)
-        return about.plan(experiment, sharding.make_mesh(experiment.mesh, devices), exact)
+        shape = about.shape_on(experiment, devices)
+        if elsewhere:
+            return apart.plan(experiment, name, shape, about.lengths, exact)
+        return one(experiment, devices, shape, about.lengths, exact)
 
+    start = searching.setting(about.experiment, dict(mesh.shape))
     note = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
-    ranked = searching.search(start, chosen, one, note)
+    workers = min(os.cpu_count() or 1, WORKERS) if elsewhere else 1
+    ranked = searching.search(start, searching.candidates(len(devices), work, chip), plan, note, workers)
+    ranked = searching.confirm(ranked, lambda setting: plan(setting, exact=True), note)
     print(f"search for {name}\n" + show.ranking(ranked, start) + "\n")
-    return ranked
+    best, facts = ranked[0]
+    others = [setting._asdict() | {"flags": setting.flags(), "plan": found} for setting, found in ranked]
+    return facts | {"experiment": config.to_dict(best.of(about.experiment)), "search": others}
 
 
 def write(folder: Path, facts: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Which mesh, how much recomputation, how many parts: many settings by arithmetic, the best dozen by compiling."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from jaxft import config
@@ -14,6 +15,9 @@ MOST = 12
 
 EFFICIENCY = 0.5
 """Share of the peak rate that matrix products reach, to weigh them against communication before compiling."""
+
+KEPT = 34
+"""Bytes a token and hidden unit that a layer keeps for the backward pass, but for attention."""
 
 
 class Setting(NamedTuple):
@@ -53,21 +57,35 @@ class Rough(NamedTuple):
     seconds: float
 
 
-def rough(one: Setting, model: Model, parameters: int, flops: float, shape: BatchShape, chip: Chip) -> Rough:
+class Work(NamedTuple):
+    """What a step has to do.
+
+    Attributes:
+      parameters: how many there are.
+      flops: of the model, a device and step.
+      shape: of the batch.
+      scores: attention keeps its probabilities, rather than computing them again in a kernel.
+    """
+
+    model: Model
+    parameters: int
+    flops: float
+    shape: BatchShape
+    scores: bool = False
+
+
+def rough(one: Setting, work: Work, chip: Chip) -> Rough:
     """What a setting should need.
 
     Activations are those of Korthikanti et al. 2022, equations 1 and 2 (with recomputation: the input of each layer,
-    and all of one); sums over devices are rings over two links.
-
-    Args:
-      parameters: how many there are.
-      flops: of the model, a device and step.
+    and all of one), less what this project's layers compute again; sums over devices are rings over two links.
     """
-    cfg, shards = model.cfg, one.data * one.fsdp
+    cfg, shards, shape = work.model.cfg, one.data * one.fsdp, work.shape
     tokens = shape.rows * shape.length / shards / one.accumulate
-    layer = tokens * (34 * cfg.hidden_size + 5 * cfg.num_attention_heads * shape.length) / one.tensor
+    scores = 5 * cfg.num_attention_heads * shape.length if work.scores else 0
+    layer = tokens * (KEPT * cfg.hidden_size + scores) / one.tensor
     kept = tokens * 2 * cfg.hidden_size * cfg.num_hidden_layers + layer if one.remat else layer * cfg.num_hidden_layers
-    whole = parameters / one.tensor
+    whole = work.parameters / one.tensor
     ring = lambda n: (n - 1) / n  # noqa: E731
     sums = one.accumulate * tokens * 2 * cfg.hidden_size * cfg.num_hidden_layers * (6 if one.remat else 4)
     sent = (
@@ -75,7 +93,7 @@ def rough(one: Setting, model: Model, parameters: int, flops: float, shape: Batc
         + 2 * whole / one.fsdp * 2 * ring(one.data)
         + one.accumulate * (4 + 2) * whole * ring(one.fsdp)
     )
-    arithmetic = flops * (4 / 3 if one.remat else 1) / chip.peak / EFFICIENCY
+    arithmetic = work.flops * (4 / 3 if one.remat else 1) / chip.peak / EFFICIENCY
     state = 4 * whole * (3 / one.fsdp + 2 * one.accumulate)  # read and written, and the gradient of each part
     return Rough(
         12 * whole / one.fsdp + 4 * whole / one.fsdp + kept,
@@ -95,14 +113,12 @@ def settings(devices: int, model: Model, rows: int) -> Iterator[Setting]:
                         yield Setting(data, fsdp, tensor, accumulate, remat, scan)
 
 
-def candidates(
-    devices: int, model: Model, parameters: int, flops: float, shape: BatchShape, chip: Chip, most: int = MOST
-) -> list[Setting]:
+def candidates(devices: int, work: Work, chip: Chip, most: int = MOST) -> list[Setting]:
     """The settings worth compiling: those that may fit, the quickest first, `scan` behind the same without it.
 
     May: what XLA fuses need not be kept, so that twice the memory is let through; the compiler decides.
     """
-    found = {one: rough(one, model, parameters, flops, shape, chip) for one in settings(devices, model, shape.rows)}
+    found = {one: rough(one, work, chip) for one in settings(devices, work.model, work.shape.rows)}
     fitting = [one for one in found if found[one].bytes < 2 * chip.memory] or list(found)
     safe = [one for one in fitting if found[one].bytes < chip.memory]
     order = lambda one: (found[one].seconds, one.scan)  # noqa: E731
@@ -110,24 +126,48 @@ def candidates(
     return list(dict.fromkeys([*bold, *sorted(safe, key=order)]))[:most]
 
 
+Ranked = list[tuple[Setting, dict[str, Any]]]
+"""Settings and their plans; those that fit come first, the quickest at the top."""
+
+
 def search(
-    start: Setting, chosen: list[Setting], plan: Callable[[Setting], dict[str, Any]], note: Callable[[str], None]
-) -> list[tuple[Setting, dict[str, Any]]]:
-    """Plans the setting to begin with and the chosen ones; those that fit come first, the quickest at the top.
+    start: Setting,
+    chosen: Sequence[Setting],
+    plan: Callable[[Setting], dict[str, Any]],
+    note: Callable[[str], None],
+    workers: int = 1,
+) -> Ranked:
+    """Plans the setting to begin with and the chosen ones.
 
     Args:
       plan: compiles one.
       note: is told of each.
+      workers: how many are planned at a time.
     """
-    plans = []
     everything = list(dict.fromkeys([start, *chosen]))
-    for i, one in enumerate(everything):
-        plans.append((one, plan(one)))
-        note(f"{i + 1} of {len(everything)}: {one.flags()}")
+    plans = []
+    with ThreadPoolExecutor(workers) as pool:
+        for setting, facts in zip(everything, pool.map(plan, everything), strict=True):
+            plans.append((setting, facts))
+            note(f"{len(plans)} of {len(everything)}: {setting.flags()}")
     return sorted(plans, key=lambda pair: rank(pair[1]))
 
 
-def rank(facts: dict[str, Any]) -> tuple[bool, float]:
-    """Sorts plans: those that fit by the time of a step, the others by what they lack."""
-    fits = facts["memory"]["fits"]
-    return (not fits, facts["estimate"]["step_seconds"] if fits else facts["memory"]["short"])
+def confirm(ranked: Ranked, plan: Callable[[Setting], dict[str, Any]], note: Callable[[str], None]) -> Ranked:
+    """The same with a best that also fits as `plan` compiles it, in that plan; those that then do not, go back."""
+    while ranked[0][1]["memory"]["fits"]:
+        setting, rest = ranked[0][0], ranked[1:]
+        note(f"as a run compiles it: {setting.flags()}")
+        facts = plan(setting)
+        if facts["memory"]["fits"]:
+            return [(setting, facts), *rest]
+        ranked = sorted([(setting, facts), *rest], key=lambda pair: rank(pair[1]))
+    return ranked
+
+
+def rank(facts: dict[str, Any]) -> tuple[int, float]:
+    """Sorts plans: those that fit by the time of a step, the others by what they lack, then what does not compile."""
+    held = facts["memory"]
+    if held["fits"]:
+        return 0, facts["estimate"]["step_seconds"]
+    return (1, held["short"]) if held["short"] else (2, 0.0)

@@ -1,9 +1,9 @@
 """A plan as text for a terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from jaxft.plan.search import Setting
+from jaxft.plan.search import Ranked, Setting
 from jaxft.report.tables import grid, summary
 
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -30,8 +30,10 @@ def mesh(sizes: Mapping[str, int]) -> str:
 
 
 def verdict(facts: Mapping[str, Any]) -> str:
-    """Whether it fits, in one line."""
+    """Whether it compiles and fits, in one line."""
     held = facts["memory"]
+    if "message" in facts and not held["short"]:
+        return f"does not compile: {facts['message'].splitlines()[0]}"
     if not held["limit"]:
         return f"needs {size(held['needed'])} a device; how much a {facts['device']} has is not known"
     if held["fits"]:
@@ -41,11 +43,15 @@ def verdict(facts: Mapping[str, Any]) -> str:
 
 def head(facts: Mapping[str, Any]) -> dict[str, str]:
     """What was planned, and the verdict."""
+    if "shape" not in facts:  # the best of a search, none of which has been compiled
+        return {"plan": facts["topology"], "verdict": verdict(facts)}
     rows, length, slots = facts["shape"].values()
+    assumed = {"assumed": ", ".join(facts["assumed"])} if facts.get("assumed") else {}
     return {
         "plan": f"{facts['topology']}: {facts['devices']:,} devices ({facts['device']}), {mesh(facts['mesh'])}",
         "batch": f"{facts['examples']:,} examples of {facts['tokens']:,} tokens in {rows:,} x {length} "
         f"(up to {slots} a row), {facts['dtype']}",
+        **assumed,
         "verdict": verdict(facts),
         "compiled": "before, from the cache" if facts["cached"] else f"in {facts['compile_seconds']:.0f} s",
     }
@@ -53,7 +59,7 @@ def head(facts: Mapping[str, Any]) -> dict[str, str]:
 
 def sections(facts: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
     """The tables of a plan, each with its title."""
-    parts = [("Memory of a device", _memory(facts["memory"]))]
+    parts = [("Memory of a device", _memory(facts["memory"]))] if facts["memory"]["needed"] else []
     if "flops" in facts:
         largest = [[row["array"], size(row["bytes"]), row["source"][-60:]] for row in facts["largest"][:5]]
         parts += [
@@ -71,22 +77,25 @@ def text(facts: Mapping[str, Any]) -> str:
     return "\n\n".join([summary(head(facts)), *(f"{title}\n{grid(rows)}" for title, rows in sections(facts))])
 
 
-def ranking(ranked: Sequence[tuple[Setting, Mapping[str, Any]]], start: Setting) -> str:
-    """The settings of a search, the best first, and the best as flags to paste."""
+def ranking(ranked: Ranked, start: Setting) -> str:
+    """The settings of a search, the quickest first, and the best as flags to paste."""
     rows = [["", "mesh", "parts", "remat", "scan", "needs", "step", "utilization"]]
     for i, (one, facts) in enumerate(ranked, 1):
-        held = facts["memory"]
-        found = facts.get("estimate", {})
+        held, found = facts["memory"], facts.get("estimate", {})
+        sizes = {axis: getattr(one, axis) for axis in ("data", "fsdp", "tensor")}
+        how = [str(one.accumulate), *("yes" if on else "no" for on in (one.remat, one.scan))]
+        needs = size(held["needed"]) if held["needed"] else "does not compile"
         speed = (
             [milliseconds(found["step_seconds"]), f"{100 * found['utilization']:.1f}%"] if held["fits"] else ["", ""]
         )
-        sizes = {axis: getattr(one, axis) for axis in ("data", "fsdp", "tensor")}
-        how = [str(one.accumulate), *("yes" if on else "no" for on in (one.remat, one.scan))]
-        needs = size(held["needed"]) + ("" if held["fits"] else ", does not fit")
+        needs += ", does not fit" * (held["short"] > 0)
         rows.append([f"{i}{'*' * (one == start)}", mesh(sizes), *how, needs, *speed])
     best, facts = ranked[0]
+    notes = ["* the experiment as it is"] + ["1 compiled as a run does, the others in less time"] * facts.get(
+        "exact", False
+    )
     chosen = f"best: {best.flags()}" if facts["memory"]["fits"] else "none of these fits; give more devices"
-    return grid(rows) + f"\n  * the experiment as it is\n{chosen}"
+    return "\n".join([grid(rows), *(f"  {line}" for line in notes), chosen])
 
 
 def _memory(held: Mapping[str, Any]) -> list[list[str]]:

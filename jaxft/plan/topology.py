@@ -56,11 +56,11 @@ TPUS = {
 }
 """Memory is what libtpu's compiler says is available.
 
-The rest is from docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, read in 2026: 275, 197, 459, 918 and 2307 TFLOP/s,
+The rest is from docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, as of 2026: 275, 197, 459, 918 and 2307 TFLOP/s,
 1200, 819, 2765, 1638 and 7380 GB/s of memory and, of all links in both directions, 400 (v5e), 1200, 800 and 1200 GB/s a
-chip, which has two links a side. That page of v4 says 1.1 PB/s for the all-reduce of a pod, 45 GB/s of 6 links; so does
-Austin et al. 2025 (jax-ml.github.io/scaling-book/tpus), from which is that of v5e and v6e a side of 16 is closed. Slices
-of cubes of 4 x 4 x 4 chips are tori, smaller ones are not (the pages of v4 and v5p).
+chip, which has two links a side. The page of v4 has 1.1 PB/s for the all-reduce of a pod, 45 GB/s of 6 links; so has
+Austin et al. 2025 (jax-ml.github.io/scaling-book/tpus), which also says that v5e and v6e close sides of 16. Slices of
+cubes of 4 x 4 x 4 chips are tori, smaller ones are not (the pages of v4 and v5p).
 """
 
 GPUS = {
