@@ -24,7 +24,7 @@ from jaxft import config, models, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.plan import planned, topology
 
-SIZES = ("1x1", "2x2", "2x4", "4x4", "8x8", "16x16")
+SIZES = ("1x1", "2x2", "4x4", "8x8", "16x16")
 LENGTH, ROWS = 128, 256
 COMPUTE = config.Compute(dtype="bfloat16", remat=True, scan=True)
 COLORS = {"data": "#1f6feb", "fsdp": "#d1481a"}
