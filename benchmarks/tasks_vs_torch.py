@@ -177,7 +177,9 @@ def begin(experiment: Experiment) -> tuple[Job, Any]:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     job = prepare(config.check(experiment))
     torch.manual_seed(experiment.seed)
-    sizes = transformers.AutoConfig.from_pretrained(job.body.directory, **job.task.hf_config())
+    rate = experiment.model.dropout
+    rates = {} if rate is None else {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate}
+    sizes = transformers.AutoConfig.from_pretrained(job.body.directory, **job.task.hf_config(), **rates)
     return job, kind(job).from_pretrained(job.body.directory, config=sizes)
 
 
@@ -260,7 +262,9 @@ def run(case: str, contestant: str, seed: int, a: argparse.Namespace) -> Iterato
                 continue
             folder = Path(scratch, name)
             (folder / "data").mkdir(parents=True)
-            experiment = dataclasses.replace(make(a.data, folder / "data"), seed=seed, model=Model(path=path))
+            experiment = dataclasses.replace(
+                make(a.data, folder / "data"), seed=seed, model=Model(path=path, dropout=a.dropout)
+            )
             if a.steps:
                 experiment.train.steps = a.steps
             found = CONTESTANTS[contestant](experiment, folder / "run" / "export")
@@ -286,6 +290,7 @@ def main() -> None:
     parser.add_argument("--only", choices=CASES, help="one case instead of all")
     parser.add_argument("--contestant", choices=CONTESTANTS, help="one instead of all")
     parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--dropout", type=float, help="instead of the model's; 0 leaves new parameters to chance alone")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="instead of the epochs of the case")
     a = parser.parse_args()

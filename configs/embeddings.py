@@ -8,6 +8,13 @@
 The argument is a file or a folder. With two texts a row, those of other rows of the batch are what a text is to be told
 from, so larger batches are harder and better; a third column names one more such text for each row. With a score the
 cosine of the two texts is fitted to it. The export opens in sentence-transformers.
+
+Measured: MiniLM, a model of English, on the Chinese questions and paragraphs of XQuAD (764 pairs of 30 articles, one
+epoch, 64 tokens, batch 32, learning rate 1e-4) finds for questions about 12 other articles the paragraph that answers
+them with MRR@10 0.374 before, 0.454 +- 0.010 after; trained by PyTorch 0.462 +- 0.008 (three seeds, mean +- standard
+deviation; test loss 2.861 +- 0.008 and 2.801 +- 0.041):
+
+  python benchmarks/tasks_vs_torch.py --data=../shared/data --out=/tmp/tasks.jsonl --only=embeddings
 """
 
 from jaxft.config import Data, Experiment, Model, Optimizer, SentenceEmbedding, Train
