@@ -7,9 +7,9 @@ The argument is a file (.json, .jsonl, .csv, .parquet) or a folder with train, d
 `question`, `context` and either `answers`, as the Hugging Face Hub has them, or the text of the one answer in `answers`
 and the character that it begins at in `answer_start`. For Chinese add --config.task.unit=characters.
 
-Measured: MiniLM, taught by 764 questions about 30 articles of XQuAD in English (two epochs, 256 tokens, batch 8, learning
-rate 2e-4), answers those about 12 other articles with F1 0.159, exact match 0.105 (seed 0). So few examples teach
-little; SQuAD has 88,000.
+Measured: MiniLM, taught by 764 questions about 30 articles of XQuAD in English (two epochs, 256 tokens, batch 8,
+learning rate 2e-4), answers those about 12 other articles with F1 0.159, exact match 0.105 (seed 0). So few examples
+teach little; SQuAD has 88,000.
 
   python benchmarks/tasks_vs_torch.py --data=../shared/data --out=/tmp/tasks.jsonl --only=answers --contestant=jaxft
 """
