@@ -70,10 +70,12 @@ def draw(found: dict[str, dict[str, Any]], file: Path) -> None:
                 sent = [1e3 * t or math.nan for t in column("communication")]
                 time.plot(counts, sent, **part, label=f"{NAMES[way]}: communication")
             memory.set(title=f"{kind} scaling, {rows}: memory a chip", ylabel="GiB", ylim=(0, None))
-            time.set(title=f"{kind} scaling, {rows}: a step", ylabel="ms (roofline estimate)", ylim=(0, None))
+            time.set(title=f"{kind} scaling, {rows}: a step", ylabel="ms (roofline estimate)")
         ideal = [1e3 * found["strong data 1x1"]["step"] / n for n in counts]
         axes[1, 1].plot(counts, ideal, color="0.6", lw=1, label="ideal")
-        axes[1, 1].set(yscale="log", ylim=(None, None))
+        axes[1, 1].set(yscale="log")
+        axes[0, 1].set(ylim=(0, None))
+        axes[0, 0].set(ylim=(0, 1.5 * found["weak data 1x1"]["needed"]))  # room for the legend
         for axis in axes.flat:
             axis.set_xscale("log", base=2)
             axis.set_xticks(counts, list(map(str, counts)))
