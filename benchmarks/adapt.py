@@ -43,13 +43,14 @@ METHODS: dict[str, tuple[str, dict[str, Any], float]] = {
     "freeze, last layer": ("freeze", {}, 1e-3),
     "freeze, last 2 layers": ("freeze", {"freeze": config.Freeze(last_layers=2)}, 1e-3),
     "bitfit": ("bitfit", {}, 3e-3),
-    "lora": ("lora", {}, 1e-3),
-    "lora, dora": ("lora", {"lora": config.Lora(dora=True)}, 1e-3),
+    "lora": ("lora", {}, 3e-3),
+    "lora, dora": ("lora", {"lora": config.Lora(dora=True)}, 3e-3),
     "adalora": ("adalora", {}, 3e-3),
-    "adapter, pfeiffer": ("adapter", {}, 1e-3),
-    "adapter, houlsby": ("adapter", {"adapter": config.Adapter(placement="houlsby")}, 1e-3),
+    "adapter, pfeiffer": ("adapter", {}, 3e-3),
+    "adapter, houlsby": ("adapter", {"adapter": config.Adapter(placement="houlsby")}, 3e-3),
     "ia3": ("ia3", {}, 1e-2),
     "prefix": ("prefix", {}, 1e-2),
+    "prompt": ("prompt", {}, 1e-2),
 }
 """Argument of configs/adapt.py, other keys of the experiment, and the rate that is tried first."""
 

@@ -1,12 +1,12 @@
 """What an adaptation has learned, as a small directory: adapter_config.json and adapter_model.safetensors.
 
-LoRA, DoRA, AdaLoRA (as the LoRA that computes the same) and IA3 are written in the format of Hugging Face's `peft`,
-whose `PeftModel.from_pretrained` opens them in PyTorch, and read from it. Bottleneck adapters, for which it has no
-format, and prefixes, which it has in another form, are written with the names that parameters have here.
+LoRA, DoRA, AdaLoRA (as the LoRA that computes the same), IA3, prefixes and prompts are written in the format of Hugging
+Face's `peft`, whose `PeftModel.from_pretrained` opens them in PyTorch, and read from it. Bottleneck adapters, for which
+it has no format, are written with the names that parameters have here.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxft import config
-from jaxft.adapt.base import matches
+from jaxft.adapt.base import layer_of, matches
 from jaxft.errors import UserError, nearest
 from jaxft.export import fetch
 from jaxft.models import nn
@@ -25,13 +25,22 @@ from jaxft.types import Params
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
-TYPES = {"lora": "LORA", "adalora": "LORA", "ia3": "IA3", "adapter": "JAXFT", "prefix": "JAXFT"}
+TYPES = {
+    "lora": "LORA",
+    "adalora": "LORA",
+    "ia3": "IA3",
+    "prefix": "PREFIX_TUNING",
+    "prompt": "PROMPT_TUNING",
+    "adapter": "JAXFT",
+}
 """Method -> `peft_type`. Methods that add nothing to the model have no such directory."""
 
 TASKS = {"SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS", "QuestionAnswering": "QUESTION_ANS"}
 """A task of `jaxft.config` -> `task_type`."""
 
 PARTS = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector", "scale": "ia3_l"}
+VIRTUAL = "prompt_embeddings"
+"""All of a prompt, `[length, embed]`; or of a prefix, `[length, layers * 2 * embed]`: those of layer 0, ..."""
 
 
 def write(directory: Path, experiment: config.Experiment, trainable: Params) -> None:
@@ -39,26 +48,45 @@ def write(directory: Path, experiment: config.Experiment, trainable: Params) -> 
     from safetensors.numpy import save_file
 
     flat = {path: np.asarray(fetch(x), np.float32) for path, x in nn.flatten(trainable).items()}
-    for path in filter(_is_value, list(flat)):
-        b = f"{path.removesuffix('/value')}/b"
-        flat[b] = flat.pop(path)[:, None] * flat[b]
     if jax.process_index():
         return
-    tensors = {_name(path): np.array(_to_peft(experiment, path, x), order="C") for path, x in flat.items()}
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    save_file(tensors(experiment, flat), directory / WEIGHTS, metadata={"format": "pt"})
     text = json.dumps(_config(experiment, list(flat)), indent=2, sort_keys=True) + "\n"
     (directory / CONFIG).write_text(text, encoding="utf-8")
     (directory / WEIGHTS).chmod((directory / CONFIG).stat().st_mode)  # save_file makes it private
 
 
-def _name(path: str) -> str:
-    """What `peft` calls a parameter."""
+def tensors(experiment: config.Experiment, flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What learns, or its gradient, by path -> the same as `peft` names and lays it out."""
+    flat = dict(flat)
+    for path in filter(_is_value, list(flat)):
+        b = f"{path.removesuffix('/value')}/b"
+        flat[b] = flat.pop(path)[:, None] * flat[b]
+    found = {}
+    if states := _states(flat):
+        found[VIRTUAL] = np.concatenate([flat.pop(path) for path in states], axis=1)
+    for path, x in flat.items():
+        if path.startswith("ia3/"):
+            x = x[None] if any(matches(pattern, path) for pattern in experiment.ia3.inputs) else x[:, None]
+        found[_name(experiment.adapt, path)] = x.T if _is_reversed(path) else x
+    return {name: np.array(x, order="C") for name, x in found.items()}
+
+
+def _name(adapt: str, path: str) -> str:
+    """What `peft` calls a parameter of a method, or of the head beside it."""
     method, *layer, last = path.split("/")
     if TYPES.get(method) == "JAXFT":
         return path
+    if method in ("prefix", "prompt"):
+        return VIRTUAL
     inside = ".".join([*layer, PARTS[last]]) if method in TYPES else torch_name(path)
-    return f"base_model.model.{inside}"
+    return f"base_model.{inside}" if adapt in ("prefix", "prompt") else f"base_model.model.{inside}"
+
+
+def _states(paths: Iterable[str]) -> list[str]:
+    """The parameters of a prefix in the order in which `peft` puts them side by side."""
+    return sorted((path for path in paths if path.startswith("prefix/")), key=lambda path: (layer_of(path), path))
 
 
 def _is_value(path: str) -> bool:
@@ -70,12 +98,6 @@ def _is_reversed(path: str) -> bool:
     """Whether `peft` stores the axes of a parameter in reverse."""
     kind = TYPES.get(path.split("/")[0])
     return kind == "LORA" or (kind is None and is_transposed(path))
-
-
-def _to_peft(experiment: config.Experiment, path: str, x: np.ndarray) -> np.ndarray:
-    if path.startswith("ia3/"):
-        return x[None] if any(matches(pattern, path) for pattern in experiment.ia3.inputs) else x[:, None]
-    return x.T if _is_reversed(path) else x
 
 
 def _config(experiment: config.Experiment, paths: Sequence[str]) -> dict[str, Any]:
@@ -91,6 +113,8 @@ def _config(experiment: config.Experiment, paths: Sequence[str]) -> dict[str, An
     }
     if TYPES[method] == "JAXFT":
         return values | {"method": method, "options": config.to_dict(getattr(experiment, method))}
+    if method in ("prefix", "prompt"):
+        return values | {"num_virtual_tokens": getattr(experiment, method).length}
     layers = sorted({".".join(path.split("/")[1:-1]) for path in own})
     if method == "ia3":
         fed = [layer for layer in layers if any(matches(p, layer.replace(".", "/")) for p in experiment.ia3.inputs)]
@@ -132,6 +156,9 @@ def options(directory: Path) -> dict[str, Any]:
     if kind == "JAXFT":
         read = config.from_dict({values["method"]: values["options"]})
         return {"adapt": values["method"], values["method"]: getattr(read, values["method"])}
+    if kind in ("PREFIX_TUNING", "PROMPT_TUNING"):
+        method, section = ("prefix", config.Prefix) if kind == "PREFIX_TUNING" else ("prompt", config.Prompt)
+        return {"adapt": method, method: section(length=values["num_virtual_tokens"])}
     if isinstance(targets, str) and targets != "all-linear":
         raise UserError(f"{directory / CONFIG}: target_modules {targets!r} is a pattern; list the modules instead")
     for key in ("rank_pattern", "alpha_pattern", "layers_to_transform", "fan_in_fan_out"):
@@ -170,18 +197,22 @@ def read(directory: Path, composed: Program, start: Params) -> Params:
     if not file.exists():
         raise UserError(f"no {WEIGHTS} in {directory}; is it the directory of an adapter?")
     try:
-        tensors = load_file(file)
+        there = load_file(file)
     except SafetensorError as error:
         raise UserError(f"{file} is damaged or cut short; fetch it again") from error
+    adapt = next((path.split("/")[0] for path in nn.flatten(composed.adaptation.spec)), "")
     added, found = nn.flatten(composed.adaptation.spec), nn.flatten(start)
+    states = _states(added)
     for path, leaf in nn.flatten(composed.state.trainable).items():
         if _is_value(path):
             found[path] = jnp.ones_like(found[path])
             continue
-        name = _name(path)
-        if path not in added and name not in tensors:
+        name = _name(adapt, path)
+        if path not in added and name not in there:
             continue
-        x = tensors.get(name)
+        x = there.get(name)
+        if x is not None and path in states and x.shape[1] % len(states) == 0:
+            x = np.split(x, len(states), axis=1)[states.index(path)]
         if x is None or x.size != leaf.size:
             shape = "missing" if x is None else f"{list(x.shape)}"
             raise UserError(f"{file}: {name} is {shape}; {path} is {list(leaf.shape)} in this experiment")

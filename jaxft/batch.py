@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
+
+from jaxft.types import Batch
 
 TOKEN_INPUTS = ("input_ids", "token_type_ids", "positions", "segment_ids")
 """`[rows, length]` int32, for the model."""
@@ -57,3 +60,27 @@ def abstract(
         name: jax.ShapeDtypeStruct(dims, dtype, sharding=place)
         for name, (dims, dtype) in arrays(shape, targets).items()
     }
+
+
+def put_before(batch: Batch, targets: Mapping[str, Target], size: int) -> Batch:
+    """The batch with so many virtual tokens before those of each example, of which they take the first positions.
+
+    They are put at the front of the rows, `size` a slot, so that rows grow by `size` times `slots`. Examples start with
+    them. Their ids are -size, ..., -1; see `jaxft.models.nn.embed`. They have no targets.
+    """
+    (rows, _), slots = batch["segment_ids"].shape, batch["starts"].shape[1]
+    front = {
+        "input_ids": jnp.tile(jnp.arange(-size, 0), slots),
+        "positions": jnp.tile(jnp.arange(size), slots),
+        "segment_ids": jnp.repeat(jnp.arange(1, slots + 1), size),
+        "token_type_ids": jnp.zeros(size * slots),
+    }
+    front |= {name: jnp.full(size * slots, t.fill) for name, t in targets.items() if t.per == "token"}
+    own = batch | {"positions": batch["positions"] + size}
+
+    def longer(name: str) -> Any:
+        row = jnp.broadcast_to(front[name].astype(own[name].dtype), (rows, size * slots))
+        return jnp.concatenate([row, own[name]], axis=1)
+
+    starts = jnp.broadcast_to(size * jnp.arange(slots), (rows, slots)).astype(batch["starts"].dtype)
+    return own | {name: longer(name) for name in front} | {"starts": starts}

@@ -170,6 +170,7 @@ def prepare(experiment: config.Experiment, loss: program.Loss | None = None, mes
     shapes = _shapes(items, order, steps, parts, data, body.model)
     experiment, doubts = with_trusted_attention(experiment, mesh, body.model, shapes[-1].length)
     composed = program.compose(experiment, body.model, task, steps, mesh=mesh, loss=loss)
+    check_length(experiment, composed)
     distributed.wait_for_all("prepared")  # nobody is still tokenizing when the first collective runs
     return Job(experiment, body, task, prepared, features, order, steps, shapes, composed, notes + doubts)
 
@@ -210,6 +211,20 @@ def _shapes(
         most=max(part.most for part in items.values()),
         price=COMPILATION / model.cfg.hidden_size**2,
     )
+
+
+def check_length(experiment: config.Experiment, composed: Program) -> None:
+    """Makes sure that the model has positions for an example and for what a method puts before it.
+
+    Raises:
+      UserError: it has not.
+    """
+    before, length = composed.adaptation.positions, experiment.data.max_length
+    if before + length > (there := composed.model.cfg.max_position_embeddings):
+        raise UserError(
+            f"config.{experiment.adapt}.length is {before} and config.data.max_length {length}, together more than the "
+            f"model's {there} positions; make one of them smaller"
+        )
 
 
 def check_metric(job: Job) -> None:

@@ -121,8 +121,15 @@ def compose(
         params = gather(adapt.together(trainable, frozen))
         return {"model": method.apply(params), "penalty": method.penalty(params) if method.penalty else 0.0}
 
+    def forward(params: Params, seen: Batch, run: nn.Run) -> Outputs:
+        if not method.tokens:
+            return task.forward(params, model, seen, run)
+        outputs = task.forward(params, model, batch.put_before(seen, task.targets, method.tokens), run)
+        own = seen["input_ids"].shape[1]
+        return {name: x[:, -own:] if task.outputs.get(name) == "token" else x for name, x in outputs.items()}
+
     def objective(joined: Params, batch: Batch, key: Array | None) -> tuple[tuple[Array, Array], Outputs]:
-        outputs = task.forward(joined["model"], model, batch, dataclasses.replace(base, key=key))
+        outputs = forward(joined["model"], batch, dataclasses.replace(base, key=key))
         total, weight = (loss or task.loss)(outputs, batch)
         learning = key is not None  # what is reported of an evaluation is the loss alone
         return (total + weight * joined["penalty"] if learning else total, weight), outputs

@@ -1,6 +1,7 @@
 """What happens on meshes of up to eight simulated devices, as JSON on standard output.
 
   python tests/mesh_worker.py curves TASK
+  python tests/mesh_worker.py methods
   python tests/mesh_worker.py facts
   python tests/mesh_worker.py plan MODEL CACHE
 
@@ -69,7 +70,6 @@ DROPOUT = {
     "off": (0.0, "hash", "full"),
     "hash": (0.2, "hash", "full"),
     "threefry": (0.2, "threefry", "full"),
-    "hash, dora": (0.2, "hash", "dora"),
 }
 """Rate, generator, and which parameters learn."""
 
@@ -77,9 +77,8 @@ CHOSEN = {
     "off": MESHES | RULED,
     "hash": MESHES | PARTS,
     "threefry": ("1", "2 x 2 x 2", "8 fsdp"),
-    "hash, dora": ("1", "2 x 2 x 2"),
 }
-"""The runs of the first task. Threefry takes long to compile; of the methods, DoRA has the most that is split."""
+"""The runs of the first task. Threefry takes long to compile."""
 
 OTHERS = {"hash": ("1", "2 x 2 x 2")}
 """The runs of tasks after the first, which differ in the head alone."""
@@ -98,6 +97,8 @@ def curve(
     sizes: tuple[int, int, int],
     parts: int,
     rules: tuple[str, ...],
+    steps: int = STEPS,
+    layers: int = 2,
 ) -> list[float]:
     """The loss of each step, of a run with as much padding and as many shapes as the mesh asks for."""
     mesh = make_mesh(sizes)
@@ -115,7 +116,7 @@ def curve(
     items = features.items(case.task.together)
     order = Order(items.lengths, BATCH, seed=0)
     shapes = packing.plan(
-        [order.lengths[order[i]] for i in range(STEPS)],
+        [order.lengths[order[i]] for i in range(steps)],
         longest=int(items.lengths.max()),
         packing=True,
         rows_multiple=sharding.row_shards(mesh, sharding.read_rules(rules)) * parts,
@@ -123,12 +124,12 @@ def curve(
         cost=lambda rows, length: rows * length,
         most=items.most,
     )
-    model = models.build(support.SMALL, dropout=rate)
-    composed = program.compose(experiment, model, case.task, STEPS, mesh=mesh)
+    model = models.build(support.SMALL | {"num_hidden_layers": layers}, dropout=rate)
+    composed = program.compose(experiment, model, case.task, steps, mesh=mesh)
     state = composed.init(jax.device_put(support.random_params(case.task, model, seed=0), composed.param_shardings))
     losses = []
     feed = Feed(features, case.task.targets, shapes, composed.batch_sharding, together=case.task.together)
-    for _, batch in feed.train(order, 0, STEPS):
+    for _, batch in feed.train(order, 0, steps):
         state, metrics = composed.train_step(state, batch)
         losses.append(metrics["loss"])
     return [float(loss) for loss in losses]
@@ -140,6 +141,17 @@ def curves(name: str) -> dict[str, dict[str, list[float]]]:
     case, first = support.TASKS[name], next(iter(support.TASKS))
     chosen = CHOSEN if name == first else OTHERS
     return {kind: {run: curve(case, *DROPOUT[kind], *RUNS[run]) for run in runs} for kind, runs in chosen.items()}
+
+
+def methods() -> dict[str, dict[str, list[float]]]:
+    """Method -> run -> loss of each step."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    case = support.TASKS["single_label"]
+    return {
+        name: {run: curve(case, 0.2, "hash", name, *RUNS[run], steps=5, layers=1) for run in ("1", "2 x 2 x 2")}
+        for name in support.ADAPTATIONS
+        if name != "full"
+    }
 
 
 WIDE = support.SMALL | {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 160, "max_position_embeddings": 56}
@@ -236,4 +248,5 @@ def collectives(hlo: str) -> list[tuple[str, list[int]]]:
 
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
-    print(json.dumps({"curves": curves, "facts": facts, "plan": plan}[command](*arguments)))
+    modes = {"curves": curves, "methods": methods, "facts": facts, "plan": plan}
+    print(json.dumps(modes[command](*arguments)))

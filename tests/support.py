@@ -39,7 +39,7 @@ SMALL = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 24,
-    "max_position_embeddings": 24,
+    "max_position_embeddings": 28,
     "type_vocab_size": 2,
 }
 """The config.json of a small model."""
@@ -160,6 +160,7 @@ ADAPTATIONS: dict[str, dict[str, Any]] = {
     "adapter": {"adapt": "adapter", "adapter": config.Adapter(size=3, placement="houlsby")},
     "ia3": {"adapt": "ia3"},
     "prefix": {"adapt": "prefix", "prefix": config.Prefix(length=3)},
+    "prompt": {"adapt": "prompt", "prompt": config.Prompt(length=3)},
 }
 """The methods that the laws are tested on, as keys of an experiment."""
 
@@ -204,10 +205,17 @@ def lay_out(features: Features, task: Task, length: int, slots: int = 1, shape: 
     return assemble(features, *spread(features, items, np.arange(len(items.lengths)), rows), shape, task.targets)
 
 
-def compose(task: Task, model: Model, seed: int = 0, keep_gradients: bool = False, **sections: Any) -> Program:
+def compose(
+    task: Task,
+    model: Model,
+    seed: int = 0,
+    keep_gradients: bool = False,
+    make_optimizer: Callable[..., optax.GradientTransformation] = optimizer.make_optimizer,
+    **sections: Any,
+) -> Program:
     """The program of a run of 10 steps, with AdamW or with `keeper`."""
     experiment = config.Experiment(seed=seed, task=task.options, **sections)
-    make = keeper if keep_gradients else optimizer.make_optimizer
+    make = keeper if keep_gradients else make_optimizer
     return program.compose(experiment, model, task, steps=10, make_optimizer=make)
 
 

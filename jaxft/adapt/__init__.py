@@ -6,7 +6,7 @@ the project knows which method is on. A new one is a file with `build` and a lin
 
 from types import ModuleType
 
-from jaxft.adapt import adalora, adapter, bitfit, freeze, full, ia3, lora, prefix
+from jaxft.adapt import adalora, adapter, bitfit, freeze, full, ia3, lora, prefix, prompt
 from jaxft.adapt.base import Adaptation, together
 from jaxft.config import Experiment
 from jaxft.models import nn
@@ -20,6 +20,7 @@ METHODS: dict[str, ModuleType] = {
     "adapter": adapter,
     "ia3": ia3,
     "prefix": prefix,
+    "prompt": prompt,
 }
 """`config.adapt` -> the module that has `build`, as below."""
 

@@ -31,6 +31,8 @@ class Adaptation:
       merge: all parameters -> the model's own alone, which compute the same; None: there are no such.
       optimizer: the optimizer and the number of steps -> the optimizer that is used.
       penalty: all parameters -> `[]`, added to the loss; None: nothing.
+      tokens: virtual ones that the model sees before those of each example; see `jaxft.batch.put_before`.
+      positions: of the model's, the first ones, that are not for an example's own tokens.
     """
 
     learns: Callable[[str], bool]
@@ -40,6 +42,8 @@ class Adaptation:
     merge: Callable[[Params], Params] | None = unchanged
     optimizer: Callable[[optax.GradientTransformation, int], optax.GradientTransformation] = lambda inner, steps: inner
     penalty: Callable[[Params], Array] | None = None
+    tokens: int = 0
+    positions: int = 0
 
     def extend(self, params: Params, key: Key[Array, ""]) -> Params:
         """The model's parameters with the method's own at their initial values, which change nothing."""

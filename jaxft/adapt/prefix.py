@@ -1,7 +1,8 @@
 """Prefix tuning: each layer's attention sees further keys and values, which learn (Li and Liang 2021).
 
 They learn directly, without the paper's network that makes them, as in P-Tuning v2 (Liu et al. 2022), which is for
-encoders. They are no tokens: nothing but attention sees them. In a packed row each example has them for itself.
+encoders. They are no tokens: nothing but attention sees them. In a packed row each example has them for itself. As in
+`peft`, the model's first positions count as theirs.
 """
 
 from jaxft.adapt.base import Adaptation, dense_layers, is_head
@@ -11,16 +12,20 @@ from jaxft.types import Params
 
 
 def build(experiment: Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
-    options, flat = experiment.prefix, nn.flatten(spec)
+    size, flat = experiment.prefix.length, nn.flatten(spec)
+    tables = [path for path in flat if path.endswith("position_embeddings/embedding")]
     new = {}
-    for path in dense_layers(flat, prefix, "prefix.targets", options.targets):
+    for path in dense_layers(flat, prefix, "prefix", ("key", "value")):
         kernel = flat[f"{path}/kernel"]
-        new[f"prefix/{path}/states"] = nn.Leaf((options.length, kernel.shape[1]), (None, kernel.axes[1]))
+        new[f"prefix/{path}/states"] = nn.Leaf((size, kernel.shape[1]), (None, kernel.axes[1]))
 
     def apply(params: Params) -> Params:
         flat = nn.flatten(params)
         states = {path.removeprefix("prefix/"): flat[path] for path in new}
-        return nn.unflatten({path: x for path, x in flat.items() if path not in new} | states)
+        own = {path: flat[path][size:] for path in tables}
+        return nn.unflatten({path: x for path, x in flat.items() if path not in new} | states | own)
 
-    added = nn.unflatten(new)
-    return Adaptation(lambda path: path in new or is_head(path, prefix), added, apply=apply, merge=None)
+    def learns(path: str) -> bool:
+        return path in new or is_head(path, prefix)
+
+    return Adaptation(learns, nn.unflatten(new), apply=apply, merge=None, positions=size)

@@ -4,7 +4,7 @@ A config file returns an `Experiment`; `--config.section.key=value` changes it (
 attributes), then `check` verifies it and freezes it. Nothing here imports more than the standard library.
 """
 
-from jaxft.config.adapt import IA3, METHODS, AdaLora, Adapter, Freeze, Lora, Prefix
+from jaxft.config.adapt import IA3, METHODS, AdaLora, Adapter, Freeze, Lora, Prefix, Prompt
 from jaxft.config.base import Section, keys, knob, walk
 from jaxft.config.checks import check, check_sections, defining, differences, from_dict, meaning, to_dict
 from jaxft.config.experiment import RESUMABLE, Compute, Data, Experiment, Mesh, Model, Optimizer, Train
@@ -21,7 +21,7 @@ from jaxft.config.tasks import (
 
 __all__ = [
     "IA3", "METHODS", "RESUMABLE", "TASKS", "AdaLora", "Adapter", "Compute", "Data", "Experiment", "Freeze", "Lora",
-    "MaskedLM", "Mesh", "Model", "MultipleChoice", "Optimizer", "Prefix", "QuestionAnswering", "Section",
+    "MaskedLM", "Mesh", "Model", "MultipleChoice", "Optimizer", "Prefix", "Prompt", "QuestionAnswering", "Section",
     "SentenceEmbedding", "SequenceClassification", "Task", "TokenClassification", "Train", "check", "check_sections",
     "defining", "differences", "from_dict", "keys", "knob", "meaning", "to_dict", "walk",
 ]  # fmt: skip

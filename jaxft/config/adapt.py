@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from jaxft.config.base import Section, knob
 
-METHODS = ("full", "freeze", "bitfit", "lora", "adalora", "adapter", "ia3", "prefix")
+METHODS = ("full", "freeze", "bitfit", "lora", "adalora", "adapter", "ia3", "prefix", "prompt")
 """What `Experiment.adapt` may be: which parameters learn."""
 
 
@@ -78,4 +78,10 @@ class Prefix(Section):
     """adapt=prefix: keys and values before those of each example (Li and Liang 2021)."""
 
     length: int = knob(16, "keys and values a layer", low=1)
-    targets: tuple[str, ...] = knob(("key", "value"), "parts of the paths of the layers that make keys and values")
+
+
+@dataclass(kw_only=True)
+class Prompt(Section):
+    """adapt=prompt: the embeddings of tokens before those of each example (Lester et al. 2021)."""
+
+    length: int = knob(8, "tokens; every example that a row has room for costs so many positions", low=1)

@@ -4,7 +4,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from jaxft.config.adapt import IA3, METHODS, AdaLora, Adapter, Freeze, Lora, Prefix
+from jaxft.config.adapt import IA3, METHODS, AdaLora, Adapter, Freeze, Lora, Prefix, Prompt
 from jaxft.config.base import Section, knob
 from jaxft.config.tasks import SequenceClassification, Task
 
@@ -133,6 +133,7 @@ class Experiment(Section):
     adapter: Adapter = dataclasses.field(default_factory=Adapter)
     ia3: IA3 = dataclasses.field(default_factory=IA3)
     prefix: Prefix = dataclasses.field(default_factory=Prefix)
+    prompt: Prompt = dataclasses.field(default_factory=Prompt)
     data: Data = dataclasses.field(default_factory=Data)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     train: Train = dataclasses.field(default_factory=Train)

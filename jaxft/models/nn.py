@@ -313,8 +313,14 @@ def layer_norm(p: Params, x: Float[Array, "*batch embed"], eps: float) -> Float[
 
 
 def embed(p: Params, ids: Int[Array, "*batch"], dtype: Any) -> Float[Array, "*batch embed"]:
-    """Rows of an embedding table; their gradient is summed in float32."""
-    return p["embedding"][ids].astype(dtype)
+    """Rows of an embedding table; their gradient is summed in float32.
+
+    An id below zero is that of a virtual token, a row of `virtual`, which an adaptation has put there: -1 is the last.
+    """
+    if "virtual" not in p:
+        return p["embedding"][ids].astype(dtype)
+    virtual = p["virtual"][jnp.clip(ids + len(p["virtual"]), 0, len(p["virtual"]) - 1)]
+    return jnp.where((ids < 0)[..., None], virtual, p["embedding"][jnp.maximum(ids, 0)]).astype(dtype)
 
 
 def pick(x: Shaped[Array, "rows length *rest"], at: Int[Array, "rows slots"]) -> Shaped[Array, "rows slots *rest"]:

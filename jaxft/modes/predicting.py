@@ -18,7 +18,7 @@ from jaxft.data import packing, sources
 from jaxft.data.batches import Feed
 from jaxft.data.features import Items
 from jaxft.errors import UserError
-from jaxft.job import Body, Compiled, load, with_trusted_attention
+from jaxft.job import Body, Compiled, check_length, load, with_trusted_attention
 from jaxft.modes.shared import best_weights, model_of, on_these_devices, say
 from jaxft.train.evaluate import evaluate as run_evaluation
 from jaxft.workdir import Workdir
@@ -63,6 +63,7 @@ def _predictions(
     for line in doubts:
         say(line)
     composed = program.compose(experiment, body.model, task, steps=10**9, mesh=mesh)
+    check_length(experiment, composed)
     shapes = _prediction_shapes(items, experiment, composed.row_shards)
     feed = Feed(features, task.targets, shapes, composed.batch_sharding, together=task.together)
     distributed.wait_for_all("prepared")

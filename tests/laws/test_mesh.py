@@ -17,3 +17,11 @@ def test_loss_curves_agree_on_all_meshes(task: str):
             np.testing.assert_allclose(losses, alone, rtol=1e-5, err_msg=f"{run}, dropout {dropout}")
     first = [tuple(np.round(runs["1"], 4)) for runs in curves.values()]
     assert len(set(first)) == len(first), "dropout does not show in the losses"
+
+
+def test_every_method_has_the_same_loss_curve():
+    """Five steps on one device and on eight, with dropout; what a method adds is split as what it is added to."""
+    for name, runs in on_eight_devices("methods").items():
+        alone = np.asarray(runs["1"])
+        assert len(set(alone)) == 5
+        np.testing.assert_allclose(runs["2 x 2 x 2"], alone, rtol=1e-5, err_msg=name)

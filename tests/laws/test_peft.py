@@ -30,6 +30,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
         {"r": 2, "lora_alpha": 3, "use_dora": True, "target_modules": ["value", "intermediate.dense"]},
     ),
     "ia3": ("IA3Config", SCALED),
+    "prefix": ("PrefixTuningConfig", {"num_virtual_tokens": 3}),
+    "prompt": ("PromptTuningConfig", {"num_virtual_tokens": 4}),
 }
 """`peft`'s class of a method, and its arguments."""
 
@@ -41,6 +43,8 @@ def peft(torch):
 
 def plain(name: str) -> str:
     """The name of a parameter in `peft`'s files, of that in its model."""
+    if name.startswith("prompt_encoder."):
+        return adapters.VIRTUAL
     return name.replace(".modules_to_save", "").replace(".default", "").replace("vector.weight", "vector")
 
 
@@ -79,10 +83,7 @@ def test_peft_computes_the_same(torch, peft, tmp_path, kind: str):
     state, metrics = composed.train_step(state.replace(trainable=trainable), support.arrays(host))
     assert float(metrics["loss"]) == pytest.approx(float(found.loss.detach()), rel=1e-4)
     grads = {plain(n): p.grad.numpy() for n, p in theirs.named_parameters() if p.requires_grad}
-    own = {
-        adapters._name(path): adapters._to_peft(experiment, path, np.asarray(g))
-        for path, g in nn.flatten(state.opt_state).items()
-    }
+    own = adapters.tensors(experiment, {path: np.asarray(g) for path, g in nn.flatten(state.opt_state).items()})
     support.assert_close(own, grads, 1e-4, floor=1e-3)
     assert_opens(torch, peft, tmp_path, inputs, found.logits.detach().numpy())
 
