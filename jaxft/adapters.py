@@ -5,6 +5,7 @@ Face's `peft`, whose `PeftModel.from_pretrained` opens them in PyTorch, and read
 it has no format, are written with the names that parameters have here.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -179,6 +180,23 @@ def options(directory: Path) -> dict[str, Any]:
         targets=paths,
     )
     return {"adapt": "lora", "lora": lora}
+
+
+def adopted(experiment: config.Experiment) -> config.Experiment:
+    """The experiment with the method, and its keys, of the adapter that training goes on from, if there is one.
+
+    Raises:
+      UserError: as `options`, or the experiment asks for another method.
+    """
+    if not experiment.model.adapter:
+        return experiment
+    found = options(Path(experiment.model.adapter).expanduser())
+    if experiment.adapt not in ("full", found["adapt"]):
+        raise UserError(
+            f"config.adapt is {experiment.adapt!r}, but config.model.adapter {experiment.model.adapter} is of "
+            f"{found['adapt']}; leave one of them out"
+        )
+    return config.check(dataclasses.replace(experiment, **found), data=False)
 
 
 def read(directory: Path, composed: Program, start: Params) -> Params:

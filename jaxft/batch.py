@@ -76,7 +76,7 @@ def put_before(batch: Batch, targets: Mapping[str, Target], size: int) -> Batch:
         "token_type_ids": jnp.zeros(size * slots),
     }
     front |= {name: jnp.full(size * slots, t.fill) for name, t in targets.items() if t.per == "token"}
-    own = batch | {"positions": batch["positions"] + size}
+    own = {**batch, "positions": batch["positions"] + size}
 
     def longer(name: str) -> Any:
         row = jnp.broadcast_to(front[name].astype(own[name].dtype), (rows, size * slots))

@@ -1,4 +1,4 @@
-"""A run of a method that adds to the model: resumed, exported, and predicted with by its adapter alone."""
+"""Runs of methods that add to the model: resumed, exported, predicted with by their adapter alone, gone on from one."""
 
 import json
 import os
@@ -6,9 +6,9 @@ import signal
 
 import numpy as np
 import pytest
-from runs import experiment, lines, results, weights
+from runs import experiment, lines, results, weights, write_config
 
-from jaxft import adapters, config, modes
+from jaxft import adapters, cli, config, modes
 from jaxft.modes import shared
 from jaxft.pretrained import open_weights
 from jaxft.train import loop
@@ -65,3 +65,28 @@ def test_the_adapter_predicts_as_the_export(tuned, tiny_model, tmp_path):
         for path in (f"bert/encoder/layer/0/attention/self/{name}/kernel" for name in ("query", "key"))
     }
     assert list(same.values()) == [False, True]
+
+
+def test_training_goes_on_from_an_adapter_of_peft(torch, tiny_model, cache, tmp_path):
+    """On the command line; one step at a rate of 0 leaves it as it was, and its method and rank are taken over."""
+    peft = pytest.importorskip("peft", reason="the reference, peft, is not installed")
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(0)
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=3)
+    lora = peft.LoraConfig(task_type="SEQ_CLS", r=3, target_modules=["query"], modules_to_save=["classifier", "pooler"])
+    theirs = peft.get_peft_model(base, lora)
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    theirs.save_pretrained(tmp_path / "theirs")
+    file = write_config(tmp_path / "tiny.py", experiment(tiny_model, cache, train={"steps": 1}, data={"shapes": 1}))
+    changes = {"model.adapter": tmp_path / "theirs", "optimizer.learning_rate": 0.0}
+    keys = [f"--config.{key}={value}" for key, value in changes.items()]
+    assert cli.main(["run.py", f"--config={file}", f"--workdir={tmp_path / 'run'}", *keys], None) == 0
+    ours = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (ours["adapt"], ours["lora"]["rank"], ours["lora"]["targets"]) == ("lora", 3, ["query"])
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "export").state_dict()
+    for name, x in theirs.merge_and_unload().state_dict().items():
+        np.testing.assert_allclose(merged[name], x.detach(), atol=1e-6, err_msg=name)

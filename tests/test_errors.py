@@ -24,6 +24,7 @@ from mistakes import (
     torn,
     without_checkpoints,
 )
+from mistakes_methods import METHODS
 from mistakes_spans import ANSWERS, CHOICES, TAGS
 from mistakes_texts import TEXTS
 from runs import ROOT, command, lines
@@ -213,22 +214,6 @@ RUNS: Rows = {
         data("a.csv", csv(*(f"number {i},{'abc'[i % 3]}" for i in range(30))), "--config.train.metric=f1"),
         ["config.train.metric is 'f1'", "f1_macro, f1_micro, loss"],
     ),
-    "a method that there is not": (
-        flags("--config.adapt=frozen"),
-        ["config.adapt is 'frozen'", "did you mean 'freeze'?"],
-    ),
-    "more layers than there are": (
-        flags("--config.adapt=freeze", "--config.freeze.last_layers=3"),
-        ["config.freeze.last_layers is 3, but the model has only 2 layers"],
-    ),
-    "a pattern that names nothing": (
-        flags("--config.adapt=freeze", "--config.freeze.learn=('qery',)"),
-        ["config.freeze.learn has 'qery'", "there are: ", "bert/encoder/layer/*/attention/self/query/kernel, "],
-    ),
-    "a target that names nothing": (
-        flags("--config.adapt=lora", "--config.lora.targets=('query', 'vaule')"),
-        ["config.lora.targets has 'vaule'", "there are: bert/encoder/layer/*/attention/self/query, "],
-    ),
     "a workdir in a bucket": (
         flags("--workdir=gs://bucket/run"),
         ["--workdir gs://bucket/run: a run is written to a file system", "mount the bucket"],
@@ -284,10 +269,6 @@ RUNS: Rows = {
         predict("a.csv", "sentence\nx\n"),
         ["a.csv has no column 'text', which the run reads; it has 'sentence'"],
     ),
-    "no adapter": (
-        predict("a.txt", "x\n", "--adapter=/nowhere"),
-        ["no adapter_config.json in /nowhere; is it the directory of an adapter?"],
-    ),
     "a file of another kind": (predict("a.docx", "x"), ["a.docx is no file that can be read", ".csv"]),
     "an empty file": (predict("a.txt", ""), ["a.txt is empty"]),
     "an empty line": (predict("a.txt", "x\n\ny\n"), ["a.txt, row 2: column 'text' holds empty text"]),
@@ -316,7 +297,7 @@ def said(rows: Rows) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("setup", "parts"), [pytest.param(*row, id=name) for name, row in rows.items()])
 
 
-@said(COMMAND_LINE | CONFIG_FILES | MODELS | DATA | TAGS | ANSWERS | CHOICES | TEXTS | RUNS)
+@said(COMMAND_LINE | CONFIG_FILES | MODELS | DATA | TAGS | ANSWERS | CHOICES | TEXTS | METHODS | RUNS)
 def test_a_mistake_is_one_line(room, capsys, setup, parts):
     argv = ["run.py", *setup(room)]
     before = states(room.path, room.run, room.model)
@@ -331,7 +312,7 @@ def test_a_mistake_is_one_line(room, capsys, setup, parts):
 
 
 def test_all_rows_have_names_of_their_own():
-    tables = [COMMAND_LINE, CONFIG_FILES, MODELS, DATA, TAGS, ANSWERS, CHOICES, TEXTS, RUNS]
+    tables = [COMMAND_LINE, CONFIG_FILES, MODELS, DATA, TAGS, ANSWERS, CHOICES, TEXTS, METHODS, RUNS]
     assert sum(map(len, tables)) == len({name for table in tables for name in table})
 
 

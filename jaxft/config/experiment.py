@@ -13,6 +13,11 @@ from jaxft.config.tasks import SequenceClassification, Task
 class Model(Section):
     path: str = knob("", "directory of a Hugging Face model, pkg://PACKAGE/PATH inside a pip package, or a Hub name")
     revision: str = knob("main", "branch, tag or commit, for a Hub name")
+    adapter: str = knob(
+        "",
+        "directory of an adapter of this model, of jaxft or peft, that training goes on from; `adapt` and the keys of the "
+        "method become those that it has",
+    )
     dropout: float | None = knob(
         None, "rate of every dropout; none: as the checkpoint's config.json says", low=0, high=0.99
     )

@@ -1,6 +1,6 @@
 """--mode=inspect: where parameters live."""
 
-from jaxft import config, distributed, program, tasks
+from jaxft import adapters, config, distributed, program, tasks
 from jaxft.job import Body
 from jaxft.workdir import Workdir
 
@@ -17,7 +17,10 @@ def inspect(experiment: config.Experiment | None, workdir: str | None, draw: str
     """
     from jaxft.report import tree
 
-    experiment = Workdir(workdir or "").experiment() if experiment is None else config.check(experiment, data=False)
+    if experiment is None:
+        experiment = Workdir(workdir or "").experiment()
+    else:
+        experiment = adapters.adopted(config.check(experiment, data=False))
     body = Body.of(experiment.model, experiment.data.max_length)
     task = tasks.build(experiment.task)
     composed = program.compose(experiment, body.model, task, steps=10**9)

@@ -4,12 +4,13 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxft import config, distributed, flops, program
+from jaxft import adapters, config, distributed, flops, program
 from jaxft.job import Compiled, Job, check_metric, load, prepare
 from jaxft.modes.finished import write_export
 from jaxft.modes.shared import cache_programs, compiled_evaluation, load_frozen, measure, say, thresholds, validation_at
@@ -41,7 +42,7 @@ def train(
     from jaxft.report.tensorboard import TensorBoard
 
     cache_programs(experiment.data.cache)
-    job = prepare(config.check(experiment), loss)
+    job = prepare(adapters.adopted(config.check(experiment)), loss)
     check_metric(job)
     folder = Workdir(workdir)
     distributed.once(lambda: folder.claim(job.experiment, overwrite))
@@ -102,7 +103,7 @@ def train(
 
 
 def _start(job: Job, folder: Workdir) -> tuple[State, Position, Checkpoints]:
-    """The newest checkpoint, or the pretrained parameters."""
+    """The newest checkpoint, or the pretrained parameters, with an adapter that the experiment may name."""
     frozen, origin = load_frozen(job.experiment, job.program)
     checkpoints = Checkpoints(folder.checkpoints, job.experiment.train.keep, say, job.origin | origin)
     if found := checkpoints.restore(job.program.state, frozen):
@@ -112,7 +113,10 @@ def _start(job: Job, folder: Workdir) -> tuple[State, Position, Checkpoints]:
     params, accounting = load(job.experiment, job.program)
     for line in (*job.notes, *accounting.lines()):
         say(line)
-    return job.program.init(params), Position(), checkpoints
+    state, adapter = job.program.init(params), job.experiment.model.adapter
+    if adapter:
+        state = state.replace(trainable=adapters.read(Path(adapter).expanduser(), job.program, state.trainable))
+    return state, Position(), checkpoints
 
 
 def _until(stop: Callable[[], bool], step: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxft import config, program, sharding, tasks
+from jaxft import adapters, config, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.errors import UserError
 from jaxft.flops import train_flops
@@ -115,7 +115,7 @@ def plan(
     """
     devices = topology.devices(name)
     mesh = sharding.make_mesh(experiment.mesh, devices)
-    about = subject(config.check(experiment, data=False), mesh)
+    about = subject(adapters.adopted(config.check(experiment, data=False)), mesh)
     facts: dict[str, Any] = {"topology": name, "assumed": about.assumed}
     if search:
         facts |= _search(about, name, devices, mesh)

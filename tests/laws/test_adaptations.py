@@ -1,7 +1,9 @@
 """Laws 1, 2, 4, 5 and 6 for every method of `jaxft.adapt`, each compiled once. Law 3 for them is in test_mesh."""
 
 import functools
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 import support
-from runs import bits_equal
+from runs import ROOT, bits_equal
 
 from jaxft import adapters, config, export, models, pretrained
 from jaxft.adapters import TYPES
@@ -244,11 +246,43 @@ def test_scanned_is_unrolled(name: str):
     """The same loss and gradients from a loop over the layers but for the last, which computes less."""
     a = adapted(name)
     batch = support.arrays(a.packed)
-    sections = support.ADAPTATIONS[name] | {"compute": config.Compute(scan=True)}
-    scanned = support.compose(CASE.task, MODEL, keep_gradients=True, **sections)
+    scan: dict[str, Any] = {"compute": config.Compute(scan=True), **support.ADAPTATIONS[name]}
+    scanned = support.compose(CASE.task, MODEL, keep_gradients=True, **scan)
     state = scanned.init(support.copy(a.params)).replace(trainable=support.copy(a.trainable))
     state, metrics = scanned.train_step(state, batch)
     grads = state.opt_state.inner if name == "adalora" else state.opt_state
     wanted, loss = a.gradients(batch)
     support.assert_close(nn.flatten(grads), wanted, 1e-5, floor=1e-3)
     support.assert_close({"": metrics["loss"]}, {"": loss["loss"]}, 1e-5)
+
+
+def test_several_adapters_share_a_base(tmp_path, monkeypatch):
+    """As the page says: trained one after the other, kept side by side, chosen by argument, averaged, merged."""
+    a = adapted("lora")
+    batch, found = support.arrays(a.packed), {}
+    for number, folder in enumerate(("one", "other")):
+        state = a.state()
+        for _ in range(2):
+            state, _ = a.program.train_step(state, batch | {"labels": (batch["labels"] + number) % 3})
+        adapters.write(tmp_path / folder / "adapter", a.experiment, state.trainable)
+        found[folder] = support.copy(state.trainable)
+        assert bits_equal(state.frozen, a.frozen)
+    page = (ROOT / "docs" / "adapt.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "average" in block)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {
+        "program": a.program,
+        "params": a.params,
+        "batch": batch,
+        "Path": Path,
+        "adapters": adapters,
+    }
+    exec(code, names)
+    assert bits_equal((names["one"], names["other"]), (found["one"], found["other"]))
+    assert a.program.eval_step._cache_size() == 1  # pyright: ignore
+    one, other = (a.program.eval_step((names[folder], a.frozen), batch)["logits"] for folder in found)
+    assert jnp.abs(one - other).max() > 1e-5
+    np.testing.assert_allclose(plain_step()((names["merged"], {}), batch)["logits"], one, atol=1e-5)
+    mean = jax.tree.map(lambda *pair: np.mean(pair, axis=0), *found.values())
+    average = adapters.average([names["one"], names["other"]])
+    support.assert_close(nn.flatten(average), nn.flatten(mean), 1e-6)

@@ -1,0 +1,49 @@
+"""What a user gets wrong about which parameters learn; see `mistakes`."""
+
+import json
+
+from mistakes import Room, Rows, flags, predict
+
+from jaxft import adapters
+
+
+def ia3(room: Room) -> str:
+    """The directory of an adapter, as far as its configuration goes."""
+    values = {"peft_type": "IA3", "target_modules": ["key"], "feedforward_modules": []}
+    return str(room.write(f"ia3/{adapters.CONFIG}", json.dumps(values)).parent)
+
+
+METHODS: Rows = {
+    "a method that there is not": (
+        flags("--config.adapt=frozen"),
+        ["config.adapt is 'frozen'", "did you mean 'freeze'?"],
+    ),
+    "more layers than there are": (
+        flags("--config.adapt=freeze", "--config.freeze.last_layers=3"),
+        ["config.freeze.last_layers is 3, but the model has only 2 layers"],
+    ),
+    "a pattern that names nothing": (
+        flags("--config.adapt=freeze", "--config.freeze.learn=('qery',)"),
+        ["config.freeze.learn has 'qery'", "there are: ", "bert/encoder/layer/*/attention/self/query/kernel, "],
+    ),
+    "a target that names nothing": (
+        flags("--config.adapt=lora", "--config.lora.targets=('query', 'vaule')"),
+        ["config.lora.targets has 'vaule'", "there are: bert/encoder/layer/*/attention/self/query, "],
+    ),
+    "a prompt that leaves no position": (
+        flags("--config.adapt=prompt", "--config.prompt.length=60"),
+        ["config.prompt.length is 60 and config.data.max_length ", "together more than the model's 64 positions"],
+    ),
+    "no adapter to go on from": (
+        flags("--config.model.adapter=/nowhere"),
+        ["no adapter_config.json in /nowhere; is it the directory of an adapter?"],
+    ),
+    "an adapter of another method": (
+        lambda room: room.train(f"--config.model.adapter={ia3(room)}", "--config.adapt=lora"),
+        ["config.adapt is 'lora', but config.model.adapter", "is of ia3; leave one of them out"],
+    ),
+    "no adapter": (
+        predict("a.txt", "x\n", "--adapter=/nowhere"),
+        ["no adapter_config.json in /nowhere; is it the directory of an adapter?"],
+    ),
+}
