@@ -4,14 +4,16 @@
   python benchmarks/adapt.py --out=adapt.json --times   # milliseconds a step of all methods, in turns; quietly
   python benchmarks/adapt.py --out=adapt.json --show    # the table
 
-A method that the file holds is not trained again. Its rate, with seed 0: from the one below, times 3 or divided by 3
-for as long as the loss on the quickstart's 1,000 validation tweets falls. Accuracy: on its 2,000 test tweets, after the
-last step. A run is one epoch; seeds are of the order of the data, of new parameters and of dropout, and all runs see
-the same tweets. A method is compiled once, as its rate is in the optimizer's state here.
+What the file holds is not made again. A method's rate is the one of those below that has the least loss on the
+validation tweets with seed 0. Accuracy is that on the test tweets after the last step. A run is one epoch; seeds are of
+the order of the data, of new parameters and of dropout, and all runs see the same tweets. A method is compiled once, as
+its rate is in the optimizer's state here.
 
 FLOPs, memory and time are of a step of the larger one of the two batch shapes of these runs. FLOPs are counted before
 XLA optimizes the step; memory is that of the state, of a batch and of what a step keeps meanwhile, as XLA's analysis of
 the compiled step has it. The checkpoint is what learns, in float32, without the optimizer's state.
+
+The table of docs/adapt.md: --examples=1000 --validation=300 --test=1000 --batch=16.
 """
 
 import argparse
@@ -38,21 +40,21 @@ from jaxft.train.optimizer import make_optimizer
 from jaxft.train.state import State
 from jaxft.types import Array, Batch, Params
 
-METHODS: dict[str, tuple[str, dict[str, Any], float]] = {
-    "full": ("full", {}, 3e-4),
-    "freeze, last layer": ("freeze", {}, 1e-3),
-    "freeze, last 2 layers": ("freeze", {"freeze": config.Freeze(last_layers=2)}, 1e-3),
-    "bitfit": ("bitfit", {}, 3e-3),
-    "lora": ("lora", {}, 3e-3),
-    "lora, dora": ("lora", {"lora": config.Lora(dora=True)}, 3e-3),
-    "adalora": ("adalora", {}, 3e-3),
-    "adapter, pfeiffer": ("adapter", {}, 3e-3),
-    "adapter, houlsby": ("adapter", {"adapter": config.Adapter(placement="houlsby")}, 3e-3),
-    "ia3": ("ia3", {}, 1e-2),
-    "prefix": ("prefix", {}, 1e-2),
-    "prompt": ("prompt", {}, 1e-2),
+METHODS: dict[str, tuple[str, dict[str, Any], tuple[float, ...]]] = {
+    "full": ("full", {}, (1e-4, 3e-4)),
+    "freeze, last layer": ("freeze", {}, (1e-3, 3e-3)),
+    "freeze, last 2 layers": ("freeze", {"freeze": config.Freeze(last_layers=2)}, (1e-3, 3e-3)),
+    "bitfit": ("bitfit", {}, (3e-3, 1e-2)),
+    "lora": ("lora", {}, (1e-3, 3e-3)),
+    "lora, dora": ("lora", {"lora": config.Lora(dora=True)}, (1e-3, 3e-3)),
+    "adalora": ("adalora", {}, (3e-3, 1e-2)),
+    "adapter, pfeiffer": ("adapter", {}, (1e-3, 3e-3)),
+    "adapter, houlsby": ("adapter", {"adapter": config.Adapter(placement="houlsby")}, (1e-3, 3e-3)),
+    "ia3": ("ia3", {}, (1e-2, 3e-2)),
+    "prefix": ("prefix", {}, (1e-2, 3e-2)),
+    "prompt": ("prompt", {}, (1e-2, 3e-2)),
 }
-"""Argument of configs/adapt.py, other keys of the experiment, and the rate that is tried first."""
+"""Argument of configs/adapt.py, other keys of the experiment, and the rates that are tried."""
 
 SEEDS = (0, 1, 2)
 TIMED_STEPS = 9
@@ -84,7 +86,7 @@ class Method:
     """One method on the data of a job: composed, and compiled for its shapes."""
 
     def __init__(self, name: str, job: Job):
-        kind, keys, self.rate = METHODS[name]
+        kind, keys, self.rates = METHODS[name]
         self.experiment = dataclasses.replace(job.experiment, adapt=kind, **keys)
         self.steps = job.order.batches_per_epoch
         composed = self.compose(job, seed=0)
@@ -136,35 +138,25 @@ class Method:
         return {"loss": found.loss, "accuracy": metrics["accuracy"]}
 
 
-def tuned(method: Method, log: Any) -> tuple[float, tuple[Params, Params]]:
-    """The rate of the least validation loss with seed 0, and what it led to."""
-    losses: dict[float, float] = {}
-    best: tuple[Params, Params] = ({}, {})
-
-    def better(rate: float) -> bool:
-        nonlocal best
-        weights = method.train(SEEDS[0], rate)
-        found = method.measure(weights, "validation")
-        log({"learning_rate": rate, **found})
-        least = found["loss"] < min(losses.values(), default=math.inf)
-        losses[rate] = found["loss"] if math.isfinite(found["loss"]) else math.inf
-        if least:
-            best = weights
-        return least
-
-    better(method.rate)
-    for factor in (3.0, 1 / 3.0):
-        rate = float(f"{method.rate * factor:.1g}")
-        while better(rate):
-            rate = float(f"{rate * factor:.1g}")
-        if len(losses) > 2:
-            break  # it fell in this direction
-    return min(losses, key=lambda rate: losses[rate]), best
+def run(method: Method, entry: dict[str, Any], log: Any) -> None:
+    """Tries the rates with seed 0, then trains with each seed at the best; what the entry holds is not made again."""
+    kept: dict[float, tuple[Params, Params]] = {}
+    for rate in method.rates:
+        if rate not in [values["learning_rate"] for values in entry["tried"]]:
+            kept[rate] = method.train(SEEDS[0], rate)
+            entry["tried"].append({"learning_rate": rate, **method.measure(kept[rate], "validation")})
+            log(entry["tried"][-1])
+    least = min(entry["tried"], key=lambda values: (not math.isfinite(values["loss"]), values["loss"]))
+    best = entry["learning_rate"] = least["learning_rate"]
+    for seed in SEEDS[len(entry["runs"]) :]:
+        weights = kept[best] if seed == SEEDS[0] and best in kept else method.train(seed, best)
+        entry["runs"].append({"seed": seed, **method.measure(weights, "test")})
+        log(entry["runs"][-1])
 
 
 def times(methods: list[Method]) -> list[float]:
     """Milliseconds of a training step, the median, all methods in turns."""
-    states = [(method, method.start(0, method.rate)) for method in methods]
+    states = [(method, method.start(0, method.rates[0])) for method in methods]
     largest = methods[0].job.shapes[-1].rows
     batch = next(batch for _, batch in methods[0].batches(0) if len(batch["input_ids"]) == largest)
     taken: list[list[float]] = [[] for _ in methods]
@@ -182,7 +174,7 @@ def show(found: dict[str, Any]) -> str:
     """A table in Markdown."""
     rows = ["| method | parameters | rate | accuracy | FLOPs | step | memory | checkpoint |", "|" + "---|" * 8]
     full = found["methods"]["full"]
-    for name, entry in found["methods"].items():
+    for name, entry in ((name, found["methods"][name]) for name in METHODS if name in found["methods"]):
         scores = [100 * run["accuracy"] for run in entry["runs"]]
         accuracy = f"{statistics.mean(scores):.1f} ({min(scores):.1f} to {max(scores):.1f})" if scores else ""
         step = f"{entry['step_milliseconds']:.0f} ms" if "step_milliseconds" in entry else ""
@@ -229,24 +221,17 @@ def main() -> None:
         write()
         return
     for name in names:
-        if len(found["methods"].get(name, {}).get("runs", ())) == len(SEEDS):
+        entry = found["methods"].get(name, {"tried": [], "runs": []})
+        if len(entry["runs"]) == len(SEEDS):
             continue
-        started = time.time()
-        method = Method(name, job)
-        entry: dict[str, Any] = {**method.costs, "tried": [], "runs": []}
-        found["methods"][name] = entry
+        method, started = Method(name, job), time.time()
+        found["methods"][name] = entry = method.costs | entry
 
-        def tried(values: dict[str, float], entry: dict[str, Any] = entry, name: str = name) -> None:
-            entry["tried"].append(values)
-            print(name, values, flush=True)
+        def log(values: dict[str, float], name: str = name, started: float = started) -> None:
+            print(f"{time.time() - started:4.0f} s  {name}  {values}", flush=True)
             write()
 
-        entry["learning_rate"], weights = tuned(method, tried)
-        for seed in SEEDS:
-            weights = weights if seed == SEEDS[0] else method.train(seed, entry["learning_rate"])
-            entry["runs"].append({"seed": seed, **method.measure(weights, "test")})
-            print(name, entry["runs"][-1], f"{time.time() - started:.0f} s so far", flush=True)
-            write()
+        run(method, entry, log)
 
 
 if __name__ == "__main__":

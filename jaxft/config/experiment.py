@@ -15,8 +15,8 @@ class Model(Section):
     revision: str = knob("main", "branch, tag or commit, for a Hub name")
     adapter: str = knob(
         "",
-        "directory of an adapter of this model, of jaxft or peft, that training goes on from; `adapt` and the keys of the "
-        "method become those that it has",
+        "directory of an adapter of this model, of jaxft or peft, that training goes on from; `adapt` and the keys of "
+        "the method become those that it has",
     )
     dropout: float | None = knob(
         None, "rate of every dropout; none: as the checkpoint's config.json says", low=0, high=0.99
