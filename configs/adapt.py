@@ -8,6 +8,7 @@
   python run.py --config=configs/adapt.py:bitfit --workdir=/tmp/bitfit
   python run.py --config=configs/adapt.py:ia3 --workdir=/tmp/ia3
   python run.py --config=configs/adapt.py:prefix --workdir=/tmp/prefix --config.prefix.length=8
+  python run.py --config=configs/adapt.py:prompt --workdir=/tmp/prompt --config.prompt.length=16
 
 In any other config it is one line, or one flag; most methods want ten times the learning rate of full fine-tuning:
 
