@@ -1,7 +1,8 @@
 """What each method of `config.adapt` costs and reaches on the quickstart's data, as JSON: the table of docs/adapt.md.
 
   python benchmarks/adapt.py --out=adapt.json           # tunes each method's rate, then trains it with three seeds
-  python benchmarks/adapt.py --out=adapt.json --times   # milliseconds a step of all methods, in turns; quietly
+  python benchmarks/adapt.py --out=adapt.json --times   # milliseconds a step of all methods, in turns; quietly, and
+                                                        # twice, the second time without compiling anything
   python benchmarks/adapt.py --out=adapt.json --show    # the table
 
 What the file holds is not made again. A method's rate is the one of those below that has the least loss on the
@@ -35,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from configs.adapt import get_config
 from jaxft import config, program
 from jaxft.job import Job, load, prepare
+from jaxft.modes.shared import cache_programs
 from jaxft.train.evaluate import evaluate
 from jaxft.train.optimizer import make_optimizer
 from jaxft.train.state import State
@@ -91,19 +93,16 @@ class Method:
         self.steps = job.order.batches_per_epoch
         composed = self.compose(job, seed=0)
         self.job = dataclasses.replace(job, program=composed)
-        batches, state = [composed.abstract_batch(shape) for shape in job.shapes], composed.state
-        lowered = [composed.train_step.lower(state, batch) for batch in batches]  # pyright: ignore
-        steps = [each.compile() for each in lowered]
-        self._steps = {shape.rows: each for shape, each in zip(job.shapes, steps, strict=True)}
-        weights = (state.trainable, state.frozen)
-        self.eval_step: Any = composed.eval_step.lower(weights, batches[-1]).compile()  # pyright: ignore
-        memory: Any = steps[-1].memory_analysis()
+        state, largest = composed.state, job.shapes[-1]
+        lowered = composed.train_step.lower(state, composed.abstract_batch(largest))  # pyright: ignore
+        self._steps: dict[int, Any] = {largest.rows: lowered.compile()}
+        memory: Any = self._steps[largest.rows].memory_analysis()
         size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))  # noqa: E731
         self.costs = {
             "trainable_parameters": size(state.trainable) // 4,
             "checkpoint_bytes": size(state.trainable),
             "optimizer_bytes": size(state.opt_state),
-            "step_flops": lowered[-1].cost_analysis()["flops"],
+            "step_flops": lowered.cost_analysis()["flops"],
             "step_bytes": memory.argument_size_in_bytes
             + memory.temp_size_in_bytes
             + memory.output_size_in_bytes
@@ -111,7 +110,10 @@ class Method:
         }
 
     def step(self, state: State, batch: Batch) -> Any:
-        return self._steps[len(batch["input_ids"])](state, batch)
+        rows = len(batch["input_ids"])
+        if rows not in self._steps:
+            self._steps[rows] = self.job.program.train_step.lower(state, batch).compile()  # pyright: ignore
+        return self._steps[rows](state, batch)
 
     def compose(self, job: Job, seed: int) -> program.Program:
         experiment = dataclasses.replace(self.experiment, seed=seed)
@@ -133,7 +135,7 @@ class Method:
         return state.trainable, state.frozen
 
     def measure(self, weights: tuple[Params, Params], split: str) -> dict[str, float]:
-        found = evaluate(self.eval_step, weights, self.job.feed(split), self.job.task.outputs)
+        found = evaluate(self.job.program.eval_step, weights, self.job.feed(split), self.job.task.outputs)
         metrics = self.job.task.metrics(found.outputs, self.job.features[split], self.job.splits[split])
         return {"loss": found.loss, "accuracy": metrics["accuracy"]}
 
@@ -208,6 +210,7 @@ def main() -> None:
     )
     experiment.train.batch_size, experiment.train.epochs = a.batch, len(SEEDS)  # so that the shapes hold all of them
     experiment.optimizer.learning_rate = 1.0
+    cache_programs(experiment.data.cache)
     job = prepare(config.check(experiment))
     found |= {"device": jax.devices()[0].device_kind, "examples": a.examples, "shape": str(job.shapes[-1])}
     names = a.methods.split(";")
@@ -216,8 +219,10 @@ def main() -> None:
         out.write_text(json.dumps(found, indent=2) + "\n")
 
     if a.times:
-        for name, milliseconds in zip(names, times([Method(name, job) for name in names]), strict=True):
-            found["methods"][name]["step_milliseconds"] = milliseconds
+        methods = [Method(name, job) for name in names]
+        for name, method, milliseconds in zip(names, methods, times(methods), strict=True):
+            entry = {"tried": [], "runs": []} | found["methods"].get(name, {})
+            found["methods"][name] = method.costs | entry | {"step_milliseconds": milliseconds}
         write()
         return
     for name in names:

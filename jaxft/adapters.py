@@ -39,7 +39,13 @@ TYPES = {
 TASKS = {"SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS", "QuestionAnswering": "QUESTION_ANS"}
 """A task of `jaxft.config` -> `task_type`."""
 
-PARTS = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector", "scale": "ia3_l"}
+PARTS = {
+    "a": "lora_A.weight",
+    "b": "lora_B.weight",
+    "value": "lora_E",
+    "magnitude": "lora_magnitude_vector",
+    "scale": "ia3_l",
+}
 VIRTUAL = "prompt_embeddings"
 """All of a prompt, `[length, embed]`; or of a prefix, `[length, layers * 2 * embed]`: those of layer 0, ..."""
 
@@ -150,10 +156,9 @@ def options(directory: Path) -> dict[str, Any]:
         raise UserError(f"no {CONFIG} in {directory}; is it the directory of an adapter?")
     values = read_json(directory / CONFIG)
     kind, targets = values.get("peft_type"), values.get("target_modules")
-    if kind not in TYPES.values():
-        raise UserError(
-            f"{directory / CONFIG}: peft_type {kind!r} cannot be read; {nearest(str(kind), TYPES.values())}"
-        )
+    readable = {*TYPES.values(), "ADALORA"}
+    if kind not in readable:
+        raise UserError(f"{directory / CONFIG}: peft_type {kind!r} cannot be read; {nearest(str(kind), readable)}")
     if kind == "JAXFT":
         read = config.from_dict({values["method"]: values["options"]})
         return {"adapt": values["method"], values["method"]: getattr(read, values["method"])}
@@ -163,7 +168,7 @@ def options(directory: Path) -> dict[str, Any]:
     if isinstance(targets, str) and targets != "all-linear":
         raise UserError(f"{directory / CONFIG}: target_modules {targets!r} is a pattern; list the modules instead")
     for key in ("rank_pattern", "alpha_pattern", "layers_to_transform", "fan_in_fan_out"):
-        if values.get(key):
+        if values.get(key) and (kind, key) != ("ADALORA", "rank_pattern"):
             raise UserError(f"{directory / CONFIG}: {key} is set, which is not supported; leave it out")
     if values.get("bias", "none") != "none":
         raise UserError(f"{directory / CONFIG}: bias is {values['bias']!r}; only none is supported")
@@ -171,6 +176,9 @@ def options(directory: Path) -> dict[str, Any]:
     if kind == "IA3":
         fed = tuple(name.replace(".", "/") for name in values.get("feedforward_modules") or ())
         return {"adapt": "ia3", "ia3": config.IA3(inputs=fed, outputs=tuple(path for path in paths if path not in fed))}
+    if kind == "ADALORA":
+        first, last, dropout = values["init_r"], values["target_r"], values.get("lora_dropout", 0.0)
+        return {"adapt": "adalora", "adalora": config.AdaLora(rank=first, target=last, dropout=dropout, targets=paths)}
     lora = config.Lora(
         rank=values["r"],
         alpha=float(values["lora_alpha"]),
@@ -218,14 +226,16 @@ def read(directory: Path, composed: Program, start: Params) -> Params:
         there = load_file(file)
     except SafetensorError as error:
         raise UserError(f"{file} is damaged or cut short; fetch it again") from error
+    there = _whole_ranks(read_json(directory / CONFIG), there)
     adapt = next((path.split("/")[0] for path in nn.flatten(composed.adaptation.spec)), "")
     added, found = nn.flatten(composed.adaptation.spec), nn.flatten(start)
-    states = _states(added)
+    states, unused = _states(added), set(there)
     for path, leaf in nn.flatten(composed.state.trainable).items():
-        if _is_value(path):
+        name = _name(adapt, path)
+        unused.discard(name)
+        if _is_value(path) and name not in there:  # a LoRA
             found[path] = jnp.ones_like(found[path])
             continue
-        name = _name(adapt, path)
         if path not in added and name not in there:
             continue
         x = there.get(name)
@@ -236,7 +246,24 @@ def read(directory: Path, composed: Program, start: Params) -> Params:
             raise UserError(f"{file}: {name} is {shape}; {path} is {list(leaf.shape)} in this experiment")
         value = (x.T if _is_reversed(path) else x).reshape(leaf.shape)
         found[path] = jax.device_put(value.astype(np.float32), leaf.sharding)
+    if unused:
+        raise UserError(f"{file}: {min(unused)} has no place in the model of this experiment, as far as it learns")
     return nn.unflatten(found)
+
+
+def _whole_ranks(values: Mapping[str, Any], there: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors of a directory; of AdaLoRA's the ranks that were cut are zeros again, and values hold the scale."""
+    if values.get("peft_type") != "ADALORA":
+        return dict(there)
+    rank, found = values["init_r"], {}
+    for name, x in there.items():
+        part = name.rsplit(".", 1)[-1]
+        if part in ("lora_A", "lora_B", "lora_E"):
+            axis = int(part == "lora_B")
+            x = np.pad(x, [(0, rank - size if i == axis else 0) for i, size in enumerate(x.shape)])
+            name += "" if part == "lora_E" else ".weight"
+        found[name] = x * (values["lora_alpha"] / (rank + 1e-5)) if part == "lora_E" else x
+    return found
 
 
 def average(adapters: Sequence[Params]) -> Params:

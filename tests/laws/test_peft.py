@@ -120,6 +120,45 @@ def test_adalora_is_written_as_lora(torch, peft, tmp_path):
         np.testing.assert_allclose(nn.flatten(merged)[path], x, atol=1e-6, err_msg=path)
 
 
+def test_adalora_of_peft_is_read(torch, peft, tmp_path):
+    """Of which some ranks were cut, so that layers differ in rank."""
+    case = support.TASKS["single_label"]
+    base = support.torch_model(support.SMALL, case.task, seed=0)
+    base.save_pretrained(tmp_path / "base")
+    ranks = {"init_r": 4, "target_r": 2, "lora_alpha": 6, "total_step": 10, "tinit": 1, "tfinal": 3}
+    options = peft.AdaLoraConfig(task_type="SEQ_CLS", target_modules=["query"], modules_to_save=HEAD, **ranks)
+    theirs = peft.get_peft_model(base, options).eval()
+    keep = [True, False, True, True]
+    cut = "bert.encoder.layer.0.attention.self.query.lora_E.default"
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "lora_E" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(len(name)))
+                parameter *= torch.tensor(keep)[:, None] if cut in name else 1.0
+    theirs.peft_config["default"].rank_pattern = {cut: keep}
+    theirs.save_pretrained(tmp_path / "theirs")
+    features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
+    with torch.no_grad():
+        logits = theirs(**support.torch_inputs(features, case.task, 24)).logits.numpy()
+    model, params = support.load(tmp_path / "base", case.task, dropout=0.0)
+    composed = support.compose(case.task, model, **adapters.options(tmp_path / "theirs"))
+    trainable, frozen = composed.split(params)
+    host = support.lay_out(features, case.task, 24, slots=0)
+    trainable = adapters.read(tmp_path / "theirs", composed, trainable)
+    found = composed.eval_step((trainable, frozen), support.arrays(host))
+    support.assert_close(support.by_example(found, case.task, host, features), {"logits": logits}, 1e-4)
+
+
+def test_a_tensor_without_a_place(torch, peft, tmp_path):
+    """A pattern of `peft` may name the pooler, which is no target here: its correction must not get lost."""
+    case = support.TASKS["single_label"]
+    base = support.torch_model(support.SMALL, case.task, seed=0)
+    peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS", target_modules=["dense"])).save_pretrained(tmp_path)
+    composed = support.compose(case.task, models.build(support.SMALL), **adapters.options(tmp_path))
+    with pytest.raises(UserError, match=r"pooler\.dense\.lora_A\.weight has no place in the model"):
+        adapters.read(tmp_path, composed, composed.state.trainable)
+
+
 def test_adalora_has_the_budget_of_the_authors_code(peft):
     """`peft` took its allocator from them."""
     from peft.tuners.adalora.layer import RankAllocator
