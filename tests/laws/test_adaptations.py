@@ -277,9 +277,10 @@ def test_several_adapters_share_a_base(tmp_path, monkeypatch):
         "Path": Path,
         "adapters": adapters,
     }
+    compiled = a.program.eval_step._cache_size()  # pyright: ignore
     exec(code, names)
+    assert a.program.eval_step._cache_size() <= compiled + 1  # pyright: ignore
     assert bits_equal((names["one"], names["other"]), (found["one"], found["other"]))
-    assert a.program.eval_step._cache_size() == 1  # pyright: ignore
     one, other = (a.program.eval_step((names[folder], a.frozen), batch)["logits"] for folder in found)
     assert jnp.abs(one - other).max() > 1e-5
     np.testing.assert_allclose(plain_step()((names["merged"], {}), batch)["logits"], one, atol=1e-5)
