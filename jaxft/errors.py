@@ -34,12 +34,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def system_error(error: BaseException) -> tuple[int, str]:
     """The number (errno) and the file of the system's error behind another one; (0, "") where there is none.
 
-    orbax wraps what the file system said, and storage libraries say it in words alone: `[OS error 28: No space left]`.
+    orbax wraps what the file system said, and storage libraries say it in words alone: `[OS error 28: No space left]`,
+    `[os_error_code='28']`.
     """
     for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno:
             return cause.errno, str(cause.filename or "")
-        if match := re.search(r"(?i)OS error (\d+)", str(cause)):
+        if match := re.search(r"(?i)OS[ _]error(?:_code=')? ?(\d+)", str(cause)):
             file = re.search(r'(?:file|writing|opening|reading|deleting)[^"]*"([^"]+)"', str(cause))
             return int(match[1]), file[1] if file else ""
         if number := next((n for n in SPOKEN if os.strerror(n) in str(cause)), 0):

@@ -1,12 +1,16 @@
-"""What all tests share: JAX on the CPU, jaxft's signatures checked at run time, torch where it is installed."""
+"""What all tests share: JAX on the CPU, quick compiles, jaxft's signatures checked at run time, torch where it is."""
 
+import http.server
 import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Hundreds of small models are compiled and run a few steps: without LLVM's optimizations, with XLA's older emitters and
+# in one part each that takes a third of the time. The runs that tests start inherit it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
 
 import hypothesis
-import jax
 import jaxtyping
 import pytest
 
@@ -41,14 +45,6 @@ def torch():
     return pytest.importorskip("torch", reason="the reference, PyTorch, is not installed")
 
 
-@pytest.fixture(scope="module")
-def quick_compiles():
-    """XLA without LLVM's optimizations: many small models are compiled in half the time, and run once or twice."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """The directory of a small random BERT with a real tokenizer."""
@@ -73,3 +69,40 @@ def finished(tmp_path_factory, tiny_model, cache):
     workdir = tmp_path_factory.mktemp("finished") / "run"
     modes.train(experiment(tiny_model, cache), str(workdir))
     return workdir
+
+
+@pytest.fixture(scope="session")
+def google():
+    """A server that answers as Google Cloud Storage does, with an empty bucket: its URL."""
+    from runs import free_port
+
+    port = free_port()
+    server = pytest.importorskip("gcp_storage_emulator.server")
+    running = server.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+    with pytest.MonkeyPatch.context() as patch:  # it would wait for one idle connection, and answer no other
+        patch.setattr(http.server, "HTTPServer", http.server.ThreadingHTTPServer)
+        running.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        patch.setenv("NO_GCE_CHECK", "true")
+        yield "gs://bucket"
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def amazon():
+    """The same for S3."""
+    server = pytest.importorskip("moto.server")
+    running = server.ThreadedMotoServer("127.0.0.1", 0)
+    running.start()
+    host, port = running.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "anyone")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        import boto3
+
+        boto3.client("s3").create_bucket(Bucket="bucket")
+        yield "s3://bucket"
+    running.stop()

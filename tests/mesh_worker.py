@@ -1,25 +1,22 @@
 """What happens on meshes of up to eight simulated devices, as JSON on standard output.
 
-  python tests/mesh_worker.py curves TASK
+  python tests/mesh_worker.py curves TASK...
   python tests/mesh_worker.py methods
   python tests/mesh_worker.py facts
   python tests/mesh_worker.py plan MODEL CACHE
 
-Simulated devices must be asked for before JAX starts, hence the process of its own.
+Simulated devices must be asked for before JAX starts, hence the process of its own: see `runs.on_eight_devices`.
 """
 
 import contextlib
 import io
 import json
-import os
 import re
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
@@ -80,7 +77,7 @@ CHOSEN = {
 }
 """The runs of the first task. Threefry takes long to compile."""
 
-OTHERS = {"hash": ("1", "2 x 2 x 2")}
+OTHERS = {"off": MESHES, "hash": MESHES}
 """The runs of tasks after the first, which differ in the head alone."""
 
 
@@ -135,17 +132,21 @@ def curve(
     return [float(loss) for loss in losses]
 
 
-def curves(name: str) -> dict[str, dict[str, list[float]]]:
-    """Dropout -> run -> loss of each step."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    case, first = support.TASKS[name], next(iter(support.TASKS))
-    chosen = CHOSEN if name == first else OTHERS
-    return {kind: {run: curve(case, *DROPOUT[kind], *RUNS[run]) for run in runs} for kind, runs in chosen.items()}
+def curves(*names: str) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Task -> dropout -> run -> loss of each step, of one layer; of two for the first task without dropout."""
+    found: dict[str, Any] = {name: {} for name in names}
+    for name in names:
+        first = name == next(iter(support.TASKS))
+        for kind, chosen in (CHOSEN if first else OTHERS).items():
+            layers = 2 if first and kind == "off" else 1
+            found[name][kind] = {
+                run: curve(support.TASKS[name], *DROPOUT[kind], *RUNS[run], layers=layers) for run in chosen
+            }
+    return found
 
 
 def methods() -> dict[str, dict[str, list[float]]]:
     """Method -> run -> loss of each step."""
-    jax.config.update("jax_disable_most_optimizations", True)
     case = support.TASKS["single_label"]
     return {
         name: {run: curve(case, 0.2, "hash", name, *RUNS[run], steps=5, layers=1) for run in ("1", "2 x 2 x 2")}

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -106,20 +107,32 @@ def weights(workdir: Path) -> bytes:
     return (workdir / "export" / "model.safetensors").read_bytes()
 
 
+def environment(devices: int = 1) -> dict[str, str]:
+    """Of a process with so many simulated devices, in which PyTorch is not installed, as it is not at a user's."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if devices > 1:
+        flags += f" --xla_force_host_platform_device_count={devices}"
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT / "tests" / "without")}
+
+
 def command(*args: str, devices: int = 1, **options: Any) -> subprocess.CompletedProcess[str]:
     """Runs `python run.py ARGS` in a process of its own."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     run = [sys.executable, str(ROOT / "run.py"), *args]
-    return subprocess.run(run, capture_output=True, text=True, cwd=ROOT, env=env, **options)
+    return subprocess.run(run, capture_output=True, text=True, cwd=ROOT, env=environment(devices), **options)
 
 
 def on_eight_devices(*args: str) -> Any:
     """What `tests/mesh_worker.py ARGS` finds, on simulated devices in a process of its own."""
-    worker = ROOT / "tests" / "mesh_worker.py"
-    done = subprocess.run([sys.executable, str(worker), *args], capture_output=True, text=True, cwd=ROOT)
+    run = [sys.executable, str(ROOT / "tests" / "mesh_worker.py"), *args]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=ROOT, env=environment(8))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def bits_equal(a: Any, b: Any) -> bool:
@@ -137,12 +150,9 @@ def write_config(file: Path, e: config.Experiment) -> Path:
 
 def start(*args: str, log: Path, devices: int = 1, **options: Any) -> subprocess.Popen[str]:
     """Starts `python run.py ARGS` in a process of its own, which adds what it prints to the file `log`."""
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    if devices > 1:
-        env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiling for many devices takes long, these few steps do not
     with open(log, "ab") as out:
         run = [sys.executable, str(ROOT / "run.py"), *args]
-        return subprocess.Popen(run, stdout=out, stderr=out, cwd=ROOT, env=env, **options)
+        return subprocess.Popen(run, stdout=out, stderr=out, cwd=ROOT, env=environment(devices), **options)
 
 
 def until(happened: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> bool:

@@ -87,7 +87,7 @@ def test_texts_are_read_with_and_without_quotes():
 
 
 @pytest.fixture
-def train(tmp_path, tiny_model, cache, quick_compiles):
+def train(tmp_path, tiny_model, cache):
     """A short run of a config file on other data; returns its folder."""
 
     def run(target: str, *changes: str, name: str = "run") -> Path:

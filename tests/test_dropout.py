@@ -78,7 +78,7 @@ def test_masks_are_random_enough(generator: str):
     assert abs(np.corrcoef(kept[0], kept[1])[0, 1]) < 4 / np.sqrt(count)
 
 
-def test_a_loop_over_the_layers_changes_nothing(quick_compiles):
+def test_a_loop_over_the_layers_changes_nothing():
     """Nor does recomputing them: loss and gradients, each layer with the masks that it has written out."""
     case = support.TASKS["single_label"]
     model = models.build(support.SMALL | {"num_hidden_layers": 4}, dropout=RATE)

@@ -35,7 +35,7 @@ from jaxft.workdir import Workdir
 
 
 @pytest.fixture
-def room(tmp_path, tiny_model, cache, finished, quick_compiles):
+def room(tmp_path, tiny_model, cache, finished):
     return Room(tmp_path, tiny_model, cache, finished)
 
 
@@ -214,9 +214,13 @@ RUNS: Rows = {
         data("a.csv", csv(*(f"number {i},{'abc'[i % 3]}" for i in range(30))), "--config.train.metric=f1"),
         ["config.train.metric is 'f1'", "f1_macro, f1_micro, loss"],
     ),
-    "a workdir in a bucket": (
-        flags("--workdir=gs://bucket/run"),
-        ["--workdir gs://bucket/run: a run is written to a file system", "mount the bucket"],
+    "a workdir in an unknown store": (
+        flags("--workdir=ftp://bucket/run"),
+        ["--workdir ftp://bucket/run: ftp:// is not known", "give a folder, gs://BUCKET/PATH or s3://"],
+    ),
+    "a plan in a bucket": (
+        lambda room: ["--mode=plan", f"--config={CONFIGS}/quickstart.py", "--workdir=gs://bucket/plan"],
+        ["--workdir gs://bucket/plan: a plan is written to a folder of this machine"],
     ),
     "a workdir below a file": (
         lambda room: room.train(f"--workdir={room.write('file', 'x')}/run"),

@@ -10,7 +10,7 @@ from mistakes import cut
 from runs import bits_equal
 
 from jaxft import models
-from jaxft.errors import UserError
+from jaxft.errors import UserError, system_error
 from jaxft.program import Program
 from jaxft.train.checkpoint import Checkpoints
 from jaxft.train.loop import Position
@@ -24,7 +24,7 @@ ORIGIN = {"experiment": "this one", "data": "these"}
 
 
 @pytest.fixture(scope="module")
-def program(quick_compiles) -> Program:
+def program() -> Program:
     return support.compose(support.TASKS["single_label"].task, models.build(support.SMALL))
 
 
@@ -139,3 +139,16 @@ def test_a_checkpoint_of_something_else_is_refused_and_stays(what, saved, progra
         checkpoints.restore(program.state, {})
     checkpoints.close()
     assert contents(folder, *STEPS) == before and not (tmp_path / "checkpoints-unreadable").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ('Error writing local file "/r/c/8/d/1": [OS error 28: No space left on device]', (28, "/r/c/8/d/1")),
+        ("Error writing local file \"/r/c/8\": Not a directory [os_error_code='20']", (20, "/r/c/8")),
+        ('NOT_FOUND: Error opening "zarr" driver', (0, "")),
+    ],
+)
+def test_what_storage_says_of_the_system(said, meant):
+    """In the words of TensorStore 0.1.86 and before."""
+    assert system_error(ValueError(said)) == meant

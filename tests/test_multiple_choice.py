@@ -19,8 +19,6 @@ from jaxft.data.features import Features
 from jaxft.data.sources import Split
 from jaxft.models import nn
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 COLUMNS = ("a", "b", "c")
 
 FORMS = {

@@ -188,6 +188,17 @@ WIDE = support.SMALL | {"vocab_size": 512, "hidden_size": 128, "num_attention_he
 """A body whose kernels outweigh the rest."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def as_users_compile():
+    """A plan is about programs as a run compiles them, not as tests do; see conftest.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS"):
+            patch.delenv(name, raising=False)
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+        jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture(scope="module")
 def compiler():
     pytest.importorskip("libtpu", reason=topology.MISSING)

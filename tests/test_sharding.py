@@ -1,10 +1,15 @@
 """Where arrays live: how much of the state each device holds, what crosses between them, and a user's own rules."""
 
+import json
+import re
+import shlex
+import subprocess
+import sys
 from collections import Counter
 from typing import Any
 
 import pytest
-from runs import on_eight_devices
+from runs import ROOT, environment, experiment, on_eight_devices, write_config
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +47,23 @@ def test_one_device_needs_no_collectives(facts: dict[str, Any]):
 
 def test_each_device_computes_its_heads_by_the_kernel(facts: dict[str, Any]):
     assert facts["kernel"] < 1e-5
+
+
+def test_the_page_ends_in_an_experiment(tiny_model, cache, tmp_path):
+    """Its commands, letter for letter but for the model and the folders, show another layout and the same losses."""
+    page = (ROOT / "docs" / "sharding.md").read_text()
+    script = "".join(re.findall(r"^    (.*\n)", page.split("## Your own experiment")[1], re.MULTILINE))
+    config = write_config(tmp_path / "tiny.py", experiment(tiny_model, cache, data={"shapes": 1}))
+    for written, here in (
+        ("configs/quickstart.py", str(config)),
+        ("/tmp/by-", f"{tmp_path}/by-"),
+        ("python ", f"{shlex.quote(sys.executable)} "),
+    ):
+        assert written in script
+        script = script.replace(written, here)
+    done = subprocess.run(["bash", "-ec", script], capture_output=True, text=True, cwd=ROOT, env=environment())
+    assert done.returncode == 0, done.stderr
+    shown = re.search(r"bert/encoder/layer/0-1/intermediate/dense/kernel .*", done.stdout)
+    assert shown and shown[0].split()[-3] == "none|fsdp"
+    losses = [json.loads(line)["loss"] for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(losses) == 8 and losses[:4] == pytest.approx(losses[4:], rel=1e-5) and len(set(losses[:4])) == 4

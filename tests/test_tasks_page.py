@@ -45,7 +45,7 @@ def registries():
         registry.update(entries)
 
 
-def test_a_task_of_ones_own(tmp_path, tiny_model, cache, registries, quick_compiles):
+def test_a_task_of_ones_own(tmp_path, tiny_model, cache, registries):
     """Its loss falls below that of the best constant rate, and its export is a Hugging Face model."""
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert sum(map(bool, code.split("\n"))) <= 60

@@ -26,8 +26,6 @@ from jaxft.train.optimizer import make_optimizer
 from jaxft.train.state import State
 from jaxft.types import Batch, Params
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 METHODS = pytest.mark.parametrize("name", support.ADAPTATIONS)
 CASE = support.TASKS["single_label"]
 HF = support.SMALL | {"num_hidden_layers": 3}

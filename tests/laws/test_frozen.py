@@ -20,8 +20,6 @@ from jaxft.models import nn
 from jaxft.train.checkpoint import Checkpoints
 from jaxft.train.optimizer import make_optimizer, make_schedule
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 SHARES = {"freeze": ({"adapt": "freeze"}, 0.46), "lora": ({"adapt": "lora"}, 0.72)}
 """Of the FLOPs of a full step of MiniLM, at most."""
 

@@ -1,19 +1,33 @@
 """Law 3 across processes: two processes of four devices each train as one of eight does, and stand or fall together."""
 
-import os
+import json
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from runs import ROOT, TWEETS, command, lines, results
+from runs import ROOT, TWEETS, command, environment, free_port, lines, results, weights
 from safetensors.numpy import load_file
+
+from jaxft import cli, modes
 
 BOUND = 150
 """Seconds after which a run of two processes hangs: it takes about twenty on two cores of its own."""
+
+FINISHED = """
+import json, sys
+from jaxft import distributed, modes
+
+address, process, workdir, texts = sys.argv[1:]
+distributed.initialize(address, 2, int(process), preemptible=False)
+modes.export(workdir)
+measured = modes.evaluate(workdir)
+modes.predict(workdir, texts, f"{workdir}/answers.jsonl")
+print(json.dumps(measured))
+"""
 
 ROWS = """
 import sys
@@ -53,19 +67,9 @@ def get_config():
             max_length=32, shapes=1, cache={cache!r},
         ),
         optimizer=Optimizer(learning_rate=5e-4),
-        train=Train(batch_size=12, epochs=4, log_every=1, eval_every=7),
+        train=Train(batch_size=12, epochs=2, log_every=1, eval_every=7, save_every=3),
     )
 """
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def environment(devices: int) -> dict[str, str]:
-    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
 
 
 class Pair:
@@ -114,7 +118,11 @@ class Pair:
 
 
 def last_saved(workdir: Path) -> int:
-    return max((int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal()), default=0)
+    return max(saved_steps(workdir), default=0)
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    return [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal()]
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +149,8 @@ def assert_same(workdir: Path, reference: Path) -> None:
         assert here.pop("split") == there.pop("split")
         assert here == pytest.approx(there, rel=1e-5, abs=1e-6)
     assert results(workdir) == pytest.approx(results(reference), rel=1e-5, abs=1e-6)
-    assert {path.name for path in workdir.iterdir()} == {path.name for path in reference.iterdir()}
+    there = {path.name for path in reference.iterdir()}
+    assert {path.name for path in workdir.iterdir()} - {"checkpoints-unreadable"} == there
     here, there = (load_file(folder / "export" / "model.safetensors") for folder in (workdir, reference))
     assert here.keys() == there.keys()
     for name in here:
@@ -149,10 +158,21 @@ def assert_same(workdir: Path, reference: Path) -> None:
             assert here[name] == pytest.approx(there[name], abs=1e-5), name
 
 
-def test_two_processes_train_as_one(tmp_path, config_file, single):
-    with Pair(tmp_path / "pair", config_file) as pair:
-        assert pair.wait() == [0, 0]
-    assert_same(tmp_path / "pair", single)
+def two_processes(folder: Path, script: str, *args: str) -> list[str]:
+    """What two processes of four devices print that run this script, with a coordinator's address and their number."""
+    file, address = folder / "script.py", f"127.0.0.1:{free_port()}"
+    file.write_text(script)
+    env = environment(4)
+    env["PYTHONPATH"] += f":{ROOT}"
+    pipes = {"stdout": subprocess.PIPE, "stderr": sys.stderr, "text": True, "cwd": ROOT, "env": env}
+    processes = [subprocess.Popen([sys.executable, str(file), address, str(i), *args], **pipes) for i in range(2)]
+    try:
+        printed = [process.communicate(timeout=BOUND)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0]
+    return printed
 
 
 def test_with_sharded_parameters(tmp_path, config_file, single):
@@ -163,33 +183,42 @@ def test_with_sharded_parameters(tmp_path, config_file, single):
 
 def test_each_process_places_its_own_rows_in_any_order_of_devices(tmp_path):
     """On a TPU slice the devices of a host are neighbours in two dimensions: others' rows lie between its own."""
-    script = tmp_path / "rows.py"
-    script.write_text(ROWS)
-    address = f"127.0.0.1:{free_port()}"
-    runs = [[sys.executable, str(script), address, str(i)] for i in range(2)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
-    processes = [subprocess.Popen(run, env=environment(devices=4) | {"PYTHONPATH": str(ROOT)}, **pipes) for run in runs]
-    try:
-        for process in processes:
-            assert "rows are right" in process.communicate(timeout=BOUND)[0]
-    finally:
-        for process in processes:
-            process.kill()
+    assert all("rows are right" in printed for printed in two_processes(tmp_path, ROWS))
+
+
+def test_a_finished_run_is_exported_evaluated_and_used(tmp_path, single):
+    """By two processes as by one; the answers are written once."""
+    workdir, texts = shutil.copytree(single, tmp_path / "run"), tmp_path / "texts.txt"
+    shutil.rmtree(workdir / "export")
+    texts.write_text("what a lovely morning\nno\nI could not have asked for worse\n" * 7)
+    printed = two_processes(tmp_path, FINISHED, str(workdir), str(texts))
+    assert weights(workdir) == weights(single)
+    expected = {k: v for k, v in results(single).items() if k.startswith(("validation/", "test/"))}
+    for text in printed:
+        assert json.loads(text.splitlines()[-1]) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    modes.predict(str(workdir), str(texts), str(tmp_path / "answers.jsonl"))
+    here, there = ((folder / "answers.jsonl").read_text().splitlines() for folder in (workdir, tmp_path))
+    assert len(here) == len(there) == 21
+    for ours, theirs in zip(map(json.loads, here), map(json.loads, there), strict=True):
+        assert ours.pop("probabilities") == pytest.approx(theirs.pop("probabilities"), abs=1e-5)
+        assert ours.pop("probability") == pytest.approx(theirs.pop("probability"), abs=1e-5)
+        assert ours == theirs
 
 
 @pytest.mark.timeout(900)  # four runs of two processes
 def test_they_stop_together_and_resume(tmp_path, config_file, single):
+    """After SIGTERM to one, after the death of either, and from the checkpoint before one that is damaged."""
     workdir = tmp_path / "pair"
     with Pair(workdir, config_file) as pair:
-        saved = pair.wait_for_a_checkpoint()
+        pair.wait_for_a_checkpoint(after=3)
         pair.processes[1].terminate()
         assert pair.wait() == [75, 75]
         assert "stopped by SIGTERM at step" in pair.printed(0)
+    newest = last_saved(workdir)
+    begun = damage(workdir, newest)
     for dies in (1, 0):  # 0 is the coordinator
-        begun = last_saved(workdir)
-        assert begun >= saved
         with Pair(workdir, config_file) as pair:
-            saved = pair.wait_for_a_checkpoint(after=begun)
+            pair.wait_for_a_checkpoint(after=newest)
             pair.processes[dies].kill()
             killed = time.monotonic()
             codes = pair.wait()
@@ -197,10 +226,19 @@ def test_they_stop_together_and_resume(tmp_path, config_file, single):
             assert codes[dies] == -signal.SIGKILL and codes[1 - dies] != 0
             assert "another process" in pair.printed(1 - dies) or "another task died" in pair.printed(1 - dies)
             assert f"resuming at step {begun} of" in pair.printed(0)
+            assert ("cannot be read" in pair.printed(0)) == (dies == 1)
+        newest = begun = last_saved(workdir)
     assert not (workdir / "results.json").exists()
     with Pair(workdir, config_file) as pair:
         assert pair.wait() == [0, 0]
     assert_same(workdir, single)
+
+
+def damage(workdir: Path, step: int) -> int:
+    """Takes a checkpoint's data away; returns the step of the one before it, which is to be used."""
+    for file in (workdir / "checkpoints" / str(step)).rglob("d/*"):
+        file.unlink()
+    return max(saved for saved in saved_steps(workdir) if saved < step)
 
 
 @pytest.mark.parametrize(
@@ -210,11 +248,19 @@ def test_they_stop_together_and_resume(tmp_path, config_file, single):
         (["--processes=2", "--process=0"], "--coordinator missing"),
         (["--coordinator=here", "--processes=2", "--process=0"], "give HOST:PORT"),
         (["--coordinator=127.0.0.1:9", "--processes=2", "--process=2"], "--process is 2 of --processes=2"),
-        (["--coordinator=127.0.0.1:9", "--processes=2", "--process=1", "--start_timeout=3"], "not all processes met"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, config_file, flags, says):
-    done = command(config_file, f"--workdir={tmp_path / 'run'}", *flags, timeout=60)
-    assert done.returncode == 2 and says in done.stderr
-    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
-    assert not (tmp_path / "run").exists()
+def test_mistakes_are_one_line(tmp_path, config_file, flags, says, capsys):
+    assert cli.main(["run.py", config_file, f"--workdir={tmp_path / 'run'}", *flags], None) == 2
+    assert_one_line(capsys.readouterr().err, says)
+
+
+def test_nobody_comes(tmp_path, config_file):
+    alone = ["--coordinator=127.0.0.1:9", "--processes=2", "--process=1", "--start_timeout=3"]
+    done = command(config_file, f"--workdir={tmp_path / 'run'}", *alone, timeout=60)
+    assert done.returncode == 2 and not (tmp_path / "run").exists()
+    assert_one_line(done.stderr, "not all processes met")
+
+
+def assert_one_line(printed: str, says: str) -> None:
+    assert says in printed and len(printed.splitlines()) == 1 and printed.startswith("error: ")

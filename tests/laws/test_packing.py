@@ -18,8 +18,6 @@ from jaxft.models import Model
 from jaxft.train.evaluate import Evaluated, evaluate
 from jaxft.types import Params
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 WHOLE = {name: case for name, case in support.TASKS.items() if not case.coupled}
 """The tasks of which a batch's loss is the sum of its parts'."""
 

@@ -21,8 +21,6 @@ from jaxft.models import Model, nn
 from jaxft.tasks import Task
 from jaxft.types import Batch, Outputs, Params
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 TEXTS = (
     "A film of quiet power, and the best thing that its director has done in years.",
     "The plot makes no sense.",

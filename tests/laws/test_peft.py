@@ -14,8 +14,6 @@ from jaxft.adapt import adalora
 from jaxft.errors import UserError
 from jaxft.models import nn
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 HEAD = ["classifier", "pooler"]
 LINEAR = ["query", "key", "value", "dense"]
 SCALED = {"target_modules": ["key", "value", "output.dense"], "feedforward_modules": ["output.dense"]}
