@@ -202,6 +202,8 @@ def _dispatch(values: flags.FlagValues) -> int:
 def _plan(values: flags.FlagValues) -> int:
     if values.config is None:
         raise UserError("--config is missing; give an experiment file, e.g. --config=configs/quickstart.py")
+    if "://" in (values.workdir or ""):
+        raise UserError(f"--workdir {values.workdir}: a plan is written to a folder of this machine; give one")
     from jaxft.plan import topology
 
     topology.start(values.topology)

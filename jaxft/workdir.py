@@ -4,9 +4,12 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from jaxft import config
 from jaxft.errors import UserError
@@ -17,25 +20,56 @@ WRITTEN = (
 )
 """Everything that a run writes into its folder."""
 
+RECORDS = ("config.json", "metrics.jsonl", "results.json")
+"""What a bucket's run is known by."""
+
 
 class Workdir:
-    """Reads and writes the files of one run. Each write is whole or not at all."""
+    """Reads and writes the files of one run. Each write is whole or not at all.
+
+    That of a bucket is written to a folder of this machine first: an object cannot grow, folders cannot be swapped, and
+    orbax cannot write to S3. `publish` puts it into the bucket.
+    """
 
     def __init__(self, path: str | Path):
-        """Raises UserError for a bucket: object stores can neither append a line nor swap two folders."""
-        if "://" in str(path):
+        """A folder, or that of a bucket (see `jaxft.bucket`), of which the records are fetched.
+
+        Raises:
+          UserError: a bucket that cannot be used.
+        """
+        self._bucket = None
+        if "://" not in str(path):
+            self.path = Path(path).expanduser().absolute()
+            return
+        from jaxft.bucket import Bucket
+
+        self._bucket = Bucket(str(path))
+        if jax.process_count() > 1:
             raise UserError(
-                f"--workdir {path}: a run is written to a file system; mount the bucket (gcsfuse, mount-s3) or take a "
-                "shared disk, and give that folder"
+                f"--workdir {path}: one process alone can write to a bucket; for several give a folder that all of "
+                "them share (Filestore, NFS), or mount the bucket (gcsfuse, mount-s3)"
             )
-        self.path = Path(path).expanduser().absolute()
+        self._room = tempfile.TemporaryDirectory(prefix="jaxft-")
+        self.path = Path(self._room.name)
+        for name in RECORDS:
+            self._bucket.fetch(name, self.path)
+
+    def __str__(self) -> str:
+        return str(self._bucket or self.path)
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        """Where orbax writes them; those of a bucket are there."""
+        folder = self.path / "checkpoints"
+        if self._bucket and not folder.exists():
+            folder.mkdir()
+            for step in self._bucket.names("checkpoints"):
+                self._bucket.fetch(f"checkpoints/{step}", self.path)
+        return folder
 
     @property
     def export(self) -> Path:
+        """Where it is written; see `exported`."""
         return self.path / "export"
 
     @property
@@ -45,6 +79,29 @@ class Workdir:
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
+
+    def exported(self) -> Path | None:
+        """The export, once there is one."""
+        if self._bucket and not self.export.exists():
+            self._bucket.fetch("export", self.path)
+        return self.export if self.export.exists() else None
+
+    def publish(self, *names: str) -> None:
+        """Puts files and folders that have been written into the bucket, if the run is in one, in this order."""
+        for name in names:
+            if self._bucket and (self.path / name).exists():
+                self._bucket.put(self.path, name)
+
+    def publish_progress(self) -> None:
+        """The log as it is, then the checkpoints that are whole: each finds in the bucket the lines that it counts."""
+        self.publish("metrics.jsonl", "tensorboard", "checkpoints-unreadable")
+        if self._bucket:
+            here = {entry.name for entry in self.checkpoints.iterdir() if entry.name.isdecimal()}
+            for step in sorted(here, key=int):
+                if not self._bucket.has(f"checkpoints/{step}"):
+                    self._bucket.put(self.path, f"checkpoints/{step}")
+            for step in self._bucket.names("checkpoints") - here:
+                self._bucket.remove(f"checkpoints/{step}")
 
     def claim(self, experiment: config.Experiment, overwrite: bool) -> None:
         """Makes the folder this experiment's: new, begun by it before, or begun by another that saved nothing.
@@ -57,29 +114,36 @@ class Workdir:
                 self._delete()
             self.path.mkdir(parents=True, exist_ok=True)
             held = self.experiment() if (self.path / "config.json").exists() else None
-            if held is None and any(entry.name != ".config.json" for entry in self.path.iterdir()):
-                raise UserError(f"{self.path} is not empty and holds no run; choose another --workdir")
+            if held is None and self._names() - {".config.json"}:
+                raise UserError(f"{self} is not empty and holds no run; choose another --workdir")
             if held is not None and self._has_saved() and (changed := config.differences(held, experiment)):
                 raise UserError(
-                    f"{self.path} holds a different experiment ({'; '.join(changed[:3])}); "
+                    f"{self} holds a different experiment ({'; '.join(changed[:3])}); "
                     f"choose another --workdir, or delete what is there by --overwrite"
                 )
             self._write("config.json", config.to_dict(experiment))
         except OSError as error:
-            raise UserError(f"--workdir {self.path}: {error.strerror}; choose a folder that can be written") from error
+            raise UserError(f"--workdir {self}: {error.strerror}; choose a folder that can be written") from error
+
+    def _names(self) -> set[str]:
+        return self._bucket.names() if self._bucket else {entry.name for entry in self.path.iterdir()}
 
     def _delete(self) -> None:
-        if foreign := sorted(entry.name for entry in self.path.iterdir() if entry.name not in WRITTEN):
+        names = self._names()
+        if foreign := sorted(names - set(WRITTEN)):
             raise UserError(
-                f"--overwrite: {self.path} holds {foreign[0]}, which no run has written; "
+                f"--overwrite: {self} holds {foreign[0]}, which no run has written; "
                 "choose another --workdir, or take it out of there"
             )
         # config.json last: cut off before that, the folder is still known as a run's. The folder itself may be a mount.
-        for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == "config.json"):
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        for name in sorted(names, key=lambda name: name == "config.json"):
+            if self._bucket:
+                self._bucket.remove(name)
+            entry = self.path / name
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink(missing_ok=True)
 
     def _has_saved(self) -> bool:
-        return self.export.exists() or any(entry.name.isdigit() for entry in self.checkpoints.glob("*"))
+        return self.exported() is not None or any(entry.name.isdigit() for entry in self.checkpoints.glob("*"))
 
     def experiment(self) -> config.Experiment:
         """The experiment in config.json, with everything in it that the data decided.
@@ -89,7 +153,7 @@ class Workdir:
         """
         file = self.path / "config.json"
         if not file.exists():
-            raise UserError(f"{self.path} holds no run (no config.json); give the --workdir of one")
+            raise UserError(f"{self} holds no run (no config.json); give the --workdir of one")
         values = _read(file)
         if not isinstance(values, dict) or not {"model", "data", "train"} <= values.keys():
             raise UserError(f"{file} is not that of a run; choose another --workdir")
@@ -101,6 +165,8 @@ class Workdir:
         return _read(file) if file.exists() else None
 
     def write_results(self, results: Mapping[str, float]) -> None:
+        """The last of a run; in a bucket all the rest comes before it."""
+        self.publish("metrics.jsonl", "tensorboard", "export", "adapter", "report")
         self._write("results.json", dict(results))
 
     def log(self, step: int, split: str, values: Mapping[str, float]) -> int:
@@ -125,6 +191,7 @@ class Workdir:
         temporary = self.path / f".{name}"
         temporary.write_text(json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(temporary, self.path / name)
+        self.publish(name)
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:

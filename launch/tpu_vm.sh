@@ -5,10 +5,10 @@
 #   launch/tpu_vm.sh NAME ZONE --config=configs/glue.py:sst2 --workdir=/mnt/runs/sst2
 #
 # With several hosts, --workdir must be a folder that all of them share (Filestore, another NFS). On one host any will do,
-# but it goes with the machine. The same command again resumes. What is committed is sent, not what is edited.
+# but it goes with the machine: take gs://BUCKET/PATH. The same command again resumes. What is committed is sent, not what is edited.
 set -euo pipefail
 if [[ $# -lt 3 ]]; then
-    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 name=$1 zone=$2
@@ -25,7 +25,7 @@ install='set -e
 mkdir -p jaxft && tar -xzf jaxft.tar.gz -C jaxft && cd jaxft
 python3 -m pip install --quiet --user uv
 test -x .venv/bin/python || python3 -m uv venv --quiet --python 3.12 .venv
-python3 -m uv pip install --quiet --python .venv/bin/python -e ".[tpu]"'
+python3 -m uv pip install --quiet --python .venv/bin/python -e ".[tpu,gs]"'
 gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="$install"
 
 # JAX finds the other hosts by the metadata server.

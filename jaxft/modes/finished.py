@@ -4,9 +4,8 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
-from jaxft import adapters, config
+from jaxft import adapters, config, distributed
 from jaxft.job import Job, prepare
 from jaxft.modes.shared import best_weights, compiled_evaluation, measure, on_these_devices, say, thresholds
 from jaxft.types import Params
@@ -31,14 +30,13 @@ def evaluate(workdir: str) -> dict[str, float]:
     return results
 
 
-def export(workdir: str) -> Path:
-    """Writes `export/` and `adapter/`, as far as the method has them, from the best checkpoint; returns one of them."""
+def export(workdir: str) -> None:
+    """Writes `export/` and `adapter/`, as far as the method has them, from the best checkpoint."""
     folder = Workdir(workdir)
     job = prepare(on_these_devices(folder.experiment()))
     write_export(job, folder, *best_weights(folder, job.program, checkpoint=True), folder.results() or {})
-    done = folder.export if job.program.merge else folder.adapter
-    say(f"exported: {done}")
-    return done
+    distributed.once(lambda: folder.publish("export", "adapter"))
+    say(f"exported: {folder}/{'export' if job.program.merge else 'adapter'}")
 
 
 def write_export(
@@ -53,11 +51,11 @@ def write_export(
     e = job.experiment
     if e.adapt in adapters.TYPES:
         adapters.write(folder.adapter, e, weights[0])
-        say(f"adapter: {folder.adapter}")
+        say(f"adapter: {folder}/adapter")
     if job.program.merge is None:
         return  # no Hugging Face model has layers like these
     command = shlex.join(["python", *sys.argv])
-    name, task = e.name or folder.path.name, job.task
+    name, task = e.name or str(folder).split("/")[-1], job.task
     about = {"pipeline": task.pipeline, "usage": task.usage}
     card = hf.model_card(name, config.to_dict(e), dict(results), command, e.model.path, **about)
     architecture = job.body.model.module.HF_NAME + (task.head or "Model")

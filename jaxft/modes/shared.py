@@ -69,12 +69,12 @@ def best_weights(
 
     With them the thresholds that validation has chosen.
     """
-    if folder.export.exists() and not checkpoint:
+    if not checkpoint and (export := folder.exported()):
         key, prefix = jax.random.key(0), composed.model.prefix
         places = composed.param_shardings
-        params = pretrained.load(folder.export, composed.spec, key=key, base_prefix=prefix, shardings=places)[0]
-        return composed.split(params), pretrained.read_config(folder.export).get("thresholds", {})
-    empty = UserError(f"{folder.path} holds no checkpoint and no export yet; train first")
+        params = pretrained.load(export, composed.spec, key=key, base_prefix=prefix, shardings=places)[0]
+        return composed.split(params), pretrained.read_config(export).get("thresholds", {})
+    empty = UserError(f"{folder} holds no checkpoint and no export yet; train first")
     if not folder.checkpoints.is_dir():
         raise empty
     frozen, origin = load_frozen(folder.experiment(), composed)
@@ -91,7 +91,8 @@ def best_weights(
 
 def model_of(folder: Workdir, experiment: config.Experiment) -> config.Model:
     """Where config.json and the tokenizer are: in the export, once there is one."""
-    return config.Model(path=str(folder.export)) if folder.export.exists() else experiment.model
+    export = folder.exported()
+    return config.Model(path=str(export)) if export else experiment.model
 
 
 def validation_at(folder: Workdir, step: int) -> dict[str, float]:

@@ -47,7 +47,7 @@ def train(
     folder = Workdir(workdir)
     distributed.once(lambda: folder.claim(job.experiment, overwrite))
     if (results := distributed.once(folder.results)) is not None:
-        say(f"{folder.path} is finished; for another run choose another --workdir, or start anew by --overwrite")
+        say(f"{folder} is finished; for another run choose another --workdir, or start anew by --overwrite")
         return results
     peak = flops.peak_flops(job.program.mesh)
     step = Compiled(job.program.train_step, job.program.state, job.program.abstract_batch, job.shapes)
@@ -98,14 +98,15 @@ def train(
     results = _finish(job, folder, checkpoints, state, position, trained, evaluations, log)
     board.close()
     checkpoints.close()
-    say(f"report: {folder.path}/report/index.html  results: {folder.path}/results.json")
+    say(f"report: {folder}/report/index.html  results: {folder}/results.json")
     return results
 
 
 def _start(job: Job, folder: Workdir) -> tuple[State, Position, Checkpoints]:
     """The newest checkpoint, or the pretrained parameters, with an adapter that the experiment may name."""
     frozen, origin = load_frozen(job.experiment, job.program)
-    checkpoints = Checkpoints(folder.checkpoints, job.experiment.train.keep, say, job.origin | origin)
+    publish = folder.publish_progress if distributed.primary() else lambda: None
+    checkpoints = Checkpoints(folder.checkpoints, job.experiment.train.keep, say, job.origin | origin, publish)
     if found := checkpoints.restore(job.program.state, frozen):
         state, position = found
         say(f"resuming at step {position['step']} of {job.steps}")
@@ -139,7 +140,7 @@ def _facts(job: Job, folder: Workdir) -> dict[str, str]:
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in job.features.items())
     devices = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "1 device"
     return {
-        "run": f"{e.name or 'unnamed'}  ({folder.path})",
+        "run": f"{e.name or 'unnamed'}  ({folder})",
         "model": f"{e.model.path}  {learns + still:.1f}M parameters, {100 * learns / (learns + still):.3g}% learn",
         "data": f"{e.data.source}  {sizes}; {job.features['train'].lengths.mean():.1f} tokens an example",
         "steps": f"{job.steps:,} of {e.train.batch_size} examples ({epochs:.2f} epochs)",

@@ -49,6 +49,7 @@ class Checkpoints:
         keep: int | None,
         note: Callable[[str], None] = print,
         origin: Mapping[str, str] = MappingProxyType({}),
+        publish: Callable[[], None] = lambda: None,
     ):
         """Keeps the latest `keep` checkpoints and the best one.
 
@@ -56,12 +57,14 @@ class Checkpoints:
           keep: None: only to be read, perhaps while a run writes there; nothing is changed.
           origin: fingerprints of what the run is made from, see `ORIGINS`: written into each checkpoint, and what those
             that are read must agree with.
+          publish: called before each checkpoint, and when all are on disk.
 
         Raises:
           UserError: the folder cannot be written.
         """
         self._best = _Best()
         self._note = note
+        self._publish = publish
         self._directory = directory
         self._origin = dict(origin)
         self._read_only = keep is None
@@ -83,6 +86,7 @@ class Checkpoints:
     def save(self, state: State, position: dict[str, Any], best_step: int | None) -> None:
         """Starts saving; returns as soon as the state may change again."""
         self._best.step = best_step
+        self._publish()
         position = {**position, "origin": self._origin}
         items = {"state": ocp.args.StandardSave(_saved(state)), "position": ocp.args.JsonSave(position)}
         self._manager.save(int(position["step"]), args=ocp.args.Composite(**items))
@@ -151,14 +155,15 @@ class Checkpoints:
         self._note(f"moved to {aside}; going on from " + (f"checkpoint {left[-1]}" if left else "the beginning"))
 
     def wait(self) -> None:
-        """Until everything is on disk."""
+        """Until everything is on disk, or in the bucket."""
         self._manager.wait_until_finished()
+        self._publish()
 
     def close(self) -> None:
         self._manager.close()
 
 
-def _move(path: Path, target: Path) -> None:
+def _move(path: Path, target: "Path") -> None:
     target.parent.mkdir(exist_ok=True)
     path.rename(target)
 

@@ -1,0 +1,76 @@
+"""A workdir in a bucket: a run that is cut off there goes on from there, on any machine, and ends as it would have."""
+
+import os
+import signal
+import sys
+
+import jax
+import pytest
+from runs import experiment, lines, results, weights
+
+from jaxft import modes
+from jaxft.bucket import Bucket
+from jaxft.errors import UserError
+from jaxft.modes import shared, training
+from jaxft.train.loop import Preempted
+from jaxft.workdir import Workdir
+
+
+@pytest.fixture(params=["google", "amazon"])
+def store(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_a_run_in_a_bucket_is_that_of_a_folder(store, tiny_model, cache, finished, tmp_path, monkeypatch):
+    """Stopped in an evaluation, killed before the end, robbed of data; each start knows nothing but the bucket."""
+    url, evaluate = f"{store}/some/run", shared.run_evaluation
+
+    def start():
+        return modes.train(experiment(tiny_model, cache), url)
+
+    def stopped(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(Preempted, match="at step 5"):
+        patch.setattr(shared, "run_evaluation", stopped)
+        start()
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(training, "_finish", lambda *args: sys.exit("killed"))
+        start()
+    bucket = Bucket(url)
+    for data in ("state/d", "state/ocdbt.process_0/d"):
+        bucket.remove(f"checkpoints/10/{data}")
+    assert start() == start()
+    assert bucket.names() == {entry.name for entry in finished.iterdir()} | {"checkpoints-unreadable"}
+    assert bucket.names("checkpoints") == {"5", "10"} == {entry.name for entry in (finished / "checkpoints").iterdir()}
+    for name in bucket.names() - {"checkpoints"}:
+        bucket.fetch(name, tmp_path)
+    assert lines(tmp_path) == lines(finished)
+    assert results(tmp_path) == results(finished)
+    assert weights(tmp_path) == weights(finished)
+    assert (tmp_path / "report" / "index.html").exists()
+    measured = modes.evaluate(url)
+    assert {name: results(finished)[name] for name in measured} == pytest.approx(measured, abs=1e-6)
+
+
+def test_a_folder_that_is_not_whole_is_not_there(store, tmp_path):
+    bucket, export, back = Bucket(f"{store}/half"), tmp_path / "export", tmp_path / "back"
+    export.mkdir()
+    (export / "config.json").write_text("{}")
+    (export / "model.safetensors").write_text("weights")
+    bucket.put(tmp_path, "export")
+    bucket.fetch("export", back)
+    assert sorted(file.name for file in (back / "export").iterdir()) == ["config.json", "model.safetensors"]
+    (export / "vocab.txt").symlink_to("nowhere")
+    with pytest.raises(UserError, match="half: cannot be written"):
+        bucket.put(tmp_path, "export")
+    bucket.fetch("export", back / "again")
+    assert not (back / "again").exists()
+    assert {entry.name for entry in (bucket.path / "export").iterdir()} == {"model.safetensors"}
+
+
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="gs://bucket/run: one process alone can write to a bucket"):
+        Workdir("gs://bucket/run")
