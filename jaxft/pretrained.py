@@ -7,6 +7,7 @@ in PyTorch checkpoints. Pickled weights (`pytorch_model.bin`) are refused: unpic
 import dataclasses
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -375,6 +376,7 @@ def tokenizer(directory: Path) -> Any:
       UserError: no tokenizer files, or transformers cannot read them.
     """
     tokenizer_files(directory)
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no PyTorch, which it need not have
     from transformers import AutoTokenizer
 
     try:
