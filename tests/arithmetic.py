@@ -64,25 +64,31 @@ def data_parallel(hf: dict[str, Any], facts: dict[str, Any]) -> dict[str, tuple[
 
 
 def fsdp(hf: dict[str, Any], facts: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    """Each split parameter is gathered once, in float32 (a quick plan), its gradient scattered once."""
+    """Each split parameter is gathered once, in float32 (a quick plan); each gradient is summed once.
+
+    Those of kernels are scattered; of the others large ones may be summed whole, see docs/plan.md.
+    """
     sizes, n = parameters(hf), facts["mesh"]["fsdp"]
     split = {path: size for path, size in sizes.items() if not path.endswith(WHOLE)}
     share = sum(size / n if path in split else size for path, size in sizes.items())
     kernels = sum(size for path, size in sizes.items() if path.endswith("kernel"))
-    words = sizes["bert/embeddings/word_embeddings/embedding"]
+    reduced = [c for c in facts["collectives"] if c["kind"] == "reduce-scatter"]
+    scattered = sum(c["bytes"] for c in reduced if c["dtype"] == "bf16")
     return {
         "parameters": (facts["memory"]["parameters"], 4 * share),
         "optimizer": (facts["memory"]["optimizer"], 8 * share),
         "all-gather": (sent(facts, "all-gather"), 4 * sum(split.values())),
-        "reduce-scatter": (sent(facts, "reduce-scatter"), 2 * kernels + 4 * words),
+        "reduce-scatter, bfloat16": (scattered, 2 * kernels),
+        "gradients": (sent(facts, "reduce-scatter", "all-reduce"), 4 * sum(sizes.values()) - 2 * kernels),
     }
 
 
 def tensor_parallel(
     hf: dict[str, Any], facts: dict[str, Any], rows: int, length: int
 ) -> dict[str, tuple[float, float]]:
-    """Two sums of activations a layer forward, two backward (Shoeybi et al. 2019); one of the embedding, in float32.
+    """Two sums of activations a layer forward, two backward (Shoeybi et al. 2019).
 
+    One of the embedding, in float32, where the vocabulary can be split.
     Of the last layer, which is computed for [CLS] alone, the gradient of keys and values is all that is large.
     """
     size, here = hf["hidden_size"], rows // facts["mesh"]["data"]
@@ -91,10 +97,10 @@ def tensor_parallel(
         dtype: sum(c["bytes"] for c in facts["collectives"] if c["axes"] == ("tensor",) and c["dtype"] == dtype)
         for dtype in ("bf16", "f32")
     }
-    return {
-        "all-reduce, bfloat16": (found["bf16"], 2 * here * size * (full * length + 4)),
-        "all-reduce, float32": (found["f32"], 4 * here * size * length),
-    }
+    split = hf["vocab_size"] % facts["mesh"]["tensor"] == 0
+    return {"all-reduce, bfloat16": (found["bf16"], 2 * here * size * (full * length + 4))} | (
+        {"all-reduce, float32": (found["f32"], 4 * here * size * length)} if split else {}
+    )
 
 
 def main(directory: str, name: str, rows: int, length: int) -> None:

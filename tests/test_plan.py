@@ -161,6 +161,50 @@ ENTRY %main (a: f32[1024]) -> f32[1024] {{
         assert (row.count, row.bytes, row.wire) == (1, 4096, 2 * 4096 * (n - 1) // n)
 
 
+def test_whole_collectives_may_share_a_channel():
+    """As XLA writes them for TPUs where it has combined several; one that is spread over fusions counts once."""
+    fused = "kind=kCustom, calls=%"
+    text = f"""HloModule m
+
+%all-reduce-scatter.1 (a: f32[1024]) -> f32[128] {{
+  %a = f32[1024]{{0}} parameter(0)
+  %r.1 = f32[1024]{{0}} all-reduce(%a), channel_id=1, replica_groups={{}}, to_apply=%add
+  ROOT %s.1 = f32[128]{{0}} dynamic-slice(%r.1, %i), dynamic_slice_sizes={{128}}
+}}
+
+%all-reduce-scatter.2 (b: f32[1024]) -> f32[128] {{
+  %b = f32[1024]{{0}} parameter(0)
+  %r.2 = f32[1024]{{0}} all-reduce(%b), channel_id=1, replica_groups={{}}, to_apply=%add
+  ROOT %s.2 = f32[128]{{0}} dynamic-slice(%r.2, %i), dynamic_slice_sizes={{128}}
+}}
+
+%part.1 (c: f32[128]) -> f32[1024] {{
+  %c = f32[128]{{0}} parameter(0)
+  ROOT %g.1 = f32[1024]{{0}} all-gather(%c), channel_id=2, replica_groups={{}}, dimensions={{0}}
+}}
+
+%part.2 (d: f32[128]) -> f32[1024] {{
+  %d = f32[128]{{0}} parameter(0)
+  ROOT %g.2 = f32[1024]{{0}} all-gather(%d), channel_id=2, replica_groups={{}}, dimensions={{0}}
+}}
+
+ENTRY %main (x: f32[1024]) -> f32[1024] {{
+  %x = f32[1024]{{0}} parameter(0)
+  %one = f32[128]{{0}} fusion(%x), {fused}all-reduce-scatter.1
+  %two = f32[128]{{0}} fusion(%x), {fused}all-reduce-scatter.2
+  %whole = f32[1024]{{0}} all-reduce(%x), channel_id=1, replica_groups={{}}, to_apply=%add
+  %begun = f32[1024]{{0}} fusion(%one), {fused}part.1
+  ROOT %done = f32[1024]{{0}} fusion(%one), {fused}part.2
+}}
+"""
+    found = reading.collectives(hlo.parse(text), {"data": 8})
+    assert {row.kind: (row.count, row.bytes) for row in found} == {
+        "reduce-scatter": (2, 8192),
+        "all-reduce": (1, 4096),
+        "all-gather": (1, 4096),
+    }
+
+
 def test_a_tuple_and_the_padding_of_tiles():
     text = """ENTRY %main (a: f32[3,5]) -> (f32[3,5], bf16[4,64]) {
   %a = f32[3,5]{1,0} parameter(0)

@@ -238,17 +238,18 @@ def collectives(module: Module, mesh: dict[str, int]) -> list[Collective]:
                 kind = inner.opcode.removesuffix("-start")
                 if kind not in KINDS:
                     continue
+                scatter = owner.name.startswith(_SCATTER)
+                fused = owner is not computation and not scatter
                 channel = re.search(r"channel_id=\d+", inner.attributes)
-                if channel and (kind, channel[0]) in seen:  # one that is spread over several fusions
+                # One may be spread over several fusions. Whole ones may share a channel: XLA combines them.
+                if fused and channel and (kind, channel[0]) in seen:
                     continue
                 seen |= {(kind, channel[0])} if channel else set()
                 group = _group(inner, math.prod(mesh.values()))
                 axes = _axes(group, mesh)
                 if not axes:  # nobody else takes part
                     continue
-                fused = owner is not computation
-                if fused and owner.name.startswith(_SCATTER):
-                    kind, fused = "reduce-scatter", False
+                kind = "reduce-scatter" if scatter else kind
                 for shape in (shape for shapes in owner.taken(inner) for shape in shapes):
                     whole = shape.bytes * (len(group) if kind == "all-gather" else 1)
                     sums = found.setdefault((kind, axes, shape.dtype, hidden or fused), [0, 0, 0])

@@ -257,7 +257,7 @@ def test_scanned_is_unrolled(name: str):
 def test_several_adapters_share_a_base(tmp_path, monkeypatch):
     """As the page says: trained one after the other, kept side by side, chosen by argument, averaged, merged."""
     a = adapted("lora")
-    batch, found = support.arrays(a.packed), {}
+    batch, found = dict(support.arrays(a.packed)), {}
     for number, folder in enumerate(("one", "other")):
         state = a.state()
         for _ in range(2):
