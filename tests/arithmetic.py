@@ -97,10 +97,12 @@ def tensor_parallel(
         dtype: sum(c["bytes"] for c in facts["collectives"] if c["axes"] == ("tensor",) and c["dtype"] == dtype)
         for dtype in ("bf16", "f32")
     }
-    split = hf["vocab_size"] % facts["mesh"]["tensor"] == 0
-    return {"all-reduce, bfloat16": (found["bf16"], 2 * here * size * (full * length + 4))} | (
-        {"all-reduce, float32": (found["f32"], 4 * here * size * length)} if split else {}
-    )
+    sums: dict[str, tuple[float, float]] = {
+        "all-reduce, bfloat16": (found["bf16"], 2 * here * size * (full * length + 4))
+    }
+    if hf["vocab_size"] % facts["mesh"]["tensor"] == 0:
+        sums["all-reduce, float32"] = (found["f32"], 4 * here * size * length)
+    return sums
 
 
 def main(directory: str, name: str, rows: int, length: int) -> None:
