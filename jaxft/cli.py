@@ -97,6 +97,7 @@ def leave(code: int) -> None:
     """Ends the process; after a failure even where threads do not end, as orbax's when its folder is gone."""
     if code in (EXIT_USER, EXIT_FAILED):
         sys.stdout.flush()
+        sys.unraisablehook = threading.excepthook = lambda _: None  # the line has been said; these would add pages
         end = threading.Timer(10, os._exit, [code])
         end.daemon = True
         end.start()

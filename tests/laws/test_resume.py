@@ -1,10 +1,12 @@
 """Law 4: resuming is exact. Killed anywhere and started again: the same final parameters and metrics, bit for bit."""
 
+import contextlib
 import copy
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
@@ -133,6 +135,48 @@ def test_sigterm_during_an_evaluation(long_run, undisturbed, tmp_path, monkeypat
         assert lines(tmp_path / "run")[-1]["split"] == "train"
     modes.train(copy.deepcopy(long_run), str(tmp_path / "run"))
     same(tmp_path / "run", undisturbed)
+
+
+@contextlib.contextmanager
+def replaced(folder):
+    """By a file."""
+    away = folder.rename(folder.with_name("away"))
+    folder.write_text("")
+    try:
+        yield
+    finally:
+        folder.unlink()
+        away.rename(folder)
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Nothing can be made or deleted in it; for root that takes more than a mode."""
+    lock, unlock = (["chattr", "+i"], ["chattr", "-i"]) if os.getuid() == 0 else (["chmod", "555"], ["chmod", "755"])
+    if subprocess.run([*lock, folder], capture_output=True).returncode:
+        pytest.skip("this file system cannot lock a folder")
+    try:
+        yield
+    finally:
+        subprocess.run([*unlock, folder], check=True)
+
+
+def test_the_folder_of_checkpoints_is_lost(command, undisturbed, tmp_path):
+    """While the run is writing there: it ends with one line, what was saved is whole, and the run goes on from it."""
+    workdir = tmp_path / "run"
+    for number, lost in enumerate((replaced, locked)):
+        log = tmp_path / f"log{number}"
+        enough = logged(workdir) + 3
+        process = start(command, f"--workdir={workdir}", log=log)
+        assert until(lambda enough=enough: logged(workdir) >= enough, process), log.read_text()
+        with lost(workdir / "checkpoints"):
+            assert process.wait(timeout=60) == cli.EXIT_USER, log.read_text()
+        errors = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and errors[0].endswith("what is on disk is whole: mend and resume")
+        assert "Traceback" not in log.read_text()
+    assert start(command, f"--workdir={workdir}", log=log).wait() == 0, log.read_text()
+    assert not (workdir / "checkpoints-unreadable").exists()
+    same(workdir, undisturbed)
 
 
 def test_stopped_early_and_killed_before_the_end(tiny_model, cache, tmp_path, monkeypatch):
