@@ -41,7 +41,7 @@ def system_error(error: BaseException) -> tuple[int, str]:
         if isinstance(cause, OSError) and cause.errno:
             return cause.errno, str(cause.filename or "")
         if match := re.search(r"(?i)OS[ _]error(?:_code=')? ?(\d+)", str(cause)):
-            file = re.search(r'(?:file|writing|opening|reading|deleting)[^"]*"([^"]+)"', str(cause))
+            file = re.search(r'(?:file|writing|opening|reading|deleting)[^"]*"(/[^"]+)"', str(cause))  # not a key
             return int(match[1]), file[1] if file else ""
         if number := next((n for n in SPOKEN if os.strerror(n) in str(cause)), 0):
             return number, ""

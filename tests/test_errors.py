@@ -408,6 +408,5 @@ def test_a_full_disk(room):
         pytest.skip(f"no file system can be mounted here: {done.stderr}")
     assert done.stdout.split("\n") == ["exit 2", "2", "exit 0", "2", "4", ""], done.stderr
     first, second = done.stderr.split("resuming at step 2 of 4\n")
-    *_, line = first.splitlines()
-    assert line.startswith("error: ") and line.endswith(": the disk is full; what is on disk is whole: mend and resume")
+    assert first.endswith("\nerror: --workdir: the disk is full; what is on disk is whole: mend and resume\n")
     assert "Traceback" not in first + second and "results.json" in second

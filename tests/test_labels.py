@@ -70,7 +70,7 @@ def trained(tmp_path_factory, tiny_model, cache) -> Path:
     folder = tmp_path_factory.mktemp("several")
     rng = np.random.default_rng(0)
     words = ["red", "green", "blue"]
-    for split, count in (("train", 400), ("dev", 60), ("test", 60)):
+    for split, count in (("train", 800), ("dev", 60), ("test", 60)):
         rows = []
         for number in range(count):
             held = [word for word in words if rng.random() < 0.4]
@@ -94,7 +94,7 @@ def trained(tmp_path_factory, tiny_model, cache) -> Path:
 
 def test_a_run_with_several_labels(trained):
     found = results(trained)
-    assert found["test/f1_macro"] > 0.75 and found["test/average_precision_macro"] > 0.85  # chance: below 0.6
+    assert found["test/f1_macro"] > 0.8 and found["test/average_precision_macro"] > 0.9
     chosen = {key.removeprefix("threshold/"): value for key, value in best(trained).items() if "threshold/" in key}
     assert chosen.keys() == {"blue", "green", "red", "yes"} and len(set(chosen.values()) - {0.5}) > 2
     assert json.loads((trained / "export" / "config.json").read_text())["thresholds"] == chosen
