@@ -51,6 +51,9 @@ BROKEN = {
 }
 """What the file system can do to a run, in words."""
 
+UNFINISHED = ".orbax-checkpoint-tmp"
+"""In the names of what orbax has not finished writing."""
+
 OUT_OF_MEMORY = (
     "the device has too little memory for this run; lower config.train.batch_size or config.data.max_length, raise "
     "config.train.accumulate, set config.compute.remat=true or config.compute.dtype=bfloat16, or split parameters over "
@@ -340,6 +343,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, UserError | flags.Error):
         return EXIT_USER, " ".join(str(error).split())
     number, file = system_error(error)
+    file = "" if UNFINISHED in file else file  # it is gone by now
     if number in BROKEN:
         return EXIT_USER, f"{file or '--workdir'}: {BROKEN[number]}; what is on disk is whole: mend and resume"
     if any("RESOURCE_EXHAUSTED" in str(cause) for cause in causes(error)):  # of a full disk it is said, too
