@@ -14,7 +14,7 @@ epoch, 64 tokens, batch 32, learning rate 1e-4) finds for questions about 12 oth
 them with MRR@10 0.374 before, 0.454 +- 0.010 after; trained by PyTorch 0.462 +- 0.008 (three seeds, mean +- standard
 deviation; test loss 2.861 +- 0.008 and 2.801 +- 0.041):
 
-  python benchmarks/tasks_vs_torch.py --data=../shared/data --out=/tmp/tasks.jsonl --only=embeddings
+  python benchmarks/tasks_vs_torch.py --data=DIR --out=/tmp/tasks.jsonl --only=embeddings
 """
 
 from jaxft.config import Data, Experiment, Model, Optimizer, SentenceEmbedding, Train

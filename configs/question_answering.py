@@ -11,7 +11,7 @@ Measured: MiniLM, taught by 764 questions about 30 articles of XQuAD in English 
 learning rate 2e-4), answers those about 12 other articles with F1 0.159, exact match 0.105 (seed 0). So few examples
 teach little; SQuAD has 88,000.
 
-  python benchmarks/tasks_vs_torch.py --data=../shared/data --out=/tmp/tasks.jsonl --only=answers --contestant=jaxft
+  python benchmarks/tasks_vs_torch.py --data=DIR --out=/tmp/tasks.jsonl --only=answers --contestant=jaxft
 """
 
 from jaxft.config import Data, Experiment, Model, Optimizer, QuestionAnswering, Train

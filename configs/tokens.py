@@ -12,7 +12,7 @@ On ../shared/data/wnut17 with MiniLM from pip:
 Measured: from 1,500 of its training tweets (two epochs, batch 16, learning rate 2e-4) entity F1 0.378 on the whole test
 set (seed 0); trained by PyTorch 0.393 and 0.373 (seeds 0 and 1):
 
-  python benchmarks/tasks_vs_torch.py --data=../shared/data --out=/tmp/tasks.jsonl --only=tokens
+  python benchmarks/tasks_vs_torch.py --data=DIR --out=/tmp/tasks.jsonl --only=tokens
 """
 
 from jaxft.config import Data, Experiment, Model, Optimizer, TokenClassification, Train

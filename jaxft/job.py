@@ -25,9 +25,10 @@ from jaxft.tasks import Task
 from jaxft.types import Params
 
 COMPILATION = 4e8
-"""Positions x hidden size^2 that are computed in the time that compiling a shape keeps a run from it.
+"""Positions x hidden size^2 that a batch shape has to save, at least, to be worth compiling.
 
-A CPU core compiles a layer in 0.9 s, and computes 1.2e9 of them meanwhile; two thirds are hidden behind other work.
+A CPU core compiles a layer of MiniLM in 0.9 s, and computes 1.2e9 of them meanwhile. A third of that is charged: later
+runs read the program from disk.
 """
 
 

@@ -121,12 +121,7 @@ def compose(
         params = gather(adapt.together(trainable, frozen))
         return {"model": method.apply(params), "penalty": method.penalty(params) if method.penalty else 0.0}
 
-    def forward(params: Params, seen: Batch, run: nn.Run) -> Outputs:
-        if not method.tokens:
-            return task.forward(params, model, seen, run)
-        outputs = task.forward(params, model, batch.put_before(seen, task.targets, method.tokens), run)
-        own = seen["input_ids"].shape[1]
-        return {name: x[:, -own:] if task.outputs.get(name) == "token" else x for name, x in outputs.items()}
+    forward = _forward(task, model, method.tokens)
 
     def objective(joined: Params, batch: Batch, key: Array | None) -> tuple[tuple[Array, Array], Outputs]:
         outputs = forward(joined["model"], batch, dataclasses.replace(base, key=key))
@@ -167,6 +162,19 @@ def compose(
         state=state,
         abstract_batch=partial(batch.abstract, targets=task.targets, place=rows),
     )
+
+
+def _forward(task: Task, model: Model, tokens: int) -> Callable[[Params, Batch, nn.Run], Outputs]:
+    """The task's own `forward`, with so many virtual tokens before each example that neither it nor the loss sees."""
+    if not tokens:
+        return lambda params, seen, run: task.forward(params, model, seen, run)
+
+    def forward(params: Params, seen: Batch, run: nn.Run) -> Outputs:
+        outputs = task.forward(params, model, batch.put_before(seen, task.targets, tokens), run)
+        own = seen["input_ids"].shape[1]
+        return {name: x[:, -own:] if task.outputs.get(name) == "token" else x for name, x in outputs.items()}
+
+    return forward
 
 
 def _abstract_state(

@@ -77,28 +77,12 @@ def subject(experiment: config.Experiment, mesh: Mesh) -> Subject:
         job = prepare(experiment, mesh=mesh)
         return Subject(job.experiment, job.order.lengths[job.order[0]], lambda parts: job.batch_shapes(parts)[-1])
     full = lambda parts: BatchShape(-(-batch // parts) * parts, data.max_length, 1)  # noqa: E731
-    known = assume(experiment.task)
+    known = tasks.assume(experiment.task)
     told = tuple(f"config.task.{key}={value}" for key, value in known.items())
     experiment = config.check(
         dataclasses.replace(experiment, task=dataclasses.replace(experiment.task, **known)), False
     )
     return Subject(experiment, np.full(batch, data.max_length), full, told)
-
-
-def assume(task: config.Task) -> dict[str, Any]:
-    """What of a task only data would tell: one of two labels a text or word, an answer to each question."""
-    if isinstance(task, config.QuestionAnswering):
-        return {"unanswerable": "no"} if task.unanswerable == "auto" else {}
-    if not isinstance(task, config.SequenceClassification | config.TokenClassification):
-        return {}
-    known: dict[str, Any] = {}
-    columns = task.label_columns if isinstance(task, config.SequenceClassification) else ()
-    if task.problem == "auto":
-        single = "single_label" if isinstance(task, config.SequenceClassification) else "words"
-        known["problem"] = "multi_label" if columns else single
-    if not task.labels and task.problem != "regression":
-        known["labels"] = columns or ("0", "1")
-    return known
 
 
 def plan(

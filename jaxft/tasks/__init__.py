@@ -55,4 +55,10 @@ def build(options: config.Task) -> Task:
     return TASKS[type(options)].build(options)
 
 
-__all__ = ["TASKS", "Task", "build", "read", "resolve"]
+def assume(options: config.Task) -> dict[str, Any]:
+    """Values that resolve the options where there are no data: what a plan of their run supposes, and says."""
+    supposed = getattr(TASKS[type(options)], "assume", None)  # few tasks leave anything to the data
+    return supposed(options) if supposed else {}
+
+
+__all__ = ["TASKS", "Task", "assume", "build", "read", "resolve"]

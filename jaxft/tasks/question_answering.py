@@ -215,3 +215,8 @@ def resolve(options: config.QuestionAnswering, splits: Mapping[str, Split]) -> c
         raise UserError(f"{splits['train'].origin}: no question in {options.answers!r} has an answer")
     known = options.unanswerable != "auto"
     return options if known else dataclasses.replace(options, unanswerable="no" if all(answered) else "yes")
+
+
+def assume(options: config.QuestionAnswering) -> dict[str, Any]:
+    """Every question has an answer."""
+    return {"unanswerable": "no"} if options.unanswerable == "auto" else {}

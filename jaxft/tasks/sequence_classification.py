@@ -163,3 +163,11 @@ def resolve(options: config.SequenceClassification, splits: Mapping[str, Split])
     from jaxft.data import labels
 
     return labels.resolve(options, splits)
+
+
+def assume(options: config.SequenceClassification) -> dict[str, Any]:
+    """Two labels, one a text."""
+    columns = options.label_columns
+    known = {"problem": "multi_label" if columns else "single_label"} if options.problem == "auto" else {}
+    unnamed = not options.labels and options.problem != "regression"
+    return known | ({"labels": columns or ("0", "1")} if unnamed else {})

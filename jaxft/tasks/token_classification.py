@@ -205,3 +205,9 @@ def resolve(options: config.TokenClassification, splits: Mapping[str, Split]) ->
             for tag in set(part) - set(labels):
                 raise UserError(f"{split.where(row)}: tag {tag!r} is not among {known}; {nearest(tag, labels)}")
     return dataclasses.replace(options, labels=labels, problem="words" if words else "entities")
+
+
+def assume(options: config.TokenClassification) -> dict[str, Any]:
+    """Two tags that are no entities."""
+    known = {"problem": "words"} if options.problem == "auto" else {}
+    return known | ({} if options.labels else {"labels": ("0", "1")})

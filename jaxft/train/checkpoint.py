@@ -163,7 +163,7 @@ class Checkpoints:
         self._manager.close()
 
 
-def _move(path: Path, target: "Path") -> None:
+def _move(path: Path, target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
     path.rename(target)
 
