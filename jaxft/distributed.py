@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
+from absl import flags
 from jax.experimental import multihost_utils
 
 from jaxft.errors import TrainingError, UserError, causes
@@ -65,6 +66,7 @@ def initialize(
     if jax.distributed.is_initialized() or processes == 1 or (not explicit and _one_task()):
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    _barriers_without_devices()
     jax.config.update("jax_enable_preemption_service", preemptible)
     which = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process} if explicit else {}
     who = f"process {process} of {processes}, coordinator {coordinator}" if explicit else "the cluster that JAX found"
@@ -87,6 +89,18 @@ def initialize(
         raise UserError(
             f"cannot join {who}: {reason}; give --coordinator, --processes and --process, or --processes=1 to run alone"
         ) from error
+
+
+def _barriers_without_devices() -> None:
+    """Lets orbax's processes meet at the coordinator, and not in a collective.
+
+    That one could come between those of a step, in another order in each process, once a process has died.
+    """
+    from orbax.checkpoint import multihost as _  # noqa: F401  (it defines the flag)
+
+    if not flags.FLAGS.is_parsed():  # by a program around this one
+        flags.FLAGS.mark_as_parsed()
+    flags.FLAGS["experimental_orbax_use_distributed_barrier"].value = True
 
 
 def _check(coordinator: str, processes: int, process: int) -> None:
