@@ -14,8 +14,14 @@ from jaxft.errors import UserError
 STORES = {"gs": "gcsfs", "s3": "s3fs"}
 """Of a scheme, the package that reads and writes there; our extra has the scheme's name."""
 
+KNOWN_TO_ORBAX = ("gs",)
+"""Where orbax writes checkpoints itself, each process its part."""
+
 MARKS = {"export": "config.json", "adapter": "adapter_config.json", "report": "index.html"}
 """The file of a folder that is put last and taken away first: without it the others are no model and no page."""
+
+REFUSALS = ("Forbidden", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "annot connect")
+"""Words in the errors of orbax's libraries that say nothing about what is in the store."""
 
 CHECKPOINT_MARK = "_CHECKPOINT_METADATA"
 """The same, of a checkpoint: orbax takes no folder without it for one."""
@@ -35,7 +41,12 @@ class Bucket:
             raise UserError(f"--workdir {url}: {scheme}:// is not known; give a folder, gs://BUCKET/PATH or s3://...")
         if importlib.util.find_spec(STORES[scheme]) is None:
             raise UserError(f"--workdir {url}: {STORES[scheme]} is not installed; try: pip install 'jaxft[{scheme}]'")
+        import fsspec.config
+
+        # Other processes write there too: a list that has been kept would hide it.
+        fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False
         self.path = epath.Path(url)
+        self.known_to_orbax = scheme in KNOWN_TO_ORBAX
 
     def __str__(self) -> str:
         return str(self.path)
@@ -82,11 +93,16 @@ class Bucket:
         try:
             yield
         except Exception as error:  # of gcsfs, of google-auth, of aiohttp: whatever they raise
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise UserError(
-                f"--workdir {self}: cannot be {what} ({reason}); check that the bucket exists, that you may use it "
-                "(gcloud auth application-default login, aws configure) and the network; the same command resumes"
-            ) from error
+            raise refused(str(self), what, error) from error
+
+
+def refused(url: str, what: str, error: Exception) -> UserError:
+    """What to tell of a store that has not let itself be read or written (`what`)."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return UserError(
+        f"--workdir {url}: cannot be {what} ({reason}); check that the bucket exists, that you may use it "
+        "(gcloud auth application-default login, aws configure) and the network; the same command resumes"
+    )
 
 
 def _mark(name: str) -> str:

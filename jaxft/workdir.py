@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
 from jaxft import config
 from jaxft.errors import UserError
@@ -27,8 +28,8 @@ RECORDS = ("config.json", "metrics.jsonl", "results.json")
 class Workdir:
     """Reads and writes the files of one run. Each write is whole or not at all.
 
-    That of a bucket is written to a folder of this machine first: an object cannot grow, folders cannot be swapped, and
-    orbax cannot write to S3. `publish` puts it into the bucket.
+    That of a bucket is written to a folder of this machine first: an object cannot grow, and folders cannot be swapped.
+    `publish` puts it into the bucket. Checkpoints orbax writes there by itself, but not to S3.
     """
 
     def __init__(self, path: str | Path):
@@ -44,10 +45,10 @@ class Workdir:
         from jaxft.bucket import Bucket
 
         self._bucket = Bucket(str(path))
-        if jax.process_count() > 1:
+        if jax.process_count() > 1 and not self._bucket.known_to_orbax:
             raise UserError(
-                f"--workdir {path}: one process alone can write to a bucket; for several give a folder that all of "
-                "them share (Filestore, NFS), or mount the bucket (gcsfuse, mount-s3)"
+                f"--workdir {path}: one process alone can write to this store; for several give gs://BUCKET/PATH or a "
+                "folder that all of them share, or mount the bucket (mount-s3)"
             )
         self._room = tempfile.TemporaryDirectory(prefix="jaxft-")
         self.path = Path(self._room.name)
@@ -58,9 +59,11 @@ class Workdir:
         return str(self._bucket or self.path)
 
     @property
-    def checkpoints(self) -> Path:
-        """Where orbax writes them; those of a bucket are there."""
-        folder = self.path / "checkpoints"
+    def checkpoints(self) -> epath.Path:
+        """Where orbax writes them; those that it cannot write to the bucket have been fetched."""
+        if self._bucket and self._bucket.known_to_orbax:
+            return self._bucket.path / "checkpoints"
+        folder = epath.Path(self.path / "checkpoints")
         if self._bucket and not folder.exists():
             folder.mkdir()
             for step in self._bucket.names("checkpoints"):
@@ -95,7 +98,7 @@ class Workdir:
     def publish_progress(self) -> None:
         """The log as it is, then the checkpoints that are whole: each finds in the bucket the lines that it counts."""
         self.publish("metrics.jsonl", "tensorboard", "checkpoints-unreadable")
-        if self._bucket:
+        if self._bucket and not self._bucket.known_to_orbax:
             here = {entry.name for entry in self.checkpoints.iterdir() if entry.name.isdecimal()}
             for step in sorted(here, key=int):
                 if not self._bucket.has(f"checkpoints/{step}"):

@@ -2,10 +2,10 @@
 # A TPU slice of one or many hosts: puts this checkout on every host and starts run.py on all of them at once.
 #
 #   gcloud compute tpus tpu-vm create NAME --zone=ZONE --accelerator-type=v5litepod-16 --version=v2-alpha-tpuv5-lite
-#   launch/tpu_vm.sh NAME ZONE --config=configs/glue.py:sst2 --workdir=/mnt/runs/sst2
+#   launch/tpu_vm.sh NAME ZONE --config=configs/glue.py:sst2 --workdir=gs://BUCKET/sst2
 #
-# With several hosts, --workdir must be a folder that all of them share (Filestore, another NFS). On one host any will do,
-# but it goes with the machine: take gs://BUCKET/PATH. The same command again resumes. What is committed is sent, not what is edited.
+# --workdir may also be a folder that all hosts share (Filestore, another NFS). One on the host itself goes with the
+# machine. The same command again resumes. What is committed is sent, not what is edited.
 set -euo pipefail
 if [[ $# -lt 3 ]]; then
     sed -n '2,8s/^# \{0,1\}//p' "$0" >&2

@@ -1,6 +1,5 @@
 """What all tests share: JAX on the CPU, quick compiles, jaxft's signatures checked at run time, torch where it is."""
 
-import http.server
 import os
 from pathlib import Path
 
@@ -74,36 +73,17 @@ def finished(tmp_path_factory, tiny_model, cache):
 
 @pytest.fixture(scope="session")
 def google():
-    """A server that answers as Google Cloud Storage does, with an empty bucket: its URL."""
-    from runs import free_port
+    """The URL of an empty bucket in Google Cloud Storage."""
+    import stores
 
-    port = free_port()
-    server = pytest.importorskip("gcp_storage_emulator.server")
-    running = server.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
-    with pytest.MonkeyPatch.context() as patch:  # it would wait for one idle connection, and answer no other
-        patch.setattr(http.server, "HTTPServer", http.server.ThreadingHTTPServer)
-        running.start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-        patch.setenv("NO_GCE_CHECK", "true")
-        yield "gs://bucket"
-    running.stop()
+    with stores.google() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
 def amazon():
-    """The same for S3."""
-    server = pytest.importorskip("moto.server")
-    running = server.ThreadedMotoServer("127.0.0.1", 0)
-    running.start()
-    host, port = running.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "anyone")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        import boto3
+    """The same in S3."""
+    import stores
 
-        boto3.client("s3").create_bucket(Bucket="bucket")
-        yield "s3://bucket"
-    running.stop()
+    with stores.amazon() as url:
+        yield url

@@ -6,6 +6,7 @@ import sys
 
 import jax
 import pytest
+import stores
 from runs import experiment, lines, results, weights
 
 from jaxft import modes
@@ -54,6 +55,31 @@ def test_a_run_in_a_bucket_is_that_of_a_folder(store, tiny_model, cache, finishe
     assert {name: results(finished)[name] for name in measured} == pytest.approx(measured, abs=1e-6)
 
 
+def test_a_store_that_refuses_harms_nothing(google, tiny_model, cache, monkeypatch):
+    url, bucket, evaluate = f"{google}/refusing", Bucket(f"{google}/refusing"), shared.run_evaluation
+
+    def start(refused="-", stopped=False):
+        def asked(*args):
+            if stopped:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return evaluate(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shared, "run_evaluation", asked)
+            patch.setattr(stores, "closed", {f"refusing/checkpoints{refused}"})
+            modes.train(experiment(tiny_model, cache), url)
+
+    with pytest.raises(UserError, match="refusing/checkpoints: cannot be written"):
+        start(refused="")
+    with pytest.raises(Preempted, match="at step 5"):
+        start(stopped=True)
+    with pytest.raises(UserError, match="refusing/checkpoints: cannot be read"):
+        start(refused="/5/state/d")
+    assert bucket.names() == {"config.json", "metrics.jsonl", "tensorboard", "checkpoints"}
+    start()
+    assert bucket.has("results.json") and "checkpoints-unreadable" not in bucket.names()
+
+
 def test_a_folder_that_is_not_whole_is_not_there(store, tmp_path):
     bucket, export, back = Bucket(f"{store}/half"), tmp_path / "export", tmp_path / "back"
     export.mkdir()
@@ -70,7 +96,7 @@ def test_a_folder_that_is_not_whole_is_not_there(store, tmp_path):
     assert {entry.name for entry in (bucket.path / "export").iterdir()} == {"model.safetensors"}
 
 
-def test_several_processes_are_refused(monkeypatch):
+def test_several_processes_are_refused_where_orbax_cannot_write(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match="gs://bucket/run: one process alone can write to a bucket"):
-        Workdir("gs://bucket/run")
+    with pytest.raises(UserError, match="s3://bucket/run: one process alone can write to this store"):
+        Workdir("s3://bucket/run")

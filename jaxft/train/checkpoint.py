@@ -1,19 +1,21 @@
 """Checkpoints of a run: asynchronous and atomic, by orbax. Only what learns is saved, not the frozen parameters."""
 
+import contextlib
 import errno
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
-from jaxft import distributed
-from jaxft.errors import UserError, system_error
+from jaxft import bucket, distributed
+from jaxft.errors import UserError, causes, system_error
 from jaxft.train.state import State
 from jaxft.types import Params
 
@@ -45,7 +47,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        directory: Path,
+        directory: Path | epath.Path,
         keep: int | None,
         note: Callable[[str], None] = print,
         origin: Mapping[str, str] = MappingProxyType({}),
@@ -60,12 +62,12 @@ class Checkpoints:
           publish: called before each checkpoint, and when all are on disk.
 
         Raises:
-          UserError: the folder cannot be written.
+          UserError: the folder cannot be written. So do the methods, of a bucket.
         """
         self._best = _Best()
         self._note = note
         self._publish = publish
-        self._directory = directory
+        self._directory = epath.Path(directory)
         self._origin = dict(origin)
         self._read_only = keep is None
         options = ocp.CheckpointManagerOptions(read_only=True)
@@ -73,7 +75,8 @@ class Checkpoints:
             policy = AnyPreservationPolicy([LatestN(keep), self._best])
             options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
         try:
-            self._manager = ocp.CheckpointManager(directory, options=options)
+            with self._told("read"):
+                self._manager = ocp.CheckpointManager(self._directory, options=options)
         except OSError as error:
             raise UserError(
                 f"{directory}: cannot write checkpoints ({error.strerror}); choose another --workdir"
@@ -89,7 +92,8 @@ class Checkpoints:
         self._publish()
         position = {**position, "origin": self._origin}
         items = {"state": ocp.args.StandardSave(_saved(state)), "position": ocp.args.JsonSave(position)}
-        self._manager.save(int(position["step"]), args=ocp.args.Composite(**items))
+        with self._told("written"):
+            self._manager.save(int(position["step"]), args=ocp.args.Composite(**items))
 
     def restore(self, state: State, frozen: Params) -> tuple[State, dict[str, Any]] | None:
         """The newest whole checkpoint, placed as the abstract `state` says; None if there is none.
@@ -133,6 +137,10 @@ class Checkpoints:
         return last, int(jax.device_get(last.step))
 
     def _read(self, step: int, state: State) -> tuple[State, dict[str, Any]]:
+        with self._told("read"):
+            return self._restored(step, state)
+
+    def _restored(self, step: int, state: State) -> tuple[State, dict[str, Any]]:
         position = self._manager.restore(step, args=ocp.args.Composite(position=ocp.args.JsonRestore()))["position"]
         saved = position.pop("origin")
         for name, value in self._origin.items():
@@ -148,7 +156,7 @@ class Checkpoints:
         self._note(f"checkpoint {step} cannot be read: {_reason(error)}")
         if self._read_only:
             return
-        aside = self._directory.with_name("checkpoints-unreadable") / f"{step}-{time.time_ns():x}"
+        aside = self._directory.parent / "checkpoints-unreadable" / f"{step}-{time.time_ns():x}"
         distributed.once(lambda: _move(self._directory / str(step), aside))
         self._manager.reload()
         left = self.steps()
@@ -156,15 +164,28 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until everything is on disk, or in the bucket."""
-        self._manager.wait_until_finished()
+        with self._told("written"):
+            self._manager.wait_until_finished()
         self._publish()
 
     def close(self) -> None:
         self._manager.close()
 
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Turns the refusals of a store into the user's error: they are no damage."""
+        try:
+            yield
+        except Exception as error:
+            if "://" in str(self._directory) and _is_refusal(error):
+                raise bucket.refused(str(self._directory), what, error) from error
+            raise
 
-def _move(path: Path, target: Path) -> None:
-    target.parent.mkdir(exist_ok=True)
+
+def _move(path: epath.Path, target: epath.Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.parent.exists():  # in a bucket, where a folder is there once it holds something
+        (target.parent / "README").write_text("Checkpoints that could not be read. Nothing here is used any more.\n")
     path.rename(target)
 
 
@@ -177,6 +198,10 @@ def _is_no_damage(error: Exception) -> bool:
     return isinstance(error, UserError | MemoryError | jax.errors.JaxRuntimeError) or (
         system_error(error)[0] in NO_DAMAGE
     )
+
+
+def _is_refusal(error: Exception) -> bool:
+    return any(word in str(cause) for cause in causes(error) for word in bucket.REFUSALS)
 
 
 def _reason(error: Exception) -> str:

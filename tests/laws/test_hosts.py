@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from etils import epath
 from runs import ROOT, TWEETS, command, environment, free_port, lines, results, weights
 from safetensors.numpy import load_file
 
 from jaxft import cli, modes
+from jaxft.bucket import Bucket
 
 BOUND = 150
 """Seconds after which a run of two processes hangs: it takes about twenty on two cores of its own."""
@@ -73,17 +75,17 @@ def get_config():
 
 
 class Pair:
-    """Two processes of one run, of four simulated devices each; their output is in files beside the workdir."""
+    """Two processes of one run, of four simulated devices each; their output is in files of the given folder."""
 
-    def __init__(self, workdir: Path, *args: str):
-        self._workdir = workdir
+    def __init__(self, workdir: Path | str, folder: Path, *args: str):
+        self._checkpoints = epath.Path(workdir) / "checkpoints"
         common = [
             f"--workdir={workdir}",
             f"--coordinator=127.0.0.1:{free_port()}",
             "--processes=2",
             "--heartbeat_timeout=10",
         ]
-        self._output = [workdir.with_name(f"{workdir.name}.{i}.txt") for i in range(2)]
+        self._output = [folder / f"process.{i}.txt" for i in range(2)]
         self.processes = []
         for i in range(2):
             with open(self._output[i], "wb") as out:
@@ -110,19 +112,22 @@ class Pair:
     def wait_for_a_checkpoint(self, after: int = 0) -> int:
         """Until there is one of a later step; returns that step."""
         limit = time.monotonic() + BOUND
-        while (newest := last_saved(self._workdir)) <= after:
+        while (newest := last_saved(self._checkpoints)) <= after:
             running = all(process.poll() is None for process in self.processes)
             assert running and time.monotonic() < limit, self.printed(0) + self.printed(1)
             time.sleep(0.02)
         return newest
 
 
-def last_saved(workdir: Path) -> int:
-    return max(saved_steps(workdir), default=0)
+def last_saved(checkpoints: Path | epath.Path) -> int:
+    return max(saved_steps(checkpoints), default=0)
 
 
-def saved_steps(workdir: Path) -> list[int]:
-    return [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal()]
+def saved_steps(checkpoints: Path | epath.Path) -> list[int]:
+    """Of the whole ones: in a bucket, where nothing can be renamed, orbax marks them."""
+    whole = "commit_success.txt" if "://" in str(checkpoints) else ""
+    steps = [path for path in checkpoints.glob("*") if path.name.isdecimal()] if checkpoints.exists() else []
+    return [int(path.name) for path in steps if (path / whole).exists()]
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +180,21 @@ def two_processes(folder: Path, script: str, *args: str) -> list[str]:
     return printed
 
 
-def test_with_sharded_parameters(tmp_path, config_file, single):
-    with Pair(tmp_path / "pair", config_file, "--config.mesh.data=1", "--config.mesh.fsdp=8") as pair:
+def test_with_sharded_parameters_in_a_bucket(google, tmp_path, config_file, single):
+    """Each process writes its own shards there, and reads them after both have been stopped."""
+    url, sharded = f"{google}/pair", ["--config.mesh.data=1", "--config.mesh.fsdp=8"]
+    bucket, copy = Bucket(url), tmp_path / "copy"
+    with Pair(url, tmp_path, config_file, *sharded) as pair:
+        pair.wait_for_a_checkpoint()
+        pair.processes[0].terminate()
+        assert pair.wait() == [75, 75]
+    stopped = last_saved(bucket.path / "checkpoints")
+    with Pair(url, tmp_path, config_file, *sharded) as pair:
         assert pair.wait() == [0, 0]
-    assert_same(tmp_path / "pair", single)
+        assert f"resuming at step {stopped} of" in pair.printed(0)
+    for name in bucket.names():
+        bucket.fetch(name, copy)
+    assert_same(copy, single)
 
 
 def test_each_process_places_its_own_rows_in_any_order_of_devices(tmp_path):
@@ -209,15 +225,15 @@ def test_a_finished_run_is_exported_evaluated_and_used(tmp_path, single):
 def test_they_stop_together_and_resume(tmp_path, config_file, single):
     """After SIGTERM to one, after the death of either, and from the checkpoint before one that is damaged."""
     workdir = tmp_path / "pair"
-    with Pair(workdir, config_file) as pair:
+    with Pair(workdir, tmp_path, config_file) as pair:
         pair.wait_for_a_checkpoint(after=3)
         pair.processes[1].terminate()
         assert pair.wait() == [75, 75]
         assert "stopped by SIGTERM at step" in pair.printed(0)
-    newest = last_saved(workdir)
+    newest = last_saved(workdir / "checkpoints")
     begun = damage(workdir, newest)
     for dies in (1, 0):  # 0 is the coordinator
-        with Pair(workdir, config_file) as pair:
+        with Pair(workdir, tmp_path, config_file) as pair:
             pair.wait_for_a_checkpoint(after=newest)
             pair.processes[dies].kill()
             killed = time.monotonic()
@@ -227,9 +243,9 @@ def test_they_stop_together_and_resume(tmp_path, config_file, single):
             assert "another process" in pair.printed(1 - dies) or "another task died" in pair.printed(1 - dies)
             assert f"resuming at step {begun} of" in pair.printed(0)
             assert ("cannot be read" in pair.printed(0)) == (dies == 1)
-        newest = begun = last_saved(workdir)
+        newest = begun = last_saved(workdir / "checkpoints")
     assert not (workdir / "results.json").exists()
-    with Pair(workdir, config_file) as pair:
+    with Pair(workdir, tmp_path, config_file) as pair:
         assert pair.wait() == [0, 0]
     assert_same(workdir, single)
 
@@ -238,7 +254,7 @@ def damage(workdir: Path, step: int) -> int:
     """Takes a checkpoint's data away; returns the step of the one before it, which is to be used."""
     for file in (workdir / "checkpoints" / str(step)).rglob("d/*"):
         file.unlink()
-    return max(saved for saved in saved_steps(workdir) if saved < step)
+    return max(saved for saved in saved_steps(workdir / "checkpoints") if saved < step)
 
 
 @pytest.mark.parametrize(
