@@ -43,7 +43,7 @@ def measure(job: Job, steps: int, warmup: int, rounds: int) -> dict[str, Any]:
     alone = time.perf_counter() - started
 
     ready = list(feed.train(job.order, 0, steps))
-    step = Compiled(job.program.train_step, job.program.state, job.program.abstract_batch, job.shapes)
+    step = job.train_step()
     train(job, step, ready, 0)  # every shape is compiled
     without, fed = [], []
     for _ in range(rounds):

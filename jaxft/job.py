@@ -1,5 +1,6 @@
 """An experiment made ready to run: data read and tokenized, model and task built, shapes chosen, program composed."""
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -128,13 +129,23 @@ class Job:
         count = flops.train_flops(self.body.model, self.program.spec, frozen)
         return lambda host: count(self.features["train"].lengths[host.examples])
 
-    def padding(self, batches: int = 50) -> float:
-        """The share of computed positions that hold no token, over the first batches."""
+    def first_shapes(self, batches: int = 50) -> list[BatchShape]:
+        """Those of the first batches of the run."""
         first = [self.order.lengths[self.order[i]] for i in range(min(batches, self.steps))]
         most = self.features["train"].items(self.task.together).most
         length, slots = self.shapes[-1].length, self.shapes[-1].slots // most
-        shapes = [smallest(self.shapes, packing.pack(n, length, slots).count, int(n.max())) for n in first]
-        return 1 - sum(int(n.sum()) for n in first) / sum(shape.rows * shape.length for shape in shapes)
+        return [smallest(self.shapes, packing.pack(n, length, slots).count, int(n.max())) for n in first]
+
+    def padding(self) -> float:
+        """The share of computed positions that hold no token, over the first batches."""
+        shapes = self.first_shapes()
+        tokens = sum(int(self.order.lengths[self.order[i]].sum()) for i in range(len(shapes)))
+        return 1 - tokens / sum(shape.rows * shape.length for shape in shapes)
+
+    def train_step(self) -> "Compiled":
+        """The training step, compiled for each shape, those first that the run needs first."""
+        shapes = list(dict.fromkeys([*self.first_shapes(), *self.shapes]))
+        return Compiled(self.program.train_step, self.program.state, self.program.abstract_batch, shapes)
 
     def feed(self, split: str) -> Feed:
         data, vary, seed = self.experiment.data, self.task.vary, self.experiment.seed
@@ -261,13 +272,17 @@ def load(experiment: config.Experiment, composed: Program) -> tuple[Params, pret
     return pretrained.load(directory, composed.spec, key=key, base_prefix=prefix, shardings=places)
 
 
+_tracing = threading.Lock()
+"""Traces that take turns in Python are all ready late; one after the other the first is ready soon."""
+
+
 class Compiled:
     """A jitted function compiled ahead for each batch shape, on threads; calling it never compiles anything else."""
 
     def __init__(
         self, function: Any, first: Any, abstract_batch: Callable[[BatchShape], Any], shapes: list[BatchShape]
     ):
-        """`first` is the abstract first argument, the batch is the second."""
+        """`first` is the abstract first argument, the batch is the second; the first shapes are ready first."""
         self._pool = ThreadPoolExecutor(2)
         self._compiled: dict[tuple[int, ...], Future] = {
             (shape.rows, shape.length): self._pool.submit(self._compile, function, first, abstract_batch(shape))
@@ -279,7 +294,9 @@ class Compiled:
 
     @staticmethod
     def _compile(function: Any, first: Any, batch: Any) -> Any:
-        return function.lower(first, batch).compile()
+        with _tracing:
+            lowered = function.lower(first, batch)
+        return lowered.compile()
 
     def __call__(self, first: Any, batch: Mapping[str, jax.Array]) -> Any:
         shape = batch["input_ids"].shape

@@ -7,6 +7,8 @@ import pty
 import re
 import select
 import struct
+import subprocess
+import sys
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -147,6 +149,14 @@ def events(folder: Path) -> list:
         found.append(parse(data[12 : 12 + size]))
         data = data[16 + size :]
     return found
+
+
+def test_tensorboard_does_without_pytorch(tmp_path):
+    """It would be imported for two seconds of every run."""
+    script = "import sys; from jaxft.report.tensorboard import TensorBoard\n"
+    script += "TensorBoard(sys.argv[1]).scalars(1, 'train', {'loss': 1.0}); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n" and list(tmp_path.iterdir())
 
 
 def test_tensorboard_writes_scalars_and_purges(tmp_path):

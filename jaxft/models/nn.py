@@ -242,8 +242,7 @@ def repeat(
     Args:
       first: which part of the model, for `Run.fold`, the first of these layers is.
     """
-    if run.remat:
-        layer = jax.checkpoint(layer)
+    layer = jax.jit(jax.checkpoint(layer) if run.remat else layer)  # traced once for all layers that are alike
     alike = len({jax.tree.structure(p) for p in params}) == 1  # an adaptation may have changed some layers alone
     if not run.scan or len(params) < 2 or not alike:
         for i, p in enumerate(params, first):

@@ -50,7 +50,7 @@ def train(
         say(f"{folder} is finished; for another run choose another --workdir, or start anew by --overwrite")
         return results
     peak = flops.peak_flops(job.program.mesh)
-    step = Compiled(job.program.train_step, job.program.state, job.program.abstract_batch, job.shapes)
+    step = job.train_step()
     state, position, checkpoints = _start(job, folder)
     distributed.once(lambda: folder.truncate_log(position.log_bytes))
     say(tables.summary(_facts(job, folder)))

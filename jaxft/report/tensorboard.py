@@ -1,7 +1,9 @@
 """Scalars as TensorBoard event files."""
 
+import contextlib
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,8 @@ from typing import Any
 class TensorBoard:
     """Writes scalars below `directory`, tagged `SPLIT/NAME`.
 
-    tensorboardX takes two seconds to import, so that happens at the first write, which a training loop makes after its
-    first step; nothing is created before. Its SummaryWriter is not used: that writes on a thread, and on a full disk
+    tensorboardX is imported at the first write, which a training loop makes after its first step; nothing is created
+    before. Its SummaryWriter is not used: that writes on a thread, and on a full disk
     the thread dies and the next writes wait for it forever.
 
     Args:
@@ -29,7 +31,8 @@ class TensorBoard:
         Raises:
           OSError: the disk is full, and the like.
         """
-        from tensorboardX.proto import event_pb2, summary_pb2
+        with _without_torch():
+            from tensorboardX.proto import event_pb2, summary_pb2
 
         event: Any = event_pb2  # made at run time, where no type checker sees what is in them
         summary: Any = summary_pb2
@@ -54,3 +57,16 @@ class TensorBoard:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """For tensorboardX, which imports PyTorch where that is installed, to draw its models; it takes two seconds."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
