@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft import config
+from jaxft import config, tasks
 from jaxft.adapt.base import layer_of, matches
 from jaxft.errors import UserError, nearest
 from jaxft.export import fetch
@@ -36,7 +36,12 @@ TYPES = {
 }
 """Method -> `peft_type`. Methods that add nothing to the model have no such directory."""
 
-TASKS = {"SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS", "QuestionAnswering": "QUESTION_ANS"}
+TASKS = {
+    "SequenceClassification": "SEQ_CLS",
+    "TokenClassification": "TOKEN_CLS",
+    "QuestionAnswering": "QUESTION_ANS",
+    "SentenceEmbedding": "FEATURE_EXTRACTION",
+}
 """A task of `jaxft.config` -> `task_type`."""
 
 PARTS = {
@@ -76,18 +81,23 @@ def tensors(experiment: config.Experiment, flat: Mapping[str, np.ndarray]) -> di
     for path, x in flat.items():
         if path.startswith("ia3/"):
             x = x[None] if any(matches(pattern, path) for pattern in experiment.ia3.inputs) else x[:, None]
-        found[_name(experiment.adapt, path)] = x.T if _is_reversed(path) else x
+        found[_name(experiment.adapt, path, _is_bare(experiment))] = x.T if _is_reversed(path) else x
     return {name: np.array(x, order="C") for name, x in found.items()}
 
 
-def _name(adapt: str, path: str) -> str:
+def _is_bare(experiment: config.Experiment) -> bool:
+    """Whether PyTorch's model is the body alone, which its own name is not put before."""
+    return not tasks.build(experiment.task).head
+
+
+def _name(adapt: str, path: str, bare: bool) -> str:
     """What `peft` calls a parameter of a method, or of the head beside it."""
     method, *layer, last = path.split("/")
     if TYPES.get(method) == "JAXFT":
         return path
     if method in ("prefix", "prompt"):
         return VIRTUAL
-    inside = ".".join([*layer, PARTS[last]]) if method in TYPES else torch_name(path)
+    inside = ".".join([*layer[bare:], PARTS[last]]) if method in TYPES else torch_name(path)
     return f"base_model.{inside}" if adapt in ("prefix", "prompt") else f"base_model.model.{inside}"
 
 
@@ -122,7 +132,7 @@ def _config(experiment: config.Experiment, paths: Sequence[str]) -> dict[str, An
         return values | {"method": method, "options": config.to_dict(getattr(experiment, method))}
     if method in ("prefix", "prompt"):
         return values | {"num_virtual_tokens": getattr(experiment, method).length}
-    layers = sorted({".".join(path.split("/")[1:-1]) for path in own})
+    layers = sorted({".".join(path.split("/")[1 + _is_bare(experiment) : -1]) for path in own})
     if method == "ia3":
         fed = [layer for layer in layers if any(matches(p, layer.replace(".", "/")) for p in experiment.ia3.inputs)]
         return values | {"target_modules": layers, "feedforward_modules": fed}
@@ -229,9 +239,9 @@ def read(directory: Path, composed: Program, start: Params) -> Params:
     there = _whole_ranks(read_json(directory / CONFIG), there)
     adapt = next((path.split("/")[0] for path in nn.flatten(composed.adaptation.spec)), "")
     added, found = nn.flatten(composed.adaptation.spec), nn.flatten(start)
-    states, unused = _states(added), set(there)
+    states, unused, bare = _states(added), set(there), not composed.task.head
     for path, leaf in nn.flatten(composed.state.trainable).items():
-        name = _name(adapt, path)
+        name = _name(adapt, path, bare)
         unused.discard(name)
         if _is_value(path) and name not in there:  # a LoRA
             found[path] = jnp.ones_like(found[path])

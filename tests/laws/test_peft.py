@@ -147,6 +147,31 @@ def test_adalora_of_peft_is_read(torch, peft, tmp_path):
     support.assert_close(support.by_example(found, case.task, host, features), {"logits": logits}, 1e-4)
 
 
+def test_adapters_of_sentence_embeddings_open(torch, peft, tmp_path):
+    """On the body alone, which has no head and no names around it."""
+    from transformers import AutoModel
+
+    case = support.TASKS["embeddings"]
+    support.torch_model(support.SMALL, case.task, seed=0).save_pretrained(tmp_path / "base")
+    model, params = support.load(tmp_path / "base", case.task, dropout=0.0)
+    keys = support.ADAPTATIONS["lora"]
+    composed = support.compose(case.task, model, **keys)
+    trainable, frozen = composed.split(params)
+    trainable = jax.tree.map(lambda x: x + 0.1, trainable)
+    features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
+    host = support.lay_out(features, case.task, 24, slots=0)
+    outputs = composed.eval_step((trainable, frozen), support.arrays(host))
+    ours = support.by_example(outputs, case.task, host, features)
+    experiment = config.Experiment(task=case.options, model=config.Model(path=str(tmp_path / "base")), **keys)
+    adapters.write(tmp_path / "ours", experiment, trainable)
+    base = AutoModel.from_pretrained(tmp_path / "base", add_pooling_layer=False)
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "ours").eval()
+    found = support.embedded(theirs, support.torch_inputs(features, case.task, 24))[1]
+    support.assert_close(ours, {"embeddings": found["embeddings"].numpy()}, 1e-4)
+    again = adapters.read(tmp_path / "ours", composed, trainable)
+    support.assert_close(nn.flatten(again), nn.flatten(trainable), 0.0)
+
+
 def test_a_tensor_without_a_place(torch, peft, tmp_path):
     """A pattern of `peft` may name the pooler, which is no target here: its correction must not get lost."""
     case = support.TASKS["single_label"]
