@@ -13,15 +13,15 @@
 In any other config it is one line, or one flag; most methods want ten times the learning rate of full fine-tuning:
 
   python run.py --config=configs/quickstart.py --workdir=/tmp/lora --config.adapt=lora \\
-      --config.optimizer.learning_rate=1e-3
+      --config.optimizer.learning_rate=3e-3
 """
 
 from configs import quickstart
 from jaxft.config import METHODS, Experiment
 from jaxft.errors import UserError, nearest
 
-RATES = {"full": 1e-4, "freeze": 3e-4, "adalora": 2e-3, "ia3": 3e-3, "prefix": 3e-3}
-"""Where to begin, not tuned; the others: 1e-3."""
+RATES = {"full": 1e-4, "freeze": 1e-3}
+"""Where to begin: as the quickstart does, else the best of a few rates in a short run (docs/adapt.md); others: 3e-3."""
 
 
 def get_config(method: str = "lora") -> Experiment:
@@ -29,5 +29,5 @@ def get_config(method: str = "lora") -> Experiment:
         raise UserError(f"--config=configs/adapt.py:{method}: no such method; {nearest(method, METHODS)}")
     experiment = quickstart.get_config()
     experiment.name, experiment.adapt = f"tweets-minilm-{method}", method
-    experiment.optimizer.learning_rate = RATES.get(method, 1e-3)
+    experiment.optimizer.learning_rate = RATES.get(method, 3e-3)
     return experiment

