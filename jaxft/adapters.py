@@ -71,7 +71,7 @@ def write(directory: Path, experiment: config.Experiment, trainable: Params) -> 
 
 def tensors(experiment: config.Experiment, flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What learns, or its gradient, by path -> the same as `peft` names and lays it out."""
-    flat = dict(flat)
+    flat, bare = dict(flat), _is_bare(experiment)
     for path in filter(_is_value, list(flat)):
         b = f"{path.removesuffix('/value')}/b"
         flat[b] = flat.pop(path)[:, None] * flat[b]
@@ -81,7 +81,7 @@ def tensors(experiment: config.Experiment, flat: Mapping[str, np.ndarray]) -> di
     for path, x in flat.items():
         if path.startswith("ia3/"):
             x = x[None] if any(matches(pattern, path) for pattern in experiment.ia3.inputs) else x[:, None]
-        found[_name(experiment.adapt, path, _is_bare(experiment))] = x.T if _is_reversed(path) else x
+        found[_name(experiment.adapt, path, bare)] = x.T if _is_reversed(path) else x
     return {name: np.array(x, order="C") for name, x in found.items()}
 
 

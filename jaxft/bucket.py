@@ -20,11 +20,11 @@ KNOWN_TO_ORBAX = ("gs",)
 MARKS = {"export": "config.json", "adapter": "adapter_config.json", "report": "index.html"}
 """The file of a folder that is put last and taken away first: without it the others are no model and no page."""
 
-REFUSALS = ("Forbidden", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "annot connect")
-"""Words in the errors of orbax's libraries that say nothing about what is in the store."""
-
 CHECKPOINT_MARK = "_CHECKPOINT_METADATA"
 """The same, of a checkpoint: orbax takes no folder without it for one."""
+
+REFUSALS = ("Forbidden", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "annot connect")
+"""Words in the errors of orbax's libraries that say nothing about what is in the store."""
 
 
 class Bucket:

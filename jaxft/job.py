@@ -129,9 +129,9 @@ class Job:
         count = flops.train_flops(self.body.model, self.program.spec, frozen)
         return lambda host: count(self.features["train"].lengths[host.examples])
 
-    def first_shapes(self, batches: int = 50) -> list[BatchShape]:
-        """Those of the first batches of the run."""
-        first = [self.order.lengths[self.order[i]] for i in range(min(batches, self.steps))]
+    def first_shapes(self) -> list[BatchShape]:
+        """Those of the first 50 batches of the run."""
+        first = [self.order.lengths[self.order[i]] for i in range(min(50, self.steps))]
         most = self.features["train"].items(self.task.together).most
         length, slots = self.shapes[-1].length, self.shapes[-1].slots // most
         return [smallest(self.shapes, packing.pack(n, length, slots).count, int(n.max())) for n in first]

@@ -138,19 +138,17 @@ class Checkpoints:
 
     def _read(self, step: int, state: State) -> tuple[State, dict[str, Any]]:
         with self._told("read"):
-            return self._restored(step, state)
-
-    def _restored(self, step: int, state: State) -> tuple[State, dict[str, Any]]:
-        position = self._manager.restore(step, args=ocp.args.Composite(position=ocp.args.JsonRestore()))["position"]
-        saved = position.pop("origin")
-        for name, value in self._origin.items():
-            if saved.get(name) != value:
-                raise UserError(
-                    f"{self._directory / str(step)} was saved with another {ORIGINS[name]}; bring that back, choose "
-                    "another --workdir, or start anew by --overwrite"
-                )
-        wanted = ocp.args.Composite(state=ocp.args.StandardRestore(_saved(state)))
-        return self._manager.restore(step, args=wanted)["state"], position
+            wanted = ocp.args.Composite(position=ocp.args.JsonRestore())
+            position = self._manager.restore(step, args=wanted)["position"]
+            saved = position.pop("origin")
+            for name, value in self._origin.items():
+                if saved.get(name) != value:
+                    raise UserError(
+                        f"{self._directory / str(step)} was saved with another {ORIGINS[name]}; bring that back, "
+                        "choose another --workdir, or start anew by --overwrite"
+                    )
+            wanted = ocp.args.Composite(state=ocp.args.StandardRestore(_saved(state)))
+            return self._manager.restore(step, args=wanted)["state"], position
 
     def _set_aside(self, step: int, error: Exception) -> None:
         self._note(f"checkpoint {step} cannot be read: {_reason(error)}")
