@@ -17,7 +17,8 @@ def google() -> Iterator[str]:
     server, port = pytest.importorskip("gcp_storage_emulator.server"), free_port()
     running = server.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server, "HANDLERS", [(path, _with_generations(answers)) for path, answers in server.HANDLERS])
+        handlers = [(MOVE, {"POST": _move}), *server.HANDLERS]
+        patch.setattr(server, "HANDLERS", [(path, _with_generations(answers)) for path, answers in handlers])
         for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
             patch.setenv(name, f"http://127.0.0.1:{port}")
         patch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "anyone")
@@ -52,6 +53,19 @@ closed: set[str] = set()
 """Beginnings of names of objects that Google's server does not let anybody read or write."""
 
 _one_at_a_time = threading.RLock()
+
+MOVE = r"^/storage/v1/b/(?P<bucket_name>[-.\w]+)/o/(?P<object_id>.+)/moveTo/o/(?P<target>.+)$"
+
+
+def _move(request: Any, response: Any, storage: Any, **_: Any) -> None:
+    """Objects: move, which gcsfs asks for and the emulator leaves out."""
+    from gcp_storage_emulator.handlers import objects
+
+    names = request.params
+    request.params.update(dest_bucket_name=names["bucket_name"], dest_object_id=names["target"])
+    objects.copy(request, response, storage)
+    if response.status == HTTPStatus.OK:
+        objects.delete(request, response, storage)
 
 
 def _with_generations(answers: dict[str, Callable[..., None]]) -> dict[str, Callable[..., None]]:

@@ -182,7 +182,7 @@ def two_processes(folder: Path, script: str, *args: str) -> list[str]:
 
 def test_with_sharded_parameters_in_a_bucket(google, tmp_path, config_file, single):
     """Each process writes its own shards there, and reads them after both have been stopped."""
-    url, sharded = f"{google}/pair", ["--config.mesh.data=1", "--config.mesh.fsdp=8"]
+    url, sharded = f"{google}/pair", ["--config.mesh.fsdp=8", "--config.mesh.data=1", "--config.train.save_every=0"]
     bucket, copy = Bucket(url), tmp_path / "copy"
     with Pair(url, tmp_path, config_file, *sharded) as pair:
         pair.wait_for_a_checkpoint()
