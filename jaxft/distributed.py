@@ -198,7 +198,8 @@ def wait_for_all(name: str) -> None:
 def preempted(step: int) -> bool:
     """Whether all processes are to stop after this step: SIGTERM has reached one of them.
 
-    All must ask after every step. They agree on a step that none has passed yet, by JAX's preemption service.
+    All must ask after every step, and nobody for an earlier one: by JAX's preemption service they agree on a step that
+    none has asked for yet.
     """
     return multihost_utils.reached_preemption_sync_point(step)
 

@@ -42,6 +42,17 @@ class _Best:
         return [info.step == self.step for info in checkpoints]
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which does not ask whether the run is to stop: the loop does.
+
+    The processes agree on a step by the last one that each has asked for, and orbax would ask, on one of them and from
+    another thread, for that of a checkpoint that has just been written: they would stop at different steps, and hang.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The folder `checkpoints/` of a run."""
 
@@ -76,7 +87,7 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
         try:
             with self._told("read"):
-                self._manager = ocp.CheckpointManager(self._directory, options=options)
+                self._manager = _Manager(self._directory, options=options)
         except OSError as error:
             raise UserError(
                 f"{directory}: cannot write checkpoints ({error.strerror}); choose another --workdir"

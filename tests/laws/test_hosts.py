@@ -8,13 +8,18 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
+import support
 from etils import epath
+from jax.experimental import multihost_utils
 from runs import ROOT, TWEETS, command, environment, free_port, lines, results, weights
 from safetensors.numpy import load_file
 
-from jaxft import cli, modes
+from jaxft import cli, models, modes
 from jaxft.bucket import Bucket
+from jaxft.train.checkpoint import Checkpoints
 
 BOUND = 150
 """Seconds after which a run of two processes hangs: it takes about twenty on two cores of its own."""
@@ -248,6 +253,22 @@ def test_they_stop_together_and_resume(tmp_path, config_file, single):
     with Pair(workdir, tmp_path, config_file) as pair:
         assert pair.wait() == [0, 0]
     assert_same(workdir, single)
+
+
+def test_the_loop_alone_asks_whether_to_stop(tmp_path, monkeypatch):
+    """The processes agree on a step by how far each has asked: a question about an older one would set it back."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: bool(asked.append(step)))
+    case = support.TASKS["single_label"]
+    state = support.compose(case.task, models.build(support.SMALL)).state
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    for step in (1, 2):
+        state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
+        checkpoints.save(state, {"step": step, "best_step": None}, None)
+    checkpoints.wait()
+    assert checkpoints.steps() == [1, 2]
+    checkpoints.close()
+    assert not asked
 
 
 def damage(workdir: Path, step: int) -> int:
