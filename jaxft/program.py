@@ -98,23 +98,14 @@ def compose(
     """
     mesh = mesh or sharding.make_mesh(experiment.mesh)
     rules = sharding.read_rules(experiment.mesh.rules)
-    compute = experiment.compute
-    base = nn.Run(
-        dtype=nn.DTYPES[compute.dtype],
-        bits=GENERATORS[compute.dropout],
-        attention=attention.choose(compute, mesh, rules),
-        remat=compute.remat,
-        scan=compute.scan,
-        constrain=sharding.constrain(mesh, rules),
-    )
-
+    base, scan = _run(experiment.compute, mesh, rules), experiment.compute.scan
     spec = task.param_spec(model)
     method = adaptation(experiment, spec, model.prefix)
     merge = method.merge
     everything = spec | method.spec
     sharding.check_rules(everything, rules)
-    gather = sharding.gather(everything, mesh, rules, but=model.layers if compute.scan else "")
-    if compute.scan:
+    gather = sharding.gather(everything, mesh, rules, but=model.layers if scan else "")
+    if scan:
         base = dataclasses.replace(base, gather=sharding.gather(spec, mesh, rules, below=f"{model.layers}/0"))
 
     def join(trainable: Params, frozen: Params) -> Params:
@@ -161,6 +152,18 @@ def compose(
         merge=None if merge is None else lambda *parts: merge(adapt.together(*parts)),
         state=state,
         abstract_batch=partial(batch.abstract, targets=task.targets, place=rows),
+    )
+
+
+def _run(compute: config.Compute, mesh: Mesh, rules: Rules) -> nn.Run:
+    """How the model is computed, without dropout."""
+    return nn.Run(
+        dtype=nn.DTYPES[compute.dtype],
+        bits=GENERATORS[compute.dropout],
+        attention=attention.choose(compute, mesh, rules),
+        remat=compute.remat,
+        scan=compute.scan,
+        constrain=sharding.constrain(mesh, rules),
     )
 
 

@@ -83,46 +83,56 @@ def build(experiment: config.Experiment, spec: nn.Spec, prefix: str) -> Adaptati
         return options.orthogonality * jnp.sum(jnp.stack(squares))
 
     def optimizer(inner: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
-        def init(params: Params) -> Ranked:
-            zeros = {path: jnp.zeros_like(x) for path, x in nn.flatten(params).items() if path in new}
-            ones = {path: jnp.ones_like(x) for path, x in zeros.items() if path.endswith("/value")}
-            return Ranked(inner.init(params), jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.copy, zeros), ones)
-
-        def update(updates: Params, state: Ranked, params: Params) -> tuple[Params, Ranked]:
-            grads, old = nn.flatten(updates), nn.flatten(params)
-            importance, variation, scores = {}, {}, {}
-            for path in new:  # eqs. 8 to 11
-                now = jnp.abs(old[path] * grads[path])
-                importance[path] = options.beta1 * state.importance[path] + (1 - options.beta1) * now
-                far = jnp.abs(now - importance[path])
-                variation[path] = options.beta2 * state.variation[path] + (1 - options.beta2) * far
-                scores[path] = importance[path] * variation[path]
-            ranks = {  # eq. 7
-                f"adalora/{path}/value": scores[f"adalora/{path}/value"]
-                + scores[f"adalora/{path}/a"].mean(0)
-                + scores[f"adalora/{path}/b"].mean(1)
-                for path in paths
-            }
-            left = budget(options, len(paths), steps, state.step)
-            ordered = jnp.sort(jnp.concatenate(list(ranks.values())), descending=True)
-            first, last = _phases(options, steps)
-            chosen = (state.step >= first) & (state.step <= last)
-            chosen &= (state.step % options.every == 0) | (state.step == last)
-            kept = {
-                path: jnp.where(chosen, (score >= ordered[left - 1]).astype(jnp.float32), state.kept[path])
-                for path, score in ranks.items()
-            }
-            changes: Any
-            changes, inner_state = inner.update(updates, state.inner, params)
-            flat = nn.flatten(changes)
-            cut = chosen | (state.step > last)
-            for path, keep in kept.items():  # eq. 6; between two choices, what was cut may grow back
-                flat[path] = jnp.where(cut & (keep == 0), -old[path], flat[path])
-            return nn.unflatten(flat), Ranked(inner_state, state.step + 1, importance, variation, kept)
-
-        return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+        return pruned(inner, options, paths, steps)
 
     def learns(path: str) -> bool:
         return path in new or is_head(path, prefix)
 
     return Adaptation(learns, nn.unflatten(new), apply=apply, merge=merge, optimizer=optimizer, penalty=penalty)
+
+
+def pruned(
+    inner: optax.GradientTransformation, options: config.AdaLora, paths: list[str], steps: int
+) -> optax.GradientTransformation:
+    """`inner`, after whose update the values of ranks that the budget of a step leaves out are zero."""
+    each = {path: [f"adalora/{path}/{name}" for name in ("a", "value", "b")] for path in paths}
+    first, last = _phases(options, steps)
+
+    def init(params: Params) -> Ranked:
+        flat = nn.flatten(params)
+        zeros = {name: jnp.zeros_like(flat[name]) for names in each.values() for name in names}
+        ones = {value: jnp.ones_like(flat[value]) for _, value, _ in each.values()}
+        return Ranked(inner.init(params), jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.copy, zeros), ones)
+
+    def smoothed(grads: Params, state: Ranked, params: Params) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Importance and variation of each number: eqs. 8 to 10."""
+        importance, variation = {}, {}
+        for name, before in state.importance.items():
+            now = jnp.abs(params[name] * grads[name])
+            importance[name] = options.beta1 * before + (1 - options.beta1) * now
+            far = jnp.abs(now - importance[name])
+            variation[name] = options.beta2 * state.variation[name] + (1 - options.beta2) * far
+        return importance, variation
+
+    def update(updates: Params, state: Ranked, params: Params) -> tuple[Params, Ranked]:
+        old = nn.flatten(params)
+        importance, variation = smoothed(nn.flatten(updates), state, old)
+        scores = {name: x * variation[name] for name, x in importance.items()}  # eq. 11
+        ranks = {value: scores[value] + scores[a].mean(0) + scores[b].mean(1) for a, value, b in each.values()}  # eq. 7
+        left = budget(options, len(paths), steps, state.step)
+        ordered = jnp.sort(jnp.concatenate(list(ranks.values())), descending=True)
+        chosen = (state.step >= first) & (state.step <= last)
+        chosen &= (state.step % options.every == 0) | (state.step == last)
+        kept = {
+            value: jnp.where(chosen, (score >= ordered[left - 1]).astype(jnp.float32), state.kept[value])
+            for value, score in ranks.items()
+        }
+        changes: Any
+        changes, inner_state = inner.update(updates, state.inner, params)
+        flat = nn.flatten(changes)
+        cut = chosen | (state.step > last)
+        for value, keep in kept.items():  # eq. 6; between two choices, what was cut may grow back
+            flat[value] = jnp.where(cut & (keep == 0), -old[value], flat[value])
+        return nn.unflatten(flat), Ranked(inner_state, state.step + 1, importance, variation, kept)
+
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]

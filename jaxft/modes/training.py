@@ -15,6 +15,7 @@ from jaxft.job import Compiled, Job, check_metric, load, prepare
 from jaxft.modes.finished import write_export
 from jaxft.modes.shared import cache_programs, compiled_evaluation, load_frozen, measure, say, thresholds, validation_at
 from jaxft.report.progress import Progress
+from jaxft.report.tensorboard import TensorBoard
 from jaxft.train.checkpoint import Checkpoints
 from jaxft.train.loop import Events, Interrupted, Position, fit
 from jaxft.train.state import State
@@ -39,7 +40,6 @@ def train(
       UserError, TrainingError, Preempted.
     """
     from jaxft.report import tables
-    from jaxft.report.tensorboard import TensorBoard
 
     cache_programs(experiment.data.cache)
     job = prepare(adapters.adopted(config.check(experiment)), loss)
@@ -58,18 +58,9 @@ def train(
     evaluations = compiled_evaluation(job)
     metric = job.experiment.train.metric or job.task.metric
     board = TensorBoard(folder.tensorboard, purge_step=position.step + 1)
-    writes = distributed.primary()
-    with Progress(job.steps, position.step, quiet=not writes) as progress, jax.transfer_guard("disallow"):
-
-        def log(at: int, split: str, values: Mapping[str, float]) -> int:
-            if not writes:
-                return 0
-            board.scalars(at, split, values)
-            if split != "train":
-                progress.note(
-                    f"step {at}  {split}  loss {values['loss']:.4f}  {metric} {values.get(metric, math.nan):.4f}"
-                )
-            return folder.log(at, split, values)
+    quiet = not distributed.primary()
+    with Progress(job.steps, position.step, quiet=quiet) as progress, jax.transfer_guard("disallow"):
+        log = _log(folder, board, progress, metric)
 
         def validate(state: State, stop: Callable[[], bool]) -> dict[str, float]:
             return measure(job, _until(stop, evaluations), "validation", (state.trainable, state.frozen))[0]
@@ -118,6 +109,22 @@ def _start(job: Job, folder: Workdir) -> tuple[State, Position, Checkpoints]:
     if adapter:
         state = state.replace(trainable=adapters.read(Path(adapter).expanduser(), job.program, state.trainable))
     return state, Position(), checkpoints
+
+
+def _log(
+    folder: Workdir, board: TensorBoard, progress: Progress, metric: str
+) -> Callable[[int, str, Mapping[str, float]], int]:
+    """What logs `(step, split, values)` in every place; returns the length of metrics.jsonl in bytes."""
+
+    def log(at: int, split: str, values: Mapping[str, float]) -> int:
+        if not distributed.primary():
+            return 0
+        board.scalars(at, split, values)
+        if split != "train":
+            progress.note(f"step {at}  {split}  loss {values['loss']:.4f}  {metric} {values.get(metric, math.nan):.4f}")
+        return folder.log(at, split, values)
+
+    return log
 
 
 def _until(stop: Callable[[], bool], step: Any) -> Any:

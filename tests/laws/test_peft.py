@@ -1,5 +1,6 @@
 """Law 1 and law 6 for adapters: what `peft` computes, opened from its directories; and it opens ours."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,8 +12,10 @@ import support
 
 from jaxft import adapters, config, models
 from jaxft.adapt import adalora
+from jaxft.data.features import Features
 from jaxft.errors import UserError
 from jaxft.models import nn
+from jaxft.types import Params
 
 HEAD = ["classifier", "pooler"]
 LINEAR = ["query", "key", "value", "dense"]
@@ -39,6 +42,39 @@ def peft(torch):
     return pytest.importorskip("peft", reason="the reference, peft, is not installed")
 
 
+class Ours:
+    """A model with an adaptation, on the body in the folder's `base`, and four examples."""
+
+    def __init__(self, folder: Path, case: support.Case, keep_gradients: bool = False, **keys: Any):
+        self._folder, self.case = folder, case
+        self._experiment = config.Experiment(task=case.options, model=config.Model(path=str(folder / "base")), **keys)
+        model, self.params = support.load(folder / "base", case.task, dropout=0.0)
+        self.composed = support.compose(case.task, model, keep_gradients=keep_gradients, **keys)
+        self._features, self.inputs = examples(case)
+        self._host = support.lay_out(self._features, case.task, 24, slots=0)
+        self.batch = support.arrays(self._host)
+
+    def outputs(self, trainable: Params, frozen: Params) -> dict[str, np.ndarray]:
+        found = self.composed.eval_step((trainable, frozen), self.batch)
+        return support.by_example(found, self.case.task, self._host, self._features)
+
+    def tensors(self, trainable: Params) -> dict[str, np.ndarray]:
+        return adapters.tensors(self._experiment, {path: np.asarray(x) for path, x in nn.flatten(trainable).items()})
+
+    def write(self, trainable: Params) -> None:
+        """Into the folder's `ours`."""
+        adapters.write(self._folder / "ours", self._experiment, trainable)
+
+    def read(self, name: str, trainable: Params) -> Params:
+        return adapters.read(self._folder / name, self.composed, trainable)
+
+
+def examples(case: support.Case) -> tuple[Features, dict[str, Any]]:
+    """As jaxft and as PyTorch take them."""
+    features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
+    return features, support.torch_inputs(features, case.task, 24)
+
+
 def plain(name: str) -> str:
     """The name of a parameter in `peft`'s files, of that in its model."""
     if name.startswith("prompt_encoder."):
@@ -52,7 +88,6 @@ def test_peft_computes_the_same(torch, peft, tmp_path, kind: str):
     case = support.TASKS["single_label"]
     base = support.torch_model(support.SMALL, case.task, seed=0)
     base.save_pretrained(tmp_path / "base")
-    features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
     name, arguments = KINDS[kind]
     theirs = peft.get_peft_model(
         base, getattr(peft, name)(task_type="SEQ_CLS", modules_to_save=HEAD, **arguments)
@@ -63,27 +98,21 @@ def test_peft_computes_the_same(torch, peft, tmp_path, kind: str):
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     theirs.save_pretrained(tmp_path / "theirs")
-    inputs = support.torch_inputs(features, case.task, 24)
+    _, inputs = examples(case)
     found = theirs(**inputs)
     found.loss.backward()
+    logits = found.logits.detach().numpy()
 
-    model, params = support.load(tmp_path / "base", case.task, dropout=0.0)
-    keys = adapters.options(tmp_path / "theirs")
-    composed = support.compose(case.task, model, keep_gradients=True, **keys)
-    state = composed.init(params)
-    trainable = adapters.read(tmp_path / "theirs", composed, state.trainable)
-    host = support.lay_out(features, case.task, 24, slots=0)
-    outputs = composed.eval_step((trainable, state.frozen), support.arrays(host))
-    ours = support.by_example(outputs, case.task, host, features)
-    support.assert_close(ours, {"logits": found.logits.detach().numpy()}, 1e-4)
-    experiment = config.Experiment(task=case.options, model=config.Model(path=str(tmp_path / "base")), **keys)
-    adapters.write(tmp_path / "ours", experiment, trainable)
-    state, metrics = composed.train_step(state.replace(trainable=trainable), support.arrays(host))
+    ours = Ours(tmp_path, case, keep_gradients=True, **adapters.options(tmp_path / "theirs"))
+    state = ours.composed.init(ours.params)
+    trainable = ours.read("theirs", state.trainable)
+    support.assert_close(ours.outputs(trainable, state.frozen), {"logits": logits}, 1e-4)
+    ours.write(trainable)
+    state, metrics = ours.composed.train_step(state.replace(trainable=trainable), ours.batch)
     assert float(metrics["loss"]) == pytest.approx(float(found.loss.detach()), rel=1e-4)
     grads = {plain(n): p.grad.numpy() for n, p in theirs.named_parameters() if p.requires_grad}
-    own = adapters.tensors(experiment, {path: np.asarray(g) for path, g in nn.flatten(state.opt_state).items()})
-    support.assert_close(own, grads, 1e-4, floor=1e-3)
-    assert_opens(torch, peft, tmp_path, inputs, found.logits.detach().numpy())
+    support.assert_close(ours.tensors(state.opt_state), grads, 1e-4, floor=1e-3)
+    assert_opens(torch, peft, tmp_path, inputs, logits)
 
 
 def assert_opens(torch, peft, tmp_path, inputs: dict[str, Any], logits: np.ndarray) -> None:
@@ -99,22 +128,15 @@ def assert_opens(torch, peft, tmp_path, inputs: dict[str, Any], logits: np.ndarr
 def test_adalora_is_written_as_lora(torch, peft, tmp_path):
     case = support.TASKS["single_label"]
     support.torch_model(support.SMALL, case.task, seed=0).save_pretrained(tmp_path / "base")
-    model, params = support.load(tmp_path / "base", case.task, dropout=0.0)
-    keys = support.ADAPTATIONS["adalora"]
-    composed = support.compose(case.task, model, **keys)
-    trainable, frozen = composed.split(params)
+    ours = Ours(tmp_path, case, **support.ADAPTATIONS["adalora"])
+    trainable, frozen = ours.composed.split(ours.params)
     values = {path: x + 0.3 if path.endswith("/value") else x for path, x in nn.flatten(trainable).items()}
     trainable = nn.unflatten(values)
-    features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
-    host = support.lay_out(features, case.task, 24, slots=0)
-    logits = composed.eval_step((trainable, frozen), support.arrays(host))["logits"]
-    logits = support.by_example({"logits": logits}, case.task, host, features)["logits"]
-    experiment = config.Experiment(task=case.options, model=config.Model(path=str(tmp_path / "base")), **keys)
-    adapters.write(tmp_path / "ours", experiment, trainable)
-    assert_opens(torch, peft, tmp_path, support.torch_inputs(features, case.task, 24), logits)
-    assert composed.merge is not None
-    merged = composed.merge(*[adapters.read(tmp_path / "ours", composed, trainable), frozen])
-    for path, x in nn.flatten(composed.merge(trainable, frozen)).items():
+    ours.write(trainable)
+    assert_opens(torch, peft, tmp_path, ours.inputs, ours.outputs(trainable, frozen)["logits"])
+    assert ours.composed.merge is not None
+    merged = ours.composed.merge(ours.read("ours", trainable), frozen)
+    for path, x in nn.flatten(ours.composed.merge(trainable, frozen)).items():
         np.testing.assert_allclose(nn.flatten(merged)[path], x, atol=1e-6, err_msg=path)
 
 
@@ -135,16 +157,12 @@ def test_adalora_of_peft_is_read(torch, peft, tmp_path):
                 parameter *= torch.tensor(keep)[:, None] if cut in name else 1.0
     theirs.peft_config["default"].rank_pattern = {cut: keep}
     theirs.save_pretrained(tmp_path / "theirs")
-    features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
     with torch.no_grad():
-        logits = theirs(**support.torch_inputs(features, case.task, 24)).logits.numpy()
-    model, params = support.load(tmp_path / "base", case.task, dropout=0.0)
-    composed = support.compose(case.task, model, **adapters.options(tmp_path / "theirs"))
-    trainable, frozen = composed.split(params)
-    host = support.lay_out(features, case.task, 24, slots=0)
-    trainable = adapters.read(tmp_path / "theirs", composed, trainable)
-    found = composed.eval_step((trainable, frozen), support.arrays(host))
-    support.assert_close(support.by_example(found, case.task, host, features), {"logits": logits}, 1e-4)
+        logits = theirs(**examples(case)[1]).logits.numpy()
+    ours = Ours(tmp_path, case, **adapters.options(tmp_path / "theirs"))
+    trainable, frozen = ours.composed.split(ours.params)
+    found = ours.outputs(ours.read("theirs", trainable), frozen)
+    support.assert_close(found, {"logits": logits}, 1e-4)
 
 
 def test_adapters_of_sentence_embeddings_open(torch, peft, tmp_path):
@@ -153,22 +171,15 @@ def test_adapters_of_sentence_embeddings_open(torch, peft, tmp_path):
 
     case = support.TASKS["embeddings"]
     support.torch_model(support.SMALL, case.task, seed=0).save_pretrained(tmp_path / "base")
-    model, params = support.load(tmp_path / "base", case.task, dropout=0.0)
-    keys = support.ADAPTATIONS["lora"]
-    composed = support.compose(case.task, model, **keys)
-    trainable, frozen = composed.split(params)
+    ours = Ours(tmp_path, case, **support.ADAPTATIONS["lora"])
+    trainable, frozen = ours.composed.split(ours.params)
     trainable = jax.tree.map(lambda x: x + 0.1, trainable)
-    features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
-    host = support.lay_out(features, case.task, 24, slots=0)
-    outputs = composed.eval_step((trainable, frozen), support.arrays(host))
-    ours = support.by_example(outputs, case.task, host, features)
-    experiment = config.Experiment(task=case.options, model=config.Model(path=str(tmp_path / "base")), **keys)
-    adapters.write(tmp_path / "ours", experiment, trainable)
+    ours.write(trainable)
     base = AutoModel.from_pretrained(tmp_path / "base", add_pooling_layer=False)
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "ours").eval()
-    found = support.embedded(theirs, support.torch_inputs(features, case.task, 24))[1]
-    support.assert_close(ours, {"embeddings": found["embeddings"].numpy()}, 1e-4)
-    again = adapters.read(tmp_path / "ours", composed, trainable)
+    found = support.embedded(theirs, ours.inputs)[1]
+    support.assert_close(ours.outputs(trainable, frozen), {"embeddings": found["embeddings"].numpy()}, 1e-4)
+    again = ours.read("ours", trainable)
     support.assert_close(nn.flatten(again), nn.flatten(trainable), 0.0)
 
 
