@@ -54,15 +54,17 @@ closed: set[str] = set()
 
 _one_at_a_time = threading.RLock()
 
-MOVE = r"^/storage/v1/b/(?P<bucket_name>[-.\w]+)/o/(?P<object_id>.+)/moveTo/o/(?P<target>.+)$"
+MOVE = r"^/storage/v1/b/(?P<bucket_name>[-.\w]+)/o/(?P<object_id>.+)/moveTo/o/(?P<dest_object_id>.+)$"
 
 
 def _move(request: Any, response: Any, storage: Any, **_: Any) -> None:
-    """Objects: move, which gcsfs asks for and the emulator leaves out."""
+    """What gcsfs asks for and the emulator leaves out.
+
+    https://cloud.google.com/storage/docs/json_api/v1/objects/move
+    """
     from gcp_storage_emulator.handlers import objects
 
-    names = request.params
-    request.params.update(dest_bucket_name=names["bucket_name"], dest_object_id=names["target"])
+    request.params["dest_bucket_name"] = request.params["bucket_name"]
     objects.copy(request, response, storage)
     if response.status == HTTPStatus.OK:
         objects.delete(request, response, storage)
