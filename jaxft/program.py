@@ -98,31 +98,22 @@ def compose(
     """
     mesh = mesh or sharding.make_mesh(experiment.mesh)
     rules = sharding.read_rules(experiment.mesh.rules)
-    base, scan = _run(experiment.compute, mesh, rules), experiment.compute.scan
     spec = task.param_spec(model)
     method = adaptation(experiment, spec, model.prefix)
     merge = method.merge
     everything = spec | method.spec
     sharding.check_rules(everything, rules)
-    gather = sharding.gather(everything, mesh, rules, but=model.layers if scan else "")
-    if scan:
-        base = dataclasses.replace(base, gather=sharding.gather(spec, mesh, rules, below=f"{model.layers}/0"))
+    gather = sharding.gather(everything, mesh, rules, but=model.layers if experiment.compute.scan else "")
 
     def join(trainable: Params, frozen: Params) -> Params:
         params = gather(adapt.together(trainable, frozen))
         return {"model": method.apply(params), "penalty": method.penalty(params) if method.penalty else 0.0}
 
-    forward = _forward(task, model, method.tokens)
-
-    def objective(joined: Params, batch: Batch, key: Array | None) -> tuple[tuple[Array, Array], Outputs]:
-        outputs = forward(joined["model"], batch, dataclasses.replace(base, key=key))
-        total, weight = (loss or task.loss)(outputs, batch)
-        learning = key is not None  # what is reported of an evaluation is the loss alone
-        return (total + weight * joined["penalty"] if learning else total, weight), outputs
-
     def split(params: Params) -> tuple[Params, Params]:
         return method.split(method.extend(params, jax.random.key(experiment.seed)))
 
+    run = _run(experiment.compute, mesh, rules, spec, model.layers)
+    objective = _objective(_forward(task, model, method.tokens), loss or task.loss, run)
     schedule = optimizer.make_schedule(experiment.optimizer, steps)
     transform = method.optimizer(make_optimizer(experiment.optimizer, schedule), steps)
     train_step = step.make_train_step(objective, transform, schedule, join, experiment.train.accumulate)
@@ -155,9 +146,9 @@ def compose(
     )
 
 
-def _run(compute: config.Compute, mesh: Mesh, rules: Rules) -> nn.Run:
-    """How the model is computed, without dropout."""
-    return nn.Run(
+def _run(compute: config.Compute, mesh: Mesh, rules: Rules, spec: nn.Spec, layers: str) -> nn.Run:
+    """How the model is computed, without dropout; `layers` is where its layers are in `spec`."""
+    run = nn.Run(
         dtype=nn.DTYPES[compute.dtype],
         bits=GENERATORS[compute.dropout],
         attention=attention.choose(compute, mesh, rules),
@@ -165,6 +156,21 @@ def _run(compute: config.Compute, mesh: Mesh, rules: Rules) -> nn.Run:
         scan=compute.scan,
         constrain=sharding.constrain(mesh, rules),
     )
+    if not compute.scan:
+        return run
+    return dataclasses.replace(run, gather=sharding.gather(spec, mesh, rules, below=f"{layers}/0"))
+
+
+def _objective(forward: Callable[[Params, Batch, nn.Run], Outputs], loss: Loss, run: nn.Run) -> step.Objective:
+    """What the steps differentiate, of the parameters of the model and the penalty of the adaptation."""
+
+    def objective(joined: Params, batch: Batch, key: Array | None) -> tuple[tuple[Array, Array], Outputs]:
+        outputs = forward(joined["model"], batch, dataclasses.replace(run, key=key))
+        total, weight = loss(outputs, batch)
+        learning = key is not None  # what is reported of an evaluation is the loss alone
+        return (total + weight * joined["penalty"] if learning else total, weight), outputs
+
+    return objective
 
 
 def _forward(task: Task, model: Model, tokens: int) -> Callable[[Params, Batch, nn.Run], Outputs]:

@@ -50,12 +50,13 @@ def build(experiment: config.Experiment, spec: nn.Spec, prefix: str) -> Adaptati
     new = {}
     for path in paths:
         (inputs, outputs), axes, *_ = flat[f"{path}/kernel"]
-        new[f"adalora/{path}/a"] = nn.Leaf((inputs, options.rank), (axes[0], None))
-        new[f"adalora/{path}/value"] = nn.Leaf((options.rank,), (None,), "zeros")
-        new[f"adalora/{path}/b"] = nn.Leaf((options.rank, outputs), (None, axes[1]))
+        a, value, b = _names(path)
+        new[a] = nn.Leaf((inputs, options.rank), (axes[0], None))
+        new[value] = nn.Leaf((options.rank,), (None,), "zeros")
+        new[b] = nn.Leaf((options.rank, outputs), (None, axes[1]))
 
     def parts(flat: dict[str, Array], path: str) -> tuple[Array, Array]:
-        a, value, b = (flat[f"adalora/{path}/{name}"] for name in ("a", "value", "b"))
+        a, value, b = (flat[name] for name in _names(path))
         return a, value[:, None] * b
 
     def apply(params: Params) -> Params:
@@ -77,13 +78,13 @@ def build(experiment: config.Experiment, spec: nn.Spec, prefix: str) -> Adaptati
         squares = [
             jnp.square(product - identity).sum()
             for path in paths
-            for a, b in [(flat[f"adalora/{path}/a"], flat[f"adalora/{path}/b"])]
-            for product in (a.T @ a, b @ b.T)
+            for a, _, b in [_names(path)]
+            for product in (flat[a].T @ flat[a], flat[b] @ flat[b].T)
         ]
         return options.orthogonality * jnp.sum(jnp.stack(squares))
 
     def optimizer(inner: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
-        return pruned(inner, options, paths, steps)
+        return _pruned(inner, options, paths, steps)
 
     def learns(path: str) -> bool:
         return path in new or is_head(path, prefix)
@@ -91,17 +92,22 @@ def build(experiment: config.Experiment, spec: nn.Spec, prefix: str) -> Adaptati
     return Adaptation(learns, nn.unflatten(new), apply=apply, merge=merge, optimizer=optimizer, penalty=penalty)
 
 
-def pruned(
+def _names(path: str) -> tuple[str, str, str]:
+    """Of the a, value and b of the dense layer at `path`."""
+    return f"adalora/{path}/a", f"adalora/{path}/value", f"adalora/{path}/b"
+
+
+def _pruned(
     inner: optax.GradientTransformation, options: config.AdaLora, paths: list[str], steps: int
 ) -> optax.GradientTransformation:
     """`inner`, after whose update the values of ranks that the budget of a step leaves out are zero."""
-    each = {path: [f"adalora/{path}/{name}" for name in ("a", "value", "b")] for path in paths}
+    each = [_names(path) for path in paths]
     first, last = _phases(options, steps)
 
     def init(params: Params) -> Ranked:
         flat = nn.flatten(params)
-        zeros = {name: jnp.zeros_like(flat[name]) for names in each.values() for name in names}
-        ones = {value: jnp.ones_like(flat[value]) for _, value, _ in each.values()}
+        zeros = {name: jnp.zeros_like(flat[name]) for names in each for name in names}
+        ones = {value: jnp.ones_like(flat[value]) for _, value, _ in each}
         return Ranked(inner.init(params), jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.copy, zeros), ones)
 
     def smoothed(grads: Params, state: Ranked, params: Params) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -118,7 +124,7 @@ def pruned(
         old = nn.flatten(params)
         importance, variation = smoothed(nn.flatten(updates), state, old)
         scores = {name: x * variation[name] for name, x in importance.items()}  # eq. 11
-        ranks = {value: scores[value] + scores[a].mean(0) + scores[b].mean(1) for a, value, b in each.values()}  # eq. 7
+        ranks = {value: scores[value] + scores[a].mean(0) + scores[b].mean(1) for a, value, b in each}  # eq. 7
         left = budget(options, len(paths), steps, state.step)
         ordered = jnp.sort(jnp.concatenate(list(ranks.values())), descending=True)
         chosen = (state.step >= first) & (state.step <= last)

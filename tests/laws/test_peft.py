@@ -12,7 +12,6 @@ import support
 
 from jaxft import adapters, config, models
 from jaxft.adapt import adalora
-from jaxft.data.features import Features
 from jaxft.errors import UserError
 from jaxft.models import nn
 from jaxft.types import Params
@@ -46,17 +45,18 @@ class Ours:
     """A model with an adaptation, on the body in the folder's `base`, and four examples."""
 
     def __init__(self, folder: Path, case: support.Case, keep_gradients: bool = False, **keys: Any):
-        self._folder, self.case = folder, case
+        self._folder, self._case = folder, case
         self._experiment = config.Experiment(task=case.options, model=config.Model(path=str(folder / "base")), **keys)
         model, self.params = support.load(folder / "base", case.task, dropout=0.0)
         self.composed = support.compose(case.task, model, keep_gradients=keep_gradients, **keys)
-        self._features, self.inputs = examples(case)
+        self._features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
+        self.inputs = support.torch_inputs(self._features, case.task, 24)
         self._host = support.lay_out(self._features, case.task, 24, slots=0)
         self.batch = support.arrays(self._host)
 
     def outputs(self, trainable: Params, frozen: Params) -> dict[str, np.ndarray]:
         found = self.composed.eval_step((trainable, frozen), self.batch)
-        return support.by_example(found, self.case.task, self._host, self._features)
+        return support.by_example(found, self._case.task, self._host, self._features)
 
     def tensors(self, trainable: Params) -> dict[str, np.ndarray]:
         return adapters.tensors(self._experiment, {path: np.asarray(x) for path, x in nn.flatten(trainable).items()})
@@ -67,12 +67,6 @@ class Ours:
 
     def read(self, name: str, trainable: Params) -> Params:
         return adapters.read(self._folder / name, self.composed, trainable)
-
-
-def examples(case: support.Case) -> tuple[Features, dict[str, Any]]:
-    """As jaxft and as PyTorch take them."""
-    features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
-    return features, support.torch_inputs(features, case.task, 24)
 
 
 def plain(name: str) -> str:
@@ -98,12 +92,11 @@ def test_peft_computes_the_same(torch, peft, tmp_path, kind: str):
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     theirs.save_pretrained(tmp_path / "theirs")
-    _, inputs = examples(case)
-    found = theirs(**inputs)
+    ours = Ours(tmp_path, case, keep_gradients=True, **adapters.options(tmp_path / "theirs"))
+    found = theirs(**ours.inputs)
     found.loss.backward()
     logits = found.logits.detach().numpy()
 
-    ours = Ours(tmp_path, case, keep_gradients=True, **adapters.options(tmp_path / "theirs"))
     state = ours.composed.init(ours.params)
     trainable = ours.read("theirs", state.trainable)
     support.assert_close(ours.outputs(trainable, state.frozen), {"logits": logits}, 1e-4)
@@ -112,7 +105,7 @@ def test_peft_computes_the_same(torch, peft, tmp_path, kind: str):
     assert float(metrics["loss"]) == pytest.approx(float(found.loss.detach()), rel=1e-4)
     grads = {plain(n): p.grad.numpy() for n, p in theirs.named_parameters() if p.requires_grad}
     support.assert_close(ours.tensors(state.opt_state), grads, 1e-4, floor=1e-3)
-    assert_opens(torch, peft, tmp_path, inputs, logits)
+    assert_opens(torch, peft, tmp_path, ours.inputs, logits)
 
 
 def assert_opens(torch, peft, tmp_path, inputs: dict[str, Any], logits: np.ndarray) -> None:
@@ -157,9 +150,9 @@ def test_adalora_of_peft_is_read(torch, peft, tmp_path):
                 parameter *= torch.tensor(keep)[:, None] if cut in name else 1.0
     theirs.peft_config["default"].rank_pattern = {cut: keep}
     theirs.save_pretrained(tmp_path / "theirs")
-    with torch.no_grad():
-        logits = theirs(**examples(case)[1]).logits.numpy()
     ours = Ours(tmp_path, case, **adapters.options(tmp_path / "theirs"))
+    with torch.no_grad():
+        logits = theirs(**ours.inputs).logits.numpy()
     trainable, frozen = ours.composed.split(ours.params)
     found = ours.outputs(ours.read("theirs", trainable), frozen)
     support.assert_close(found, {"logits": logits}, 1e-4)
