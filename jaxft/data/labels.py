@@ -82,10 +82,10 @@ def ids(options: SequenceClassification, split: Split) -> np.ndarray:
         for row, names in enumerate(values):
             held[row, [number[one] for one in names]] = 1
         return held
-    return np.asarray([number[name(value)] for value in values], np.int32)
+    return np.asarray([number[label_name(value)] for value in values], np.int32)
 
 
-def name(value: Any) -> str:
+def label_name(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -115,7 +115,7 @@ def _listed(value: Any, options: SequenceClassification, where: str) -> list[str
     if value is None:
         raise UserError(f"{where}: no label in {options.label!r}; write an empty list for none, or remove the row")
     parts = [part.strip() for part in value.split(options.delimiter)] if isinstance(value, str) else value
-    names = [name(part) for part in (parts if isinstance(parts, list) else [parts])]
+    names = [label_name(part) for part in (parts if isinstance(parts, list) else [parts])]
     bad = next((part for part in names if part in ("", "None")), None)
     if bad is not None and value != "":
         raise UserError(f"{where}: {options.label!r} holds {str(value)[:60]!r}, with an empty label in it; remove it")
@@ -141,7 +141,7 @@ def _balanced(ids: np.ndarray, classes: int) -> tuple[float, ...]:
 def _names(split: Split, column: str) -> tuple[str, ...]:
     values = split.table[column].to_pylist()
     there = {one for value in values for one in (value if isinstance(value, list) else [value])}
-    return tuple(name(value) for value in sorted(there, key=lambda v: (isinstance(v, str), v)))
+    return tuple(label_name(value) for value in sorted(there, key=lambda v: (isinstance(v, str), v)))
 
 
 def _check_classes(split: Split, column: str) -> None:
@@ -161,9 +161,9 @@ def _check_classes(split: Split, column: str) -> None:
 def _check_known(split: Split, column: str, names: tuple[str, ...], known: str) -> None:
     for row, value in enumerate(split.table[column].to_pylist()):
         for one in value if isinstance(value, list) else [value]:
-            if name(one) not in names:
-                hint = nearest(name(one), names)
-                raise UserError(f"{split.where(row)}: label {name(one)!r} is not among {known}; {hint}")
+            if label_name(one) not in names:
+                hint = nearest(label_name(one), names)
+                raise UserError(f"{split.where(row)}: label {label_name(one)!r} is not among {known}; {hint}")
 
 
 def _check_scores(split: Split, column: str) -> None:
