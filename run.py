@@ -13,7 +13,7 @@ Any key of the experiment can be set by --config.KEY=VALUE:
 
 import sys
 
-from jaxft import memory
+from jaxft.devices import memory
 
 if __name__ == "__main__":
     memory.keep()

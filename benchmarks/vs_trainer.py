@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from jaxft import memory
+from jaxft.devices import memory
 
 FIRST, LATER = "jaxft, first run", "jaxft"
 
@@ -74,8 +74,9 @@ def run_trainer(
         TrainingArguments,
     )
 
-    from jaxft import config, paths
+    from jaxft import config
     from jaxft.data import sources, splits
+    from jaxft.storage import paths
 
     options = config.Data(source=str(data), test="", columns=("text", "label"))
     parts, _ = splits.prepare(sources.read(options), options, seed, ["text"])

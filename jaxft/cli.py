@@ -183,7 +183,7 @@ def _leave_on_sigterm() -> Iterator[None]:
 
 
 def _dispatch(values: flags.FlagValues) -> int:
-    from jaxft import distributed  # jax and all that follows: not needed for --help or a misspelt flag
+    from jaxft.devices import distributed  # jax and all that follows: not needed for --help or a misspelt flag
 
     distributed.initialize(
         values.coordinator,

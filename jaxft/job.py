@@ -12,16 +12,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxft import attention, config, distributed, fingerprint, flops, models, pretrained, program, sharding, tasks
+from jaxft import config, hub, kernels, models, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources, splits
 from jaxft.data.batches import Feed, HostBatch, smallest
 from jaxft.data.features import Features, Items, cache_key, tokenize
 from jaxft.data.order import Order
 from jaxft.data.sources import Split
+from jaxft.devices import distributed, flops
 from jaxft.errors import UserError, nearest
 from jaxft.models import Model, nn
 from jaxft.program import Program
+from jaxft.storage import fingerprint
 from jaxft.tasks import Task
 from jaxft.types import Params
 
@@ -44,8 +46,8 @@ class Body:
     @classmethod
     def of(cls, options: config.Model, max_length: int) -> "Body":
         """Raises UserError where the model cannot be used, or is too short for `max_length`."""
-        directory = pretrained.locate(options.path, options.revision)
-        hf = pretrained.read_config(directory)
+        directory = hub.locate(options.path, options.revision)
+        hf = hub.read_config(directory)
         try:
             model = models.build(hf, options.dropout)
         except UserError as error:  # it names the file only
@@ -61,7 +63,7 @@ class Body:
         """The tokenized split, from the cache where it has been made before."""
         parts = {
             "table": splits.fingerprint(split.table),
-            "tokenizer": pretrained.tokenizer_fingerprint(self.directory),
+            "tokenizer": hub.tokenizer_fingerprint(self.directory),
             "task": config.to_dict(task.options),
             "rest": [data.max_length, self.model.cfg.vocab_size, labelled],
         }
@@ -76,7 +78,7 @@ class Body:
         return tokenize(split.table.num_rows, make, path)
 
     def _tokenizer(self) -> Any:
-        tokenizer = pretrained.tokenizer(self.directory)
+        tokenizer = hub.load_tokenizer(self.directory)
         if len(tokenizer) > self.model.cfg.vocab_size:
             raise UserError(
                 f"{self.directory}: the tokenizer has {len(tokenizer)} entries, more than the model's embedding "
@@ -195,7 +197,7 @@ def with_trusted_attention(
     Also a line that says so. All processes decide alike.
     """
     heads = model.cfg.num_attention_heads
-    wrong = attention.trial(experiment.compute, mesh, heads, model.cfg.hidden_size // heads, length)
+    wrong = kernels.trial(experiment.compute, mesh, heads, model.cfg.hidden_size // heads, length)
     if distributed.every(not wrong):
         return experiment, []
     compute = replace(experiment.compute, attention="xla")
@@ -265,11 +267,11 @@ def check_metric(job: Job) -> None:
         raise UserError(f"config.train.metric is {metric!r}, but validation has no such metric; {hint}")
 
 
-def load(experiment: config.Experiment, composed: Program) -> tuple[Params, pretrained.Accounting]:
+def load(experiment: config.Experiment, composed: Program) -> tuple[Params, hub.Accounting]:
     """The pretrained parameters, each straight into its shards, and new ones for the head."""
-    directory = pretrained.locate(experiment.model.path, experiment.model.revision)
+    directory = hub.locate(experiment.model.path, experiment.model.revision)
     key, prefix, places = jax.random.key(experiment.seed), composed.model.prefix, composed.param_shardings
-    return pretrained.load(directory, composed.spec, key=key, base_prefix=prefix, shardings=places)
+    return hub.load_parameters(directory, composed.spec, key=key, base_prefix=prefix, shardings=places)
 
 
 _tracing = threading.Lock()

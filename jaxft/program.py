@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from jaxft import adapt, attention, batch, config, sharding
+from jaxft import adapt, batch, config, kernels, sharding
 from jaxft.batch import BatchShape
 from jaxft.models import Model, nn
 from jaxft.sharding import Rules
@@ -151,7 +151,7 @@ def _run(compute: config.Compute, mesh: Mesh, rules: Rules, spec: nn.Spec, layer
     run = nn.Run(
         dtype=nn.DTYPES[compute.dtype],
         bits=GENERATORS[compute.dropout],
-        attention=attention.choose(compute, mesh, rules),
+        attention=kernels.choose(compute, mesh, rules),
         remat=compute.remat,
         scan=compute.scan,
         constrain=sharding.constrain(mesh, rules),

@@ -254,7 +254,7 @@ def shard_shape(
 
 
 def spread(attend: Callable[..., Array], mesh: Mesh, rules: Rules = RULES) -> Callable[..., Array]:
-    """An attention of one device, as `jaxft.models.kernel` has it, run by each on its own rows and heads."""
+    """An attention of one device, as `jaxft.kernels.tpu` has it, run by each on its own rows and heads."""
 
     def spread_attend(
         query: Array, key: Array, value: Array, query_segments: Array, segments: Array, drop: nn.PairDropout | None

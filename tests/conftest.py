@@ -3,14 +3,13 @@
 import os
 from pathlib import Path
 
-from xla_flags import understood
+from xla_flags import quick_compiles
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Hundreds of small models are compiled and run a few steps: without LLVM's optimizations, with XLA's older emitters and
 # in one part each that takes a third of the time. The runs that tests start inherit it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-QUICK_COMPILES = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
-os.environ.setdefault("XLA_FLAGS", " ".join(filter(understood, QUICK_COMPILES)))
+os.environ.setdefault("XLA_FLAGS", quick_compiles())
 
 import hypothesis
 import jaxtyping

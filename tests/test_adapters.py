@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from runs import experiment, lines, results, weights, write_config
 
-from jaxft import adapters, cli, config, modes
+from jaxft import cli, config, modes
+from jaxft.hub import adapters
+from jaxft.hub.weights import open_weights
 from jaxft.modes import shared
-from jaxft.pretrained import open_weights
 from jaxft.train import loop
 
 

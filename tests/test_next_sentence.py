@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from runs import MINILM, assert_packed_is_padded, experiment, results
 
-from jaxft import config, modes, pretrained, tasks
+from jaxft import config, hub, modes, tasks
 from jaxft.data import sentences
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
@@ -22,7 +22,7 @@ DOCUMENTS = [
 @pytest.fixture(scope="module")
 def tokenizer():
     assert MINILM is not None
-    return pretrained.tokenizer(MINILM)
+    return hub.load_tokenizer(MINILM)
 
 
 def test_pairs_are_of_one_document_or_of_two(tokenizer):

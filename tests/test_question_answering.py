@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import assert_packed_is_padded, experiment, results
 
-from jaxft import answers, config, modes, tasks
+from jaxft import config, modes, tasks
 from jaxft.config import QuestionAnswering
 from jaxft.data.questions import STARTS, TEXTS
 from jaxft.data.sources import Split, read
+from jaxft.metrics import answers
 
 SQUAD = {
     # true answer, prediction -> exact, F1, by the definition of evaluate-v2.0.py, worked out by hand

@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 from rich.cells import cell_len
 
-from jaxft import config, metrics
+from jaxft import config
+from jaxft.metrics import classification
 from jaxft.report import page, plots, tables
 from jaxft.report.progress import Progress, duration
 from jaxft.report.tensorboard import TensorBoard
@@ -88,9 +89,9 @@ def test_summary_is_aligned_in_cells():
 
 def results_of(predictions: dict, split: str = "test") -> dict[str, float]:
     found = (
-        metrics.regression(predictions["labels"], predictions["scores"])
+        classification.regression(predictions["labels"], predictions["scores"])
         if "scores" in predictions
-        else metrics.classification(predictions["labels"], predictions["probabilities"], predictions["names"])
+        else classification.single_label(predictions["labels"], predictions["probabilities"], predictions["names"])
     )
     return {f"{split}/loss": 0.3, **{f"{split}/{name}": value for name, value in found.items()}}
 
@@ -217,7 +218,7 @@ def test_roc_curves_show_the_ten_most_frequent_classes():
     legend = figure.axes[0].get_legend()
     assert legend is not None
     assert [text.get_text().split()[1] for text in legend.get_texts()] == [f"c{i}" for i in range(10)]
-    expected = metrics.classification(predictions["labels"] == 3, predictions["probabilities"][:, [0, 3]], "ab")
+    expected = classification.single_label(predictions["labels"] == 3, predictions["probabilities"][:, [0, 3]], "ab")
     assert legend.get_texts()[3].get_text().startswith(f"{expected['roc_auc']:.3f} ")
 
 

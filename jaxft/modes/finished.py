@@ -5,11 +5,13 @@ import shlex
 import sys
 from collections.abc import Mapping
 
-from jaxft import adapters, config, distributed
+from jaxft import config
+from jaxft.devices import distributed
+from jaxft.hub import adapters
 from jaxft.job import Job, prepare
 from jaxft.modes.shared import best_weights, compiled_evaluation, measure, on_these_devices, say, thresholds
+from jaxft.storage.workdir import Workdir
 from jaxft.types import Params
-from jaxft.workdir import Workdir
 
 
 def evaluate(workdir: str) -> dict[str, float]:
@@ -46,7 +48,8 @@ def write_export(
     thresholds: Mapping[str, float],
     results: Mapping[str, float],
 ) -> None:
-    from jaxft import export as hf
+    from jaxft.hub import export as hf
+    from jaxft.hub.card import model_card
 
     e = job.experiment
     if e.adapt in adapters.TYPES:
@@ -57,9 +60,9 @@ def write_export(
     command = shlex.join(["python", *sys.argv])
     name, task = e.name or str(folder).split("/")[-1], job.task
     about = {"pipeline": task.pipeline, "usage": task.usage}
-    card = hf.model_card(name, config.to_dict(e), dict(results), command, e.model.path, **about)
+    text = model_card(name, config.to_dict(e), dict(results), command, e.model.path, **about)
     architecture = job.body.model.module.HF_NAME + (task.head or "Model")
     files = task.files(job.body.model, e.data.max_length)
     hf_config = job.body.hf | task.hf_config() | ({"thresholds": dict(thresholds)} if thresholds else {})
     params = job.program.merge(*weights)
-    hf.export(folder.export, params, hf_config, architecture, job.body.directory, card, files=files)
+    hf.export(folder.export, params, hf_config, architecture, job.body.directory, text, files=files)

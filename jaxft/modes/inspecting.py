@@ -1,8 +1,10 @@
 """--mode=inspect: where parameters live."""
 
-from jaxft import adapters, config, distributed, program, tasks
+from jaxft import config, program, tasks
+from jaxft.devices import distributed
+from jaxft.hub import adapters
 from jaxft.job import Body
-from jaxft.workdir import Workdir
+from jaxft.storage.workdir import Workdir
 
 
 def inspect(experiment: config.Experiment | None, workdir: str | None, draw: str = "") -> None:

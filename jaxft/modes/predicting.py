@@ -12,16 +12,19 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from jaxft import adapters, config, distributed, paths, program, sharding, tasks
+from jaxft import config, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources
 from jaxft.data.batches import Feed
 from jaxft.data.features import Items
+from jaxft.devices import distributed
 from jaxft.errors import UserError
+from jaxft.hub import adapters
 from jaxft.job import Body, Compiled, check_length, load, with_trusted_attention
 from jaxft.modes.shared import best_weights, model_of, on_these_devices, say
+from jaxft.storage import paths
+from jaxft.storage.workdir import Workdir
 from jaxft.train.evaluate import evaluate as run_evaluation
-from jaxft.workdir import Workdir
 
 
 def predict(workdir: str, inputs: str, output: str = "", adapter: str = "") -> None:
@@ -30,7 +33,7 @@ def predict(workdir: str, inputs: str, output: str = "", adapter: str = "") -> N
     Args:
       inputs: the file; its columns are those the run was trained on, labels not needed.
       output: a file, written whole or not at all; empty: standard output.
-      adapter: the directory of an adapter, see `jaxft.adapters`, put on the run's base model in place of its own.
+      adapter: the directory of an adapter, see `jaxft.hub.adapters`, put on the run's base model in place of its own.
 
     Raises:
       UserError: the file cannot be read or lacks a column, the adapter does not fit, or the output cannot be written.

@@ -8,14 +8,16 @@ from typing import Any
 
 import jax
 
-from jaxft import config, distributed, fingerprint, pretrained, program, sharding
+from jaxft import config, hub, program, sharding
+from jaxft.devices import distributed
 from jaxft.errors import UserError
 from jaxft.job import Compiled, Job, load
+from jaxft.storage import fingerprint
+from jaxft.storage.workdir import Workdir
 from jaxft.train.checkpoint import Checkpoints
 from jaxft.train.evaluate import Evaluated
 from jaxft.train.evaluate import evaluate as run_evaluation
 from jaxft.types import Params
-from jaxft.workdir import Workdir
 
 
 def say(text: str) -> None:
@@ -72,8 +74,8 @@ def best_weights(
     if not checkpoint and (export := folder.exported()):
         key, prefix = jax.random.key(0), composed.model.prefix
         places = composed.param_shardings
-        params = pretrained.load(export, composed.spec, key=key, base_prefix=prefix, shardings=places)[0]
-        return composed.split(params), pretrained.read_config(export).get("thresholds", {})
+        params = hub.load_parameters(export, composed.spec, key=key, base_prefix=prefix, shardings=places)[0]
+        return composed.split(params), hub.read_config(export).get("thresholds", {})
     empty = UserError(f"{folder} holds no checkpoint and no export yet; train first")
     if not folder.checkpoints.is_dir():
         raise empty

@@ -10,17 +10,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxft import adapters, config, distributed, flops, program
+from jaxft import config, program
+from jaxft.devices import distributed, flops
+from jaxft.hub import adapters
 from jaxft.job import Compiled, Job, check_metric, load, prepare
 from jaxft.modes.finished import write_export
 from jaxft.modes.shared import cache_programs, compiled_evaluation, load_frozen, measure, say, thresholds, validation_at
 from jaxft.report.progress import Progress
 from jaxft.report.tensorboard import TensorBoard
+from jaxft.storage.workdir import Workdir
 from jaxft.train.checkpoint import Checkpoints
 from jaxft.train.loop import Events, Interrupted, Position, fit
 from jaxft.train.state import State
 from jaxft.types import Batch, Params
-from jaxft.workdir import Workdir
 
 STARTED = time.time()
 
@@ -190,7 +192,7 @@ def _finish(
     distributed.once(lambda: folder.write_results(results))
     say(tables.metrics_table(results, split, plots.get("names", ())))
     if "probabilities" in plots:
-        from jaxft.metrics import confusion
+        from jaxft.metrics.classification import confusion
 
         matrix = confusion(plots["labels"], plots["probabilities"].argmax(-1), len(plots["names"]))
         say("\n" + tables.confusion_table(matrix, plots["names"]))

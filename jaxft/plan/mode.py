@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxft import adapters, config, program, sharding, tasks
+from jaxft import config, program, sharding, tasks
 from jaxft.batch import BatchShape
+from jaxft.devices.flops import train_flops
 from jaxft.errors import UserError
-from jaxft.flops import train_flops
+from jaxft.hub import adapters
 from jaxft.job import Body, prepare
 from jaxft.models import nn
 from jaxft.plan import apart, planned, show, topology

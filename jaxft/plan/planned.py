@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxft import config, flops
+from jaxft import config
 from jaxft.batch import BatchShape
+from jaxft.devices import flops
 from jaxft.plan import hlo, topology
 from jaxft.plan.build import Built, build, versions
 from jaxft.plan.reading import Collective, Work, read

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 
-from jaxft import flops
+from jaxft.devices import flops
 from jaxft.errors import UserError
 
 GIB = 2**30
@@ -21,13 +21,13 @@ class Chip(NamedTuple):
     """What one device can do, as JAX counts devices: a core of TPU v4 and TPU7x, a whole chip of the others.
 
     Attributes:
-      kind: JAX's name of it, the key of `jaxft.flops.PEAKS`.
+      kind: JAX's name of it, the key of `jaxft.devices.flops.PEAKS`.
       memory: bytes that programs may use.
       bandwidth: of that memory, bytes/s.
       link: bytes/s of one link between neighbours, in one direction.
       sides: dimensions of the torus that links make.
       cores: devices a chip, between which it shares its links.
-      joined: a run sees the cores of a chip as one device, and so does `jaxft.flops.PEAKS`; the compiler does not.
+      joined: a run sees the cores of a chip as one device, as `jaxft.devices.flops.PEAKS` does; the compiler does not.
       closed: a side is closed to a ring where its length, and in three dimensions that of every side, is a multiple of
         this.
     """

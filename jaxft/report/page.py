@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxft import metrics
+from jaxft.metrics import classification
 from jaxft.report import plots, tables
 from jaxft.report.progress import duration
 
@@ -288,7 +288,7 @@ def _outcomes(predictions: Mapping[str, Any], split: str) -> list[Plot]:
         plot = Plot("scatter.png", figure, "Scatter plot of predicted over true scores.", caption)
         return [plot] if figure is not None else []
     probabilities, names = np.asarray(predictions["probabilities"]), predictions["names"]
-    matrix = metrics.confusion(labels, probabilities.argmax(-1), len(names))
+    matrix = classification.confusion(labels, probabilities.argmax(-1), len(names))
     right = f"{np.trace(matrix):,} of {matrix.sum():,} examples are on the diagonal, that is, right."
     read = "numbers count examples" if len(names) <= plots.MOST_NAMED else "the axes number the classes as in the table"
     caption = f"Rows are true classes, columns predicted ones; {read}. {right}"

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from rich.cells import cell_len
 
-from jaxft import metrics
+from jaxft.metrics import classification
 from jaxft.report.tables import spoken
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BROWN, GREY = (
@@ -261,8 +261,8 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -
     """Accuracy by confidence (Guo et al. 2017, figure 1) over a histogram; None if a probability is not finite."""
     if not len(labels) or not np.isfinite(probabilities).all():
         return None
-    confidence, accuracy, count = metrics.calibration(labels, probabilities, bins)
-    error = metrics.expected_calibration_error(confidence, accuracy, count)
+    confidence, accuracy, count = classification.calibration(labels, probabilities, bins)
+    error = classification.expected_calibration_error(confidence, accuracy, count)
     figure = Figure(figsize=(5.0, 4.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     left, filled = np.arange(bins) / bins, count > 0

@@ -22,9 +22,9 @@ from jaxft.tasks.base import Host, Steady
 from jaxft.types import Array, Batch, Float, Int, Outputs, Params
 
 if TYPE_CHECKING:
-    from jaxft.answers import Span
     from jaxft.data.features import Features
     from jaxft.data.sources import Split
+    from jaxft.metrics.answers import Span
 
 
 def position_loss(
@@ -116,7 +116,7 @@ print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))"""
 
     def _spans(self, outputs: Host, features: Features) -> Iterator[tuple[list[Span], float]]:
         """Of each question its best spans, and by how much no answer scores above the best of them."""
-        from jaxft.answers import Window, best_spans
+        from jaxft.metrics.answers import Window, best_spans
 
         columns = (outputs["start_logits"], outputs["end_logits"], features.tokens["first"], features.tokens["last"])
         for row in range(len(features.bounds) - 1):
@@ -134,8 +134,8 @@ print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))"""
         return self.options.null_threshold if self.options.unanswerable == "yes" else np.inf
 
     def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
-        from jaxft import answers
         from jaxft.data.questions import TEXTS
+        from jaxft.metrics import answers
 
         contexts, texts = split.table[self.options.context].to_pylist(), split.table[TEXTS].to_pylist()
         found = list(self._spans(outputs, features))

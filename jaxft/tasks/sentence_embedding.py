@@ -119,12 +119,13 @@ print(model.encode(["A text."]))"""
         return found
 
     def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
-        from jaxft import metrics, retrieval
+        from jaxft.metrics import classification, retrieval
 
         size = len(self.options.texts)
         vectors = outputs["embeddings"].reshape(-1, size, outputs["embeddings"].shape[-1])
         if self.options.score:
-            return metrics.regression(features.examples["scores"][::size], (vectors[:, 0] * vectors[:, 1]).sum(-1))
+            cosines = (vectors[:, 0] * vectors[:, 1]).sum(-1)
+            return classification.regression(features.examples["scores"][::size], cosines)
         columns = [split.table[name].to_pylist() for name in self.options.texts]
         asked, query = retrieval.distinct(columns[0])
         places, entry = retrieval.distinct([text for row in zip(*columns[1:], strict=True) for text in row])

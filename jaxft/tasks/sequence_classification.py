@@ -88,17 +88,17 @@ print(predict("A text."))"""
         return columns | ({"labels": labels.ids(self.options, split)} if labelled else {})
 
     def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
-        from jaxft import metrics
+        from jaxft.metrics import classification
 
         labels = features.examples["labels"]
         if not self.labels:
-            return metrics.regression(labels, outputs["logits"][:, 0])
+            return classification.regression(labels, outputs["logits"][:, 0])
         if self.options.problem == "multi_label":
             probabilities = sigmoid(outputs["logits"])
-            thresholds = self.options.thresholds or metrics.best_thresholds(labels, probabilities)
+            thresholds = self.options.thresholds or classification.best_thresholds(labels, probabilities)
             chosen = {f"threshold/{name}": value for name, value in zip(self.labels, thresholds, strict=True)}
-            return metrics.multi_label(labels, probabilities, thresholds, self.labels) | chosen
-        return metrics.classification(labels, softmax(outputs["logits"]), self.labels)
+            return classification.multi_label(labels, probabilities, thresholds, self.labels) | chosen
+        return classification.single_label(labels, softmax(outputs["logits"]), self.labels)
 
     def decide(self, thresholds: Mapping[str, float]) -> SequenceClassification:
         if self.options.problem != "multi_label" or not thresholds:

@@ -116,16 +116,17 @@ print(predict("A text."))"""
         return found, bounds
 
     def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
-        from jaxft import entities, metrics
+        from jaxft.data import tags as schemes
+        from jaxft.metrics import classification, entities
 
         probabilities, bounds = self._probabilities(outputs, features, split)
         tags = split.table[self.options.tags].to_pylist()
         ids = {name: i for i, name in enumerate(self.labels)}
         labels = np.asarray([ids[tag] for part in tags for tag in part], np.int64)
         if self.options.problem == "words":
-            return metrics.classification(labels, probabilities, self.labels)
+            return classification.single_label(labels, probabilities, self.labels)
         predicted = self._tags(probabilities, bounds)
-        found = entities.scores([entities.read(part) for part in tags], [entities.read(part) for part in predicted])
+        found = entities.scores([schemes.read(part) for part in tags], [schemes.read(part) for part in predicted])
         return {"accuracy": float(np.mean(labels == probabilities.argmax(-1)))} | found
 
     def _tags(self, probabilities: np.ndarray, bounds: np.ndarray) -> list[list[str]]:
@@ -136,7 +137,7 @@ print(predict("A text."))"""
         """`prediction`, a tag a word; of entities also each one's ends in the text (or the words, joined by blanks)
         and its score, the mean probability of its words' tags; else `words` and the `probabilities` of their tags.
         """
-        from jaxft import entities
+        from jaxft.data import tags as schemes
         from jaxft.data.words import STARTS, TEXT
 
         probabilities, bounds = self._probabilities(outputs, features, split)
@@ -149,7 +150,7 @@ print(predict("A text."))"""
                 yield answer | {"probabilities": scores.tolist()}
                 continue
             answer["entities"] = []
-            for label, first, last in entities.read(tags):
+            for label, first, last in schemes.read(tags):
                 start, end = starts[first], starts[last - 1] + len(words[last - 1])
                 place = {"label": label, "text": text[start:end], "start": start, "end": end}
                 answer["entities"].append(place | {"score": float(scores[first:last].mean())})
@@ -182,12 +183,12 @@ def resolve(options: config.TokenClassification, splits: Mapping[str, Split]) ->
 
     Of entities there is then each prefix that occurs with each type, so that no rare combination is unknown.
     """
-    from jaxft import entities
+    from jaxft.data import tags as schemes
     from jaxft.data.words import check_tag
 
     tags = [split.table[options.tags].to_pylist() for split in splits.values()]
     there = sorted({tag for part in tags[list(splits).index("train")] for tag in part})
-    plain = not any(entities.TAG.fullmatch(tag) and tag != "O" for tag in there)
+    plain = not any(schemes.TAG.fullmatch(tag) and tag != "O" for tag in there)
     words = options.problem == "words" or (options.problem == "auto" and plain)
     if not words:
         for split, column in zip(splits.values(), tags, strict=True):

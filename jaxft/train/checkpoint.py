@@ -14,8 +14,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
-from jaxft import bucket, distributed
+from jaxft.devices import distributed
 from jaxft.errors import UserError, causes, system_error
+from jaxft.storage import bucket
 from jaxft.train.state import State
 from jaxft.types import Params
 

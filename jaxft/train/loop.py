@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from jaxft import config, distributed
+from jaxft import config
 from jaxft.data.batches import HostBatch
+from jaxft.devices import distributed
 from jaxft.errors import TrainingError
 from jaxft.train.checkpoint import Checkpoints
 from jaxft.train.state import State

@@ -14,11 +14,12 @@ import pytest
 import support
 from runs import ROOT, bits_equal
 
-from jaxft import adapters, config, export, models, pretrained
-from jaxft.adapters import TYPES
+from jaxft import config, hub, models
 from jaxft.batch import BatchShape
 from jaxft.data.batches import HostBatch
 from jaxft.data.features import Features
+from jaxft.hub import adapters, export
+from jaxft.hub.adapters import TYPES
 from jaxft.models import nn
 from jaxft.program import Program
 from jaxft.train.checkpoint import Checkpoints
@@ -148,7 +149,7 @@ def test_pytorch_computes_the_same(torch, name: str, tiny_model, tmp_path):
         found.loss.backward()
         expected = {plain(n): parameter.grad.numpy() for n, parameter in theirs.named_parameters()}
         own = {
-            pretrained.torch_name(path.removeprefix("adapter/")): x.T if pretrained.is_transposed(path) else x
+            hub.torch_name(path.removeprefix("adapter/")): x.T if hub.is_transposed(path) else x
             for path, x in grads.items()
         }
         support.assert_close(own, {name: expected[name] for name in own}, 1e-4, floor=1e-3)

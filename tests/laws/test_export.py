@@ -7,7 +7,8 @@ import pytest
 import support
 from runs import experiment, results
 
-from jaxft import export, models, modes
+from jaxft import models, modes
+from jaxft.hub import export
 from jaxft.models import nn
 
 TEXTS = ["what a lovely day in the café", "this is the worst phone I ever had", "the meeting is at noon", "ok"]

@@ -14,7 +14,7 @@ import pytest
 import support
 from runs import ROOT, bits_equal
 
-from jaxft import config, models, pretrained, program
+from jaxft import config, hub, models, program
 from jaxft.batch import BatchShape
 from jaxft.models import nn
 from jaxft.train.checkpoint import Checkpoints
@@ -26,7 +26,7 @@ SHARES = {"freeze": ({"adapt": "freeze"}, 0.46), "lora": ({"adapt": "lora"}, 0.7
 
 def minilm(**keys: Any) -> program.Program:
     case = support.TASKS["single_label"]
-    model = models.build(pretrained.read_config(pretrained.locate(support.MINILM, "main")))
+    model = models.build(hub.read_config(hub.locate(support.MINILM, "main")))
     return support.compose(case.task, model, **keys)
 
 

@@ -18,7 +18,7 @@ from runs import ROOT, TWEETS, command, environment, free_port, lines, results, 
 from safetensors.numpy import load_file
 
 from jaxft import cli, models, modes
-from jaxft.bucket import Bucket
+from jaxft.storage.bucket import Bucket
 from jaxft.train.checkpoint import Checkpoints
 
 BOUND = 150
@@ -26,7 +26,8 @@ BOUND = 150
 
 FINISHED = """
 import json, sys
-from jaxft import distributed, modes
+from jaxft import modes
+from jaxft.devices import distributed
 
 address, process, workdir, texts = sys.argv[1:]
 distributed.initialize(address, 2, int(process), preemptible=False)
@@ -40,7 +41,7 @@ ROWS = """
 import sys
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxft import distributed
+from jaxft.devices import distributed
 from jaxft.batch import BatchShape
 from jaxft.data.batches import Feed
 from jaxft.data.features import Features

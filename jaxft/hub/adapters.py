@@ -18,9 +18,10 @@ import numpy as np
 from jaxft import config, tasks
 from jaxft.adapt.base import layer_of, matches
 from jaxft.errors import UserError, nearest
-from jaxft.export import fetch
+from jaxft.hub.directory import read_json
+from jaxft.hub.export import fetch
+from jaxft.hub.weights import is_transposed, torch_name
 from jaxft.models import nn
-from jaxft.pretrained import is_transposed, read_json, torch_name
 from jaxft.program import Program
 from jaxft.types import Params
 

@@ -1,4 +1,4 @@
-"""Trained parameters as a Hugging Face model directory, and the model card in it."""
+"""Trained parameters as a Hugging Face model directory."""
 
 import json
 import shutil
@@ -10,8 +10,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxft.hub.directory import SAFETENSORS
+from jaxft.hub.tokenizer import tokenizer_files
+from jaxft.hub.weights import is_transposed, torch_name
 from jaxft.models import nn
-from jaxft.pretrained import SAFETENSORS, is_transposed, tokenizer_files, torch_name
 from jaxft.types import Array, Params
 
 
@@ -109,70 +111,3 @@ def fetch(array: Array | np.ndarray) -> np.ndarray:
     if isinstance(array, np.ndarray) or array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(jax.device_get(array))
     return multihost_utils.process_allgather(array, tiled=True)
-
-
-def model_card(
-    name: str,
-    experiment: Mapping[str, Any],
-    results: Mapping[str, float],
-    command: str,
-    base_model: str,
-    *,
-    pipeline: str,
-    usage: str,
-) -> str:
-    """The README.md of an export: what the model is, what it was trained on, how well it does, how to use it.
-
-    Args:
-      name: of the model.
-      experiment: as `config.to_dict` gives it.
-      results: `SPLIT/METRIC` -> value; the table shows those of validation and test.
-      command: that trained it.
-      base_model: the `model.path` that it was fine-tuned from.
-      pipeline: what the Hub calls the task.
-      usage: Python that predicts with the export.
-    """
-    from huggingface_hub import ModelCardData
-
-    rows = {key: value for key, value in sorted(results.items()) if key.split("/")[0] in ("validation", "test")}
-    metrics = sorted({key.split("/")[-1] for key in rows} - {"loss"})
-    # The Hub takes only its own names here, and lets the page of the base model link to this one.
-    on_hub = base_model if "://" not in base_model and not Path(base_model).expanduser().exists() else None
-    header = ModelCardData(
-        library_name="transformers", base_model=on_hub, pipeline_tag=pipeline, metrics=metrics or None, tags=["jaxft"]
-    )
-    data, train, optimizer = experiment["data"], experiment["train"], experiment["optimizer"]
-    length = f"{train['steps']} steps" if train["steps"] else f"{train['epochs']:g} epochs"
-    table = "\n".join(f"| {key} | {value:.4g} |" for key, value in rows.items())
-    return f"""---
-{header.to_yaml()}
----
-
-# {name}
-
-`{base_model}` fine-tuned by jaxft for {pipeline}.
-
-## Data
-
-`{" ".join(part for part in (data["source"], data["subset"]) if part)}`, split `{data["train"]}`; inputs are cut at \
-{data["max_length"]} tokens. Trained for {length} in batches of {train["batch_size"]}, peak learning rate \
-{optimizer["learning_rate"]:g}, seed {experiment["seed"]}.
-
-## Metrics
-
-| metric | value |
-|---|---|
-{table}
-
-## How to use
-
-```python
-{usage}
-```
-
-## Command
-
-```sh
-{command}
-```
-"""

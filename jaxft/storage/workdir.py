@@ -33,7 +33,7 @@ class Workdir:
     """
 
     def __init__(self, path: str | Path):
-        """A folder, or that of a bucket (see `jaxft.bucket`), of which the records are fetched.
+        """A folder, or that of a bucket (see `jaxft.storage.bucket`), of which the records are fetched.
 
         Raises:
           UserError: a bucket that cannot be used.
@@ -42,7 +42,7 @@ class Workdir:
         if "://" not in str(path):
             self.path = Path(path).expanduser().absolute()
             return
-        from jaxft.bucket import Bucket
+        from jaxft.storage.bucket import Bucket
 
         self._bucket = Bucket(str(path))
         if jax.process_count() > 1 and not self._bucket.known_to_orbax:

@@ -15,7 +15,7 @@ from jaxft.models import nn
 from jaxft.sharding import Rules
 from jaxft.types import Array
 
-KERNELS = {"tpu": "jaxft.models.kernel", "gpu": "jaxft.models.cudnn"}
+KERNELS = {"tpu": "jaxft.kernels.tpu", "gpu": "jaxft.kernels.cudnn"}
 """Platform -> a module with `attention`, as `jaxft.models.nn` has it, and `supports`."""
 
 TOLERANCE = 0.03

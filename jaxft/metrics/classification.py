@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 
-def classification(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+def single_label(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     """Metrics of a single-label classifier; the most probable class is the prediction.
 
     The macro averages run over the classes that occur among the labels or the predictions, as scikit-learn's do, and

@@ -1,0 +1,1 @@
+"""What computes: its processes, its memory, its speed."""

@@ -1,0 +1,122 @@
+"""The parameters of a model, from the weights of its directory; and what became of each of them."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import SingleDeviceSharding
+
+from jaxft.errors import UserError
+from jaxft.hub.weights import Weights, open_weights
+from jaxft.models import nn
+from jaxft.types import Array, Key, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Accounting:
+    """What became of every parameter and of every tensor of the checkpoint.
+
+    Attributes:
+      loaded: paths read from the checkpoint.
+      missing: path -> shape of those that the checkpoint lacks; they are initialized.
+      mismatched: head path -> (shape here, shape in the checkpoint); they are initialized too.
+      unused: names in the checkpoint that no parameter asked for.
+    """
+
+    loaded: list[str]
+    missing: dict[str, tuple[int, ...]]
+    mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    unused: list[str]
+
+    def lines(self) -> list[str]:
+        """For the log: a line a kind, the empty ones left out."""
+        new = [f"{path} {list(shape)}" for path, shape in self.missing.items()]
+        other = [f"{path} {list(here)}, there {list(there)}" for path, (here, there) in self.mismatched.items()]
+        groups = groupby(self.unused, key=lambda name: "/".join(name.split("/")[:2]))
+        parts = [(group, list(names)) for group, names in groups]
+        unused = [f"{group}/... ({len(names)} tensors)" if len(names) > 1 else names[0] for group, names in parts]
+        kinds = {
+            "loaded from the checkpoint": [f"{len(self.loaded)} tensors"],
+            "new (initialized)": new,
+            "of another shape in the checkpoint (initialized)": other,
+            "unused in the checkpoint": unused,
+        }
+        return [f"{kind}: {', '.join(entries)}" for kind, entries in kinds.items() if entries]
+
+
+def load_parameters(
+    directory: Path, spec: nn.Spec, *, key: Key[Array, ""], base_prefix: str, shardings: Any = None
+) -> tuple[Params, Accounting]:
+    """Parameters in float32, each made where it will live: a host reads and holds its devices' shares and no more.
+
+    (Of a Flax msgpack file a host holds the whole file meanwhile: that format cannot be read in parts.)
+
+    Args:
+      directory: of the model.
+      spec: a tree of `nn.Leaf`: what to load.
+      key: for parameters that the checkpoint lacks.
+      base_prefix: the path under which the pretrained body lies; parameters beside it are heads, which may be missing
+        or have another shape. In the body only the pooler may be missing.
+      shardings: a tree of shardings like `spec`; None: everything on the default device.
+
+    Raises:
+      UserError: weights that cannot be read, are of another kind of model, lack a part of the body, or have other
+        shapes than the spec.
+    """
+    weights = open_weights(directory, base_prefix)
+    leaves = nn.flatten(spec)
+    accounting = account(directory, weights, leaves, base_prefix)
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    where = dict.fromkeys(leaves, here) if shardings is None else nn.flatten(shardings)
+    with jax.transfer_guard_host_to_device("allow"):  # callbacks count as implicit transfers
+        params = {
+            path: jax.make_array_from_callback(leaves[path].shape, where[path], partial(weights.read, path))
+            for path in accounting.loaded
+        }
+    new = [*accounting.missing, *accounting.mismatched]
+    if new:
+        initial = jax.jit(
+            lambda key: {path: leaves[path].initial(nn.path_key(key, path)) for path in new},
+            out_shardings={path: where[path] for path in new},
+        )
+        params |= initial(key)
+    return nn.unflatten({path: params[path] for path in leaves}), accounting
+
+
+def account(directory: Path, weights: Weights, leaves: Mapping[str, nn.Leaf], base_prefix: str) -> Accounting:
+    """Which parameters the weights hold, and what else they hold.
+
+    Raises:
+      UserError: as `load_parameters` says.
+    """
+    body = [path for path in leaves if path.startswith(base_prefix + "/")]
+    loaded = [path for path in leaves if path in weights]
+    absent = {path: leaf.shape for path, leaf in leaves.items() if path not in weights}
+    if not set(body) & set(loaded):
+        names = _some(weights.names())
+        raise UserError(f"{directory}: the weights are of another kind of model: no {base_prefix}/... among {names}")
+    lost = [path for path in body if path in absent]
+    # A head's checkpoint often has no pooler; anything less than all of it, or anything else, is damage.
+    if lost and lost != [path for path in body if path.startswith(f"{base_prefix}/pooler/")]:
+        raise UserError(
+            f"{directory}: {len(lost)} of the model's {len(body)} tensors are missing from the weights: {_some(lost)}; "
+            "they are incomplete, or config.json is of another model"
+        )
+    mismatched = {}
+    for path in loaded:
+        here, there = tuple(leaves[path].shape), weights.shape(path)
+        if here != there and path in body:
+            raise UserError(f"{directory}: {path} must be {list(here)} by config.json, but is {list(there)} there")
+        if here != there:
+            mismatched[path] = (here, there)
+    unused = weights.names() - {weights.stored_name(path) for path in loaded}
+    return Accounting([path for path in loaded if path not in mismatched], absent, mismatched, sorted(unused))
+
+
+def _some(names: Iterable[str], count: int = 4) -> str:
+    names = sorted(names)
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

@@ -1,0 +1,49 @@
+"""The tokenizer of a model's directory."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from jaxft.errors import UserError
+from jaxft.hub.directory import TOKENIZER_FILES, VOCABULARIES, first_line
+
+
+def tokenizer_files(directory: Path) -> list[Path]:
+    """The files that a tokenizer is made of.
+
+    Raises:
+      UserError: there is no vocabulary among them.
+    """
+    if not any((directory / name).exists() for name in VOCABULARIES):
+        raise UserError(f"no tokenizer in {directory}: it needs one of {', '.join(VOCABULARIES)}")
+    return [directory / name for name in TOKENIZER_FILES if (directory / name).exists()]
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a model directory, a `transformers.PreTrainedTokenizerBase`.
+
+    Raises:
+      UserError: no tokenizer files, or transformers cannot read them.
+    """
+    tokenizer_files(directory)
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that there is no PyTorch, which it need not have
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+    except Exception as error:  # OSError, ValueError, KeyError, or a bare Exception from the Rust side
+        raise UserError(f"transformers cannot read the tokenizer in {directory}: {first_line(error)}") from error
+
+
+def tokenizer_fingerprint(directory: Path) -> str:
+    """A hash of the tokenizer's files (40 hex digits): made without importing transformers.
+
+    Raises:
+      UserError: no tokenizer files.
+    """
+    digest = hashlib.sha256()
+    for file in tokenizer_files(directory):
+        content = file.read_bytes()
+        digest.update(f"{file.name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:40]

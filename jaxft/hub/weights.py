@@ -1,0 +1,135 @@
+"""The tensors of a checkpoint, by parameter path.
+
+A parameter path (`bert/encoder/layer/0/output/dense/kernel`) is the name in Flax checkpoints; `torch_name` gives that
+in PyTorch checkpoints.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxft.errors import UserError
+from jaxft.hub.directory import FLAX, SAFETENSORS, conversion, first_line, read_json
+from jaxft.models import nn
+
+_FLOATS = {"F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"}
+"""Floating-point dtypes as safetensors and as numpy name them."""
+
+
+def torch_name(path: str) -> str:
+    """The PyTorch name of a parameter: kernel, embedding and scale are all called weight there."""
+    *parents, last = path.split("/")
+    return ".".join([*parents, "weight" if last in ("kernel", "embedding", "scale") else last])
+
+
+def is_transposed(path: str) -> bool:
+    """Whether PyTorch stores the axes of a parameter in reverse: kernels, [inputs, outputs] here."""
+    return path.split("/")[-1] == "kernel"
+
+
+class Weights:
+    """The tensors of a checkpoint, addressed by parameter path and read only when asked for.
+
+    Integer tensors (`embeddings.position_ids`) are buffers of the PyTorch module, not parameters: they are left out.
+    A checkpoint saved from the bare body (BertModel) has no `bert.` in its names; paths find their tensor all the same.
+    """
+
+    def __init__(self, tensors: Mapping[str, Any], base_prefix: str, from_torch: bool):
+        """Takes stored name -> a numpy array or a safetensors slice."""
+        self._tensors = {name: t for name, t in tensors.items() if _dtype(t) in _FLOATS}
+        self._torch = from_torch
+        separator = "." if from_torch else "/"
+        prefixed = any(name.startswith(base_prefix + separator) for name in self._tensors)
+        self._cut = "" if prefixed else base_prefix + "/"
+
+    def names(self) -> set[str]:
+        """The stored names, with / between their parts."""
+        return {name.replace(".", "/") for name in self._tensors}
+
+    def stored_name(self, path: str) -> str | None:
+        """What the checkpoint calls a parameter, with / between the parts; None: it lacks it."""
+        found = self._find(path)
+        return found.replace(".", "/") if found else None
+
+    def _find(self, path: str) -> str | None:
+        path = path.removeprefix(self._cut)
+        spellings = [path]
+        if self._torch:
+            # Checkpoints converted from TensorFlow's BERT say gamma and beta for LayerNorm's scale and bias.
+            head, _, last = path.rpartition("/")
+            old = {"scale": "gamma", "bias": "beta"}.get(last, last)
+            spellings = [torch_name(path), torch_name(f"{head}/{old}")]
+        return next((name for name in spellings if name in self._tensors), None)
+
+    def __contains__(self, path: str) -> bool:
+        return self._find(path) is not None
+
+    def _is_reversed(self, path: str) -> bool:
+        return self._torch and is_transposed(path)
+
+    def shape(self, path: str) -> tuple[int, ...]:
+        tensor = self._tensors[self._find(path) or path]
+        shape = tuple(tensor.shape if isinstance(tensor, np.ndarray) else tensor.get_shape())
+        return shape[::-1] if self._is_reversed(path) else shape
+
+    def read(self, path: str, index: Any) -> np.ndarray:
+        """A part of a parameter, a slice a dimension, as float32; of a safetensors file only that part is read."""
+        tensor = self._tensors[self._find(path) or path]
+        part = tensor[index[::-1]].T if self._is_reversed(path) else tensor[index]
+        return np.asarray(part).astype(np.float32, copy=False)
+
+
+def open_weights(directory: Path, base_prefix: str) -> Weights:
+    """The weights of a model directory: safetensors before Flax msgpack, in one file or in several with an index.
+
+    Raises:
+      UserError: no weights, pickled ones only, a file that is missing or damaged.
+    """
+    for main, reader in ((SAFETENSORS, _open_safetensors), (FLAX, _open_msgpack)):
+        index = directory / f"{main}.index.json"
+        if (directory / main).exists():
+            files = [main]
+        elif index.exists():
+            files = sorted(set(read_json(index).get("weight_map", {}).values()))
+        else:
+            continue
+        missing = [file for file in files if not (directory / file).exists()]
+        if missing:
+            raise UserError(f"{index} names {missing[0]}, which is missing ({len(missing)} of {len(files)} files are)")
+        tensors = {name: tensor for file in files for name, tensor in reader(directory / file).items()}
+        return Weights(tensors, base_prefix, from_torch=main == SAFETENSORS)
+    pickled = sorted([*directory.glob("*.bin"), *directory.glob("*.h5")])
+    expected = f"neither {SAFETENSORS} nor {FLAX}"
+    if not pickled:
+        raise UserError(f"no weights in {directory}: {expected}")
+    advice = conversion(str(directory), str(directory), directory, tf=all(f.suffix == ".h5" for f in pickled))
+    raise UserError(f"{directory} has {pickled[0].name}, but {expected}. {advice}")
+
+
+def _dtype(tensor: Any) -> str:
+    return tensor.dtype.name if isinstance(tensor, np.ndarray) else tensor.get_dtype()
+
+
+def _open_safetensors(file: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        opened = safe_open(str(file), framework="np")
+        return {name: opened.get_slice(name) for name in sorted(opened.keys())}
+    except SafetensorError as error:
+        raise UserError(
+            f"{file} is damaged, cut short or a Git LFS pointer: {first_line(error)}; fetch it again"
+        ) from error
+
+
+def _open_msgpack(file: Path) -> dict[str, Any]:
+    from flax.serialization import msgpack_restore
+
+    try:
+        tree: Any = msgpack_restore(file.read_bytes())
+        tensors = nn.flatten(tree.get("params", tree))
+    except Exception as error:  # msgpack and flax raise a dozen unrelated kinds on damaged bytes
+        raise UserError(f"{file} is damaged or cut short: {first_line(error)}; fetch it again") from error
+    return {name: np.asarray(tensor) for name, tensor in tensors.items()}

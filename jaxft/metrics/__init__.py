@@ -1,0 +1,1 @@
+"""Metrics, on numpy arrays: one file a kind of answer."""

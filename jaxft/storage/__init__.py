@@ -1,0 +1,1 @@
+"""Files that a run leaves, on disk or in a bucket."""
