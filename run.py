@@ -11,12 +11,7 @@
 Any key of the experiment can be set by --config.KEY=VALUE:
 """
 
-import sys
-
-from jaxft.devices import memory
+from jaxft.__main__ import main
 
 if __name__ == "__main__":
-    memory.keep()
-    from jaxft import cli
-
-    cli.leave(cli.main(sys.argv, __doc__))
+    main(__doc__)

@@ -2,26 +2,22 @@
 
 import dataclasses
 import errno
-import importlib.util
 import os
 import re
 import signal
 import sys
 import threading
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags, logging
 from ml_collections import config_flags
 from ml_collections.config_flags import tuple_parser
 
 from jaxft import config
+from jaxft.config import files
 from jaxft.errors import TrainingError, UserError, causes, nearest, system_error
-
-MODES = ("train", "evaluate", "predict", "export", "inspect", "plan")
 
 EXIT_USER, EXIT_FAILED, EXIT_PREEMPTED = 2, 1, 75
 """A mistake that the user can mend; a run that cannot go on; SIGTERM, after which the same command resumes."""
@@ -75,6 +71,7 @@ config_flags.register_flag_parser_for_type(tuple[str, ...], _Texts())
 
 def main(argv: list[str], usage: str | None) -> int:
     """Runs one command line; prints one line and returns 2 where the user made a mistake."""
+    argv = _in_order(argv)
     values = flags.FlagValues()
     _define(values, argv)
     debug = any(re.fullmatch(r"--?debug(=(true|t|1))?", arg.lower()) for arg in argv)
@@ -108,7 +105,7 @@ def leave(code: int) -> None:
 
 
 def _define(values: flags.FlagValues, argv: list[str]) -> None:
-    flags.DEFINE_enum("mode", "train", MODES, "what to do", flag_values=values)
+    flags.DEFINE_enum("mode", "train", list(MODES), "what to do", flag_values=values)
     flags.DEFINE_string("workdir", None, "folder of the run: written by train, read by the others", flag_values=values)
     flags.DEFINE_string("input", None, "predict: a text, CSV or JSON lines file", flag_values=values)
     flags.DEFINE_string("output", "", "predict: JSON lines file to write; empty: standard output", flag_values=values)
@@ -136,7 +133,7 @@ def _define(values: flags.FlagValues, argv: list[str]) -> None:
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "experiment file, FILE.py or FILE.py:ARGUMENT",
+        "experiment file, FILE.py or FILE.py:ARGUMENT, or the name of one that comes with jaxft, e.g. glue:sst2",
         flag_values=values,
         lock_config=False,
         sys_argv=argv,
@@ -154,11 +151,11 @@ def _run(argv: list[str], usage: str, values: flags.FlagValues) -> int:
         raise _wrong_type(error, known) from error
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}; write --flag=value")
-    if values.mode == "plan":
-        return _plan(values)
-    if not values.workdir and not (values.mode == "inspect" and values.config):
-        raise UserError("--workdir is missing; give the folder of the run")
-    return _dispatch(values)
+    mode = MODES[values.mode]
+    for name in mode.needs:
+        if not values[name].value:
+            raise UserError(f"--{name} is missing; {MISSING[name]}")
+    return mode.run(values)
 
 
 @contextmanager
@@ -182,30 +179,64 @@ def _leave_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _dispatch(values: flags.FlagValues) -> int:
-    from jaxft.devices import distributed  # jax and all that follows: not needed for --help or a misspelt flag
+MISSING = {
+    "config": "give an experiment file, e.g. --config=configs/quickstart.py",
+    "input": "give a text, CSV or JSON lines file",
+    "workdir": "give the folder of the run",
+}
+"""Flag -> what to do where a mode needs it."""
 
-    distributed.initialize(
-        values.coordinator,
-        values.processes,
-        values.process,
-        start_timeout=values.start_timeout,
-        heartbeat_timeout=values.heartbeat_timeout,
-        preemptible=values.mode == "train",
-    )
-    try:
-        return _mode(values)
-    except Exception as error:
-        if values.debug or not distributed.lost(error):
-            raise
-        print(f"error: {distributed.PEER_LOST} ({str(error).splitlines()[0][:200]})", file=sys.stderr)
-        distributed.leave(EXIT_FAILED)
-        return EXIT_FAILED
+
+class Mode(NamedTuple):
+    """What `--mode=NAME` does.
+
+    Attributes:
+      run: does it, and returns the exit code.
+      needs: the flags that it cannot do without, those of `MISSING`.
+    """
+
+    run: Callable[[flags.FlagValues], int]
+    needs: tuple[str, ...]
+
+
+def _together(run: Callable[[Any, flags.FlagValues], object]) -> Callable[[flags.FlagValues], int]:
+    """Returns what calls `run(jaxft.modes, values)` in each of the processes of a run, once they have met."""
+
+    def started(values: flags.FlagValues) -> int:
+        from jaxft.devices import distributed  # jax and all that follows: not needed for --help or a misspelt flag
+
+        distributed.initialize(
+            values.coordinator,
+            values.processes,
+            values.process,
+            start_timeout=values.start_timeout,
+            heartbeat_timeout=values.heartbeat_timeout,
+            preemptible=values.mode == "train",
+        )
+        logging.use_absl_handler()
+        logging.set_verbosity(logging.FATAL)  # what orbax logs as an error, with pages of traceback, it raises as well
+        from jaxft import modes
+        from jaxft.modes.shared import say
+        from jaxft.train.loop import Preempted
+
+        try:
+            run(modes, values)
+        except Preempted as stopped:
+            say(str(stopped))
+            return EXIT_PREEMPTED
+        except Exception as error:
+            if values.debug or not distributed.lost(error):
+                raise
+            print(f"error: {distributed.PEER_LOST} ({str(error).splitlines()[0][:200]})", file=sys.stderr)
+            distributed.leave(EXIT_FAILED)
+            return EXIT_FAILED
+        return 0
+
+    return started
 
 
 def _plan(values: flags.FlagValues) -> int:
-    if values.config is None:
-        raise UserError("--config is missing; give an experiment file, e.g. --config=configs/quickstart.py")
+    """Alone, whatever processes a run would have: the devices that it plans for are not here."""
     if "://" in (values.workdir or ""):
         raise UserError(f"--workdir {values.workdir}: a plan is written to a folder of this machine; give one")
     from jaxft.plan import topology
@@ -218,32 +249,20 @@ def _plan(values: flags.FlagValues) -> int:
     return 0
 
 
-def _mode(values: flags.FlagValues) -> int:
-    from jaxft import modes
-    from jaxft.modes.shared import say
-    from jaxft.train.loop import Preempted
-
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.FATAL)  # what orbax logs as an error, with pages of traceback, it raises as well
-    if values.mode == "train":
-        if values.config is None:
-            raise UserError("--config is missing; give an experiment file, e.g. --config=configs/quickstart.py")
-        try:
-            modes.train(values.config, values.workdir, overwrite=values.overwrite)
-        except Preempted as stopped:
-            say(str(stopped))
-            return EXIT_PREEMPTED
-    elif values.mode == "evaluate":
-        modes.evaluate(values.workdir)
-    elif values.mode == "predict":
-        if not values.input:
-            raise UserError("--input is missing; give a text, CSV or JSON lines file")
-        modes.predict(values.workdir, values.input, values.output, values.adapter)
-    elif values.mode == "inspect":
-        modes.inspect(values.config, values.workdir, values.draw)
-    else:
-        modes.export(values.workdir)
-    return 0
+MODES = {
+    "train": Mode(
+        _together(lambda modes, given: modes.train(given.config, given.workdir, overwrite=given.overwrite)),
+        needs=("workdir", "config"),
+    ),
+    "evaluate": Mode(_together(lambda modes, given: modes.evaluate(given.workdir)), needs=("workdir",)),
+    "predict": Mode(
+        _together(lambda modes, given: modes.predict(given.workdir, given.input, given.output, given.adapter)),
+        needs=("workdir", "input"),
+    ),
+    "export": Mode(_together(lambda modes, given: modes.export(given.workdir)), needs=("workdir",)),
+    "inspect": Mode(_together(lambda modes, given: modes.inspect(given.config, given.workdir, given.draw)), needs=()),
+    "plan": Mode(_plan, needs=("config",)),
+}
 
 
 def _check_config(argv: list[str]) -> Mapping[str, dataclasses.Field]:
@@ -252,14 +271,15 @@ def _check_config(argv: list[str]) -> Mapping[str, dataclasses.Field]:
     Returns:
       The keys that there are.
     """
-    given, keyed = _given(argv)
+    given, others = _split(argv)
+    keyed = [match[2] for arg in others if (match := re.match(r"--?(no)?config\.([^=]*)", arg))]
     if not given:
         if keyed:
-            raise UserError(f"--config.{keyed[0]} without --config; put --config=FILE.py before it")
+            raise UserError(f"--config.{keyed[0]} without --config; give --config=FILE.py as well")
         return {}
     if len(given) > 1:
         raise UserError(f"--config is given {len(given)} times: {', '.join(given)}; give it once")
-    known = {key: field for key, _, field in config.walk(_load(given[0]))}
+    known = {key: field for key, _, field in config.walk(config.load(given[0]))}
     for key in keyed:
         if key not in known:
             group = [name for name in known if name.startswith(f"{key}.")]
@@ -268,16 +288,22 @@ def _check_config(argv: list[str]) -> Mapping[str, dataclasses.Field]:
     return known
 
 
-def _given(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The values of `--config` and the keys of `--config.KEY`, in the forms that absl reads."""
-    configs, keys = [], []
-    for arg, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+def _in_order(argv: list[str]) -> list[str]:
+    """Returns the command line with `--config=FILE` first, as absl needs it to know the keys; names become files."""
+    given, others = _split(argv)
+    return [argv[0], *(f"--config={files.find(target)}" for target in given), *others]
+
+
+def _split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Returns the values of `--config`, in the forms that absl reads, and the other arguments."""
+    given, others, rest = [], [], iter(argv[1:])
+    for arg in rest:
         name, equals, value = arg.lstrip("-").partition("=") if arg.startswith("-") else ("", "", "")
         if name == "config":
-            configs.append(value if equals else following)
-        elif match := re.match(r"(no)?config\.(.*)", name):
-            keys.append(match[2])
-    return configs, keys
+            given.append(value if equals else next(rest, ""))
+        else:
+            others.append(arg)
+    return given, others
 
 
 def _wrong_type(error: flags.Error, known: Mapping[str, dataclasses.Field]) -> flags.Error | UserError:
@@ -288,36 +314,12 @@ def _wrong_type(error: flags.Error, known: Mapping[str, dataclasses.Field]) -> f
     return UserError(f"config.{match[1]} is {match[2]!r}; it must be {config.meaning(known[match[1]])}")
 
 
-def _load(target: str) -> config.Experiment:
-    path, _, argument = target.partition(":")
-    if not path:
-        raise UserError("--config is empty; give an experiment file, e.g. --config=configs/quickstart.py")
-    file = Path(path)
-    if not file.is_file():
-        beside = [str(f) for f in file.parent.glob("*.py")] if file.parent.is_dir() else []
-        raise UserError(f"--config: there is no file {path}; {nearest(path, beside)}")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        experiment = module.get_config(argument) if argument else module.get_config()
-    except UserError:
-        raise
-    except Exception as error:  # a config file is the user's program: whatever it raises is theirs to mend
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
-        where = f", line {lines[-1]}" if lines else ""
-        raise UserError(f"{target}{where}: {type(error).__name__}: {error}") from error
-    if not isinstance(experiment, config.Experiment):
-        raise UserError(f"{path}: get_config returns a {type(experiment).__name__}; it must return a jaxft Experiment")
-    config.check_sections(experiment)
-    return experiment
-
-
 def _keys(argv: list[str]) -> str:
     """Every key with its default and meaning, for --help: of the experiment that is given, or of all tasks."""
-    given = _given(argv)[0]
-    experiments = [_load(given[0])] if given else [config.Experiment(task=task()) for task in config.TASKS.values()]
+    given = _split(argv)[0]
+    experiments = (
+        [config.load(given[0])] if given else [config.Experiment(task=task()) for task in config.TASKS.values()]
+    )
     width = max(len(key) for experiment in experiments for key in config.keys(experiment)) + 2
 
     def lines(section: config.Section, prefix: str = "") -> Iterator[str]:

@@ -57,6 +57,10 @@ COMMAND_LINE: Rows = {
         ["config.train.steps and config.train.epochs are both 0"],
     ),
     "no such flag": (flags("--wrokdir=x"), ["wrokdir", "Did you mean: workdir"]),
+    "no run and no config to inspect": (
+        lambda room: ["--mode=inspect"],
+        ["--workdir is missing; give the folder of the run, or an experiment by --config"],
+    ),
     "no such mode": (flags("--mode=trian"), ["--mode=trian", "train|evaluate|predict|export"]),
     "no flag": (lambda room: [*room.train(), "quickstart.py"], ["unexpected argument 'quickstart.py'", "--flag=value"]),
     "no value": (lambda room: [*room.train(), "--input"], ["Missing value for flag --input"]),
@@ -84,10 +88,20 @@ COMMAND_LINE: Rows = {
         lambda room: [f"--workdir={room.path}/run", "--config.train.steps=1"],
         ["--config.train.steps without --config"],
     ),
-    "a key before --config": (
-        lambda room: ["--config.train.steps=1", *room.train()],
-        ["--config.train.steps=1", "before a value for --config"],
+    "a bad key before --config": (
+        lambda room: ["--config.train.stepps=1", *room.train()],
+        ["--config.train.stepps: there is no such key", "did you mean 'train.steps'?"],
     ),
+    "a bad value before --config": (
+        lambda room: ["--config.train.steps=one", *room.train()],
+        ["config.train.steps is 'one'; it must be of type int"],
+    ),
+    "a config that is no Python": (
+        lambda room: room.train(f"--config={room.write('notes.txt', 'x')}"),
+        ["notes.txt is no Python file", "must end in .py"],
+    ),
+    "no config of that name": (flags("--config=quikstart"), ["no file quikstart", "did you mean 'quickstart'?"]),
+    "a packaged config without its argument": (flags("--config=glue:sts"), ["glue.py:sts: no such task", "'stsb'?"]),
     "no --input": (on_run("predict"), ["--input is missing"]),
     "no such GLUE task": (flags(f"--config={CONFIGS}/glue.py:sts"), ["glue.py:sts: no such task", "'stsb'?"]),
 }

@@ -51,7 +51,7 @@ def test_a_docstring_has_commands_that_work(file, monkeypatch):
 
 @pytest.mark.parametrize("task", GLUE)
 def test_every_glue_task_has_a_config(task):
-    experiment = config.check(cli._load(f"{ROOT}/configs/glue.py:{task}"))
+    experiment = config.check(config.load(f"{ROOT}/configs/glue.py:{task}"))
     assert (experiment.name, experiment.data.subset) == (f"glue-{task}", task)
     assert isinstance(experiment.task, config.SequenceClassification)
     assert (experiment.task.problem == "regression") == (task == "stsb")

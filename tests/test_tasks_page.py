@@ -53,7 +53,7 @@ def test_a_task_of_ones_own(tmp_path, tiny_model, cache, registries):
     counts = {"good": 1, "fine": 2, "bad": 6}
     rows = [f"{i} {word} {word},{count}" for i in range(60) for word, count in counts.items()]
     (tmp_path / "messages.csv").write_text("\n".join(["text,count", *rows]) + "\n")
-    made = cli._load(f"{tmp_path}/counts.py:{tmp_path}/messages.csv")
+    made = config.load(f"{tmp_path}/counts.py:{tmp_path}/messages.csv")
     data = {"source": made.data.source, "encoding": "utf-8", "shapes": 1}
     train, optimizer = {"epochs": 5, "eval_every": 0}, {"learning_rate": 1e-2}
     e = experiment(tiny_model, cache, data=data, train=train, optimizer=optimizer)

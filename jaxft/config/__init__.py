@@ -8,6 +8,7 @@ from jaxft.config.adapt import IA3, METHODS, AdaLora, Adapter, Freeze, Lora, Pre
 from jaxft.config.base import Section, keys, knob, walk
 from jaxft.config.checks import check, check_sections, defining, differences, from_dict, meaning, to_dict
 from jaxft.config.experiment import RESUMABLE, Compute, Data, Experiment, Mesh, Model, Optimizer, Train
+from jaxft.config.files import load
 from jaxft.config.tasks import (
     TASKS,
     MaskedLM,
@@ -23,5 +24,5 @@ __all__ = [
     "IA3", "METHODS", "RESUMABLE", "TASKS", "AdaLora", "Adapter", "Compute", "Data", "Experiment", "Freeze", "Lora",
     "MaskedLM", "Mesh", "Model", "MultipleChoice", "Optimizer", "Prefix", "Prompt", "QuestionAnswering", "Section",
     "SentenceEmbedding", "SequenceClassification", "Task", "TokenClassification", "Train", "check", "check_sections",
-    "defining", "differences", "from_dict", "keys", "knob", "meaning", "to_dict", "walk",
+    "defining", "differences", "from_dict", "keys", "knob", "load", "meaning", "to_dict", "walk",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from jaxft import config
 from jaxft.devices import distributed
@@ -12,6 +13,9 @@ from jaxft.job import Job, prepare
 from jaxft.modes.shared import best_weights, compiled_evaluation, measure, on_these_devices, say, thresholds
 from jaxft.storage.workdir import Workdir
 from jaxft.types import Params
+
+STARTED_AS = {"__main__.py": ("python", "-m", "jaxft"), "jaxft": ("jaxft",)}
+"""Name of the program in `sys.argv` -> the words that start it; any other is a Python file."""
 
 
 def evaluate(workdir: str) -> dict[str, float]:
@@ -57,7 +61,7 @@ def write_export(
         say(f"adapter: {folder}/adapter")
     if job.program.merge is None:
         return  # no Hugging Face model has layers like these
-    command = shlex.join(["python", *sys.argv])
+    command = shlex.join([*STARTED_AS.get(Path(sys.argv[0]).name, ("python", sys.argv[0])), *sys.argv[1:]])
     name, task = e.name or str(folder).split("/")[-1], job.task
     about = {"pipeline": task.pipeline, "usage": task.usage}
     text = model_card(name, config.to_dict(e), dict(results), command, e.model.path, **about)

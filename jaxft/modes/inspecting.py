@@ -2,6 +2,7 @@
 
 from jaxft import config, program, tasks
 from jaxft.devices import distributed
+from jaxft.errors import UserError
 from jaxft.hub import adapters
 from jaxft.job import Body
 from jaxft.storage.workdir import Workdir
@@ -15,12 +16,14 @@ def inspect(experiment: config.Experiment | None, workdir: str | None, draw: str
       draw: also draws the parameters whose path this pattern matches.
 
     Raises:
-      UserError: a mesh or rules that do not fit, or a pattern that matches nothing.
+      UserError: neither is given, a mesh or rules that do not fit, or a pattern that matches nothing.
     """
     from jaxft.report import tree
 
     if experiment is None:
-        experiment = Workdir(workdir or "").experiment()
+        if not workdir:
+            raise UserError("--workdir is missing; give the folder of the run, or an experiment by --config")
+        experiment = Workdir(workdir).experiment()
     else:
         experiment = adapters.adopted(config.check(experiment, data=False))
     body = Body.of(experiment.model, experiment.data.max_length)

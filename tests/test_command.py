@@ -1,0 +1,121 @@
+"""`jaxft`, `python -m jaxft` and `run.py` are one command; an installed package has it, and the configs by name."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from runs import ROOT, environment
+
+from jaxft import cli, config
+from jaxft.config.files import find
+
+BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """A folder into which pip has installed the package."""
+    source, wheels, target = (tmp_path_factory.mktemp(name) for name in ("source", "wheels", "installed"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("configs", "jaxft"):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run([sys.executable, "-c", BUILD, wheels], cwd=source, check=True, capture_output=True)
+    (wheel,) = wheels.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert {name.split("/")[0] for name in archive.namelist()} == {
+            "jaxft",
+            wheel.name.rsplit("-", 3)[0] + ".dist-info",
+        }
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--target", target, wheel], check=True, capture_output=True)
+    return target
+
+
+def run(installed: Path, command: list[str], cwd: Path, **env: str) -> "subprocess.CompletedProcess[str]":
+    """Runs a command that finds the installed package before any other, in another folder."""
+    paths = os.pathsep.join([str(installed), str(ROOT / "tests" / "without")])
+    return subprocess.run(
+        command, cwd=cwd, env=environment() | {"PYTHONPATH": paths} | env, capture_output=True, text=True
+    )
+
+
+def commands(installed: Path) -> dict[str, list[str]]:
+    """The three ways to start it."""
+    return {
+        "jaxft": [sys.executable, str(installed / "bin" / "jaxft")],
+        "python -m jaxft": [sys.executable, "-m", "jaxft"],
+        "run.py": [sys.executable, str(ROOT / "run.py")],
+    }
+
+
+def test_a_wheel_holds_the_package_its_types_and_the_configs(installed):
+    assert (installed / "jaxft" / "py.typed").is_file()
+    names = sorted(file.name for file in (ROOT / "configs").glob("*.py"))
+    assert sorted(file.name for file in (installed / "jaxft" / "configs").iterdir() if file.suffix == ".py") == names
+    for name in names:
+        file = installed / "jaxft" / "configs" / name
+        assert file.read_bytes() == (ROOT / "configs" / name).read_bytes() and not file.is_symlink()
+
+
+@pytest.mark.parametrize("name", ["jaxft", "python -m jaxft"])
+def test_help_in_another_folder(installed, tmp_path, name):
+    done = run(installed, [*commands(installed)[name], "--config=glue:stsb", "--help"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "jaxft --config=quickstart" in done.stdout and "which task it is" not in done.stdout
+    assert "[google-bert/bert-base-cased]" in done.stdout.replace("'", "") and "['regression']" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["jaxft", "python -m jaxft", "run.py"])
+def test_a_mistake_is_one_line_and_code_2(installed, tmp_path, name):
+    done = run(installed, [*commands(installed)[name], "--config=quikstart", "--workdir=x"], tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --config: there is no file quikstart; did you mean 'quickstart'?\n"
+
+
+@pytest.mark.parametrize("name", ["jaxft", "python -m jaxft", "run.py"])
+def test_it_starts_itself_over_once_with_its_arguments(installed, tmp_path, name):
+    """Its config file tells what process it is loaded in."""
+    (tmp_path / "mine.py").write_text(
+        "import json, os, sys\n\nfrom jaxft import config\n\n\ndef get_config(text):\n"
+        "    print(json.dumps([os.getpid(), os.environ.get('GLIBC_TUNABLES'), text]))\n"
+        "    return config.Experiment()\n"
+    )
+    env = {k: v for k, v in environment().items() if k != "GLIBC_TUNABLES"} | {"PYTHONPATH": str(installed)}
+    command = [*commands(installed)[name], "--config=mine.py:a b", "--help"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+    pid, tunables, text = json.loads(process.communicate()[0].splitlines()[0])
+    assert process.returncode == 0 and pid == process.pid
+    assert tunables.startswith("glibc.malloc.hugetlb=1") and text == "a b"
+
+
+def test_a_file_of_the_same_name_goes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find("glue:sst2") == f"{ROOT}/jaxft/configs/glue.py:sst2"
+    assert config.load("quickstart").name == "tweets-minilm"
+    (tmp_path / "quickstart").write_text("notes")
+    assert find("quickstart") == "quickstart"
+    for other in ("quickstart.py", "./glue", "nothing", "", ":x"):
+        assert find(other) == other
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_flags_come_in_any_order(tiny_model, capsys, order):
+    parts = [
+        ["--config=quickstart"],
+        [f"--config.model.path={tiny_model}", "--config.data.max_length=64"],
+        ["--mode=inspect", "--noconfig.compute.remat"],
+    ]
+    assert cli.main(["run.py", *(flag for i in order for flag in parts[i])], None) == 0
+    assert "976,464" in capsys.readouterr().out
+
+
+def test_the_value_may_be_an_argument_of_its_own(tiny_model, capsys):
+    keys = [f"--config.model.path={tiny_model}", "--config.data.max_length=64"]
+    assert cli.main(["run.py", *keys, "--mode", "inspect", "--config", "quickstart"], None) == 0
+    assert "bert" in capsys.readouterr().out
