@@ -39,12 +39,14 @@ class Program:
       init: `params -> State`; the parameters, those of `spec`, are donated.
       train_step: `(state, batch) -> (state, metrics)`; the state is donated.
       eval_step: `((trainable, frozen), batch) -> outputs` with the sums `loss` and `weight`; outputs are replicated.
+      outputs: `((trainable, frozen), inputs) -> outputs`, replicated; `inputs` are what the model and the task's
+        `forward` read of a batch, so that labels are not needed.
       spec: a `Leaf` for each parameter of the model and its head.
       adaptation: which of them learn, and what else does.
       split: `params -> (trainable, frozen)`; what the adaptation adds is at its initial values, which change nothing.
       merge: `(trainable, frozen) -> params`, those of `spec` alone, that compute the same; None: there are no such.
       state: abstract, with shardings.
-      abstract_batch: `BatchShape -> batch`, abstract, with shardings.
+      abstract_batch, abstract_inputs: `BatchShape -> batch` or `inputs`, abstract, with shardings.
     """
 
     mesh: Mesh
@@ -55,11 +57,13 @@ class Program:
     init: Callable[[Params], State]
     train_step: Callable[[State, Batch], tuple[State, dict[str, Array]]]
     eval_step: Callable[[tuple[Params, Params], Batch], dict[str, Array]]
+    outputs: Callable[[tuple[Params, Params], Batch], dict[str, Array]]
     adaptation: adapt.Adaptation
     split: Callable[[Params], tuple[Params, Params]]
     merge: Callable[[Params, Params], Params] | None
     state: State
     abstract_batch: Callable[[BatchShape], dict[str, jax.ShapeDtypeStruct]]
+    abstract_inputs: Callable[[BatchShape], dict[str, jax.ShapeDtypeStruct]]
 
     @property
     def param_shardings(self) -> Any:
@@ -85,7 +89,7 @@ def compose(
     make_optimizer: Callable[..., optax.GradientTransformation] = optimizer.make_optimizer,
     adaptation: Callable[[config.Experiment, nn.Spec, str], adapt.Adaptation] = adapt.build,
 ) -> Program:
-    """The program of an experiment of so many steps.
+    """Returns the program of an experiment of so many steps.
 
     Args:
       mesh: instead of the experiment's over all devices.
@@ -100,7 +104,6 @@ def compose(
     rules = sharding.read_rules(experiment.mesh.rules)
     spec = task.param_spec(model)
     method = adaptation(experiment, spec, model.prefix)
-    merge = method.merge
     everything = spec | method.spec
     sharding.check_rules(everything, rules)
     gather = sharding.gather(everything, mesh, rules, but=model.layers if experiment.compute.scan else "")
@@ -109,20 +112,19 @@ def compose(
         params = gather(adapt.together(trainable, frozen))
         return {"model": method.apply(params), "penalty": method.penalty(params) if method.penalty else 0.0}
 
-    def split(params: Params) -> tuple[Params, Params]:
-        return method.split(method.extend(params, jax.random.key(experiment.seed)))
-
+    split = lambda params: method.split(method.extend(params, jax.random.key(experiment.seed)))  # noqa: E731
     run = _run(experiment.compute, mesh, rules, spec, model.layers)
-    objective = _objective(_forward(task, model, method.tokens), loss or task.loss, run)
+    forward = _forward(task, model, method.tokens)
+    objective = _objective(forward, loss or task.loss, run)
+    outputs = lambda weights, inputs: dict(forward(join(*weights)["model"], inputs, run))  # noqa: E731
     schedule = optimizer.make_schedule(experiment.optimizer, steps)
     transform = method.optimizer(make_optimizer(experiment.optimizer, schedule), steps)
-    train_step = step.make_train_step(objective, transform, schedule, join, experiment.train.accumulate)
-    eval_step = step.make_eval_step(objective, join)
 
     start = lambda params: init(*split(params), transform, experiment.seed)  # noqa: E731
     state = _abstract_state(start, spec, everything, mesh, rules)
     places = jax.tree.map(lambda x: x.sharding, state)
     rows, everywhere = sharding.batch_sharding(mesh, rules), sharding.replicated(mesh)
+    weights = (places.trainable, places.frozen)
     return Program(
         mesh=mesh,
         rules=rules,
@@ -131,18 +133,20 @@ def compose(
         spec=spec,
         init=jax.jit(start, out_shardings=places, donate_argnums=0),
         train_step=jax.jit(
-            train_step,
+            step.make_train_step(objective, transform, schedule, join, experiment.train.accumulate),
             in_shardings=(places, rows),
             out_shardings=(places, everywhere),
             donate_argnums=0,
             compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
         ),
-        eval_step=jax.jit(eval_step, in_shardings=((places.trainable, places.frozen), rows), out_shardings=everywhere),
+        eval_step=jax.jit(step.make_eval_step(objective, join), in_shardings=(weights, rows), out_shardings=everywhere),
+        outputs=jax.jit(outputs, in_shardings=(weights, rows), out_shardings=everywhere),
         adaptation=method,
-        split=jax.jit(split, out_shardings=(places.trainable, places.frozen)),
-        merge=None if merge is None else lambda *parts: merge(adapt.together(*parts)),
+        split=jax.jit(split, out_shardings=weights),
+        merge=_merge(method),
         state=state,
         abstract_batch=partial(batch.abstract, targets=task.targets, place=rows),
+        abstract_inputs=partial(batch.abstract, targets={n: task.targets[n] for n in task.reads}, place=rows),
     )
 
 
@@ -179,11 +183,17 @@ def _forward(task: Task, model: Model, tokens: int) -> Callable[[Params, Batch, 
         return lambda params, seen, run: task.forward(params, model, seen, run)
 
     def forward(params: Params, seen: Batch, run: nn.Run) -> Outputs:
-        outputs = task.forward(params, model, batch.put_before(seen, task.targets, tokens), run)
+        targets = {name: target for name, target in task.targets.items() if name in seen}
+        outputs = task.forward(params, model, batch.put_before(seen, targets, tokens), run)
         own = seen["input_ids"].shape[1]
         return {name: x[:, -own:] if task.outputs.get(name) == "token" else x for name, x in outputs.items()}
 
     return forward
+
+
+def _merge(method: adapt.Adaptation) -> Callable[[Params, Params], Params] | None:
+    merge = method.merge
+    return None if merge is None else lambda *parts: merge(adapt.together(*parts))
 
 
 def _abstract_state(

@@ -43,8 +43,12 @@ Vary = Callable[["Features", np.ndarray, int, int], "Features"]
 
 
 class Steady:
-    """A part of a task: nothing to decide, examples that do not change and are each by itself, no further files."""
+    """A part of a task: nothing to decide, examples that do not change and are each by itself, no further files.
 
+    Its `forward` reads the model's inputs alone.
+    """
+
+    reads: tuple[str, ...] = ()
     vary: Vary | None = None
     together: bool = False
 
@@ -67,6 +71,11 @@ class Task(Protocol):
     @property
     def targets(self) -> Mapping[str, Target]:
         """The arrays that `loss` reads from a batch; `features` makes a column for each."""
+        ...
+
+    @property
+    def reads(self) -> Sequence[str]:
+        """Those of the targets that `forward` reads too: without them there are no outputs."""
         ...
 
     @property
