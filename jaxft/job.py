@@ -72,12 +72,17 @@ class Body:
 
         def make(start: int, stop: int) -> dict[str, Any]:
             if not tokenizer:
-                tokenizer.append(self._tokenizer())
+                tokenizer.append(self.tokenizer())
             return task.features(split.slice(start, stop), tokenizer[0], data.max_length, labelled)
 
         return tokenize(split.table.num_rows, make, path)
 
-    def _tokenizer(self) -> Any:
+    def tokenizer(self) -> Any:
+        """Loads the tokenizer that belongs to the model.
+
+        Raises:
+          UserError: it has more entries than the model's embedding.
+        """
         tokenizer = hub.load_tokenizer(self.directory)
         if len(tokenizer) > self.model.cfg.vocab_size:
             raise UserError(

@@ -20,7 +20,9 @@ PACKAGE = Path(__file__).parents[1] / "jaxft"
 UNCHECKED = {
     "cli": "parses what users type",
     "config": "holds what users type until config.check has seen it",
+    "data.rows": "is given what users have in memory, and says what is wrong with it",
     "job": "a law gives its compiled step arrays of the host, for the transfer guard to refuse",
+    "predict.predictor": "is given what users have in memory, and says what is wrong with it",
     "report.progress": "takes a StringIO, which at run time is no typing.TextIO",
     "train.state": "as a pytree it is also built of shapes and of shardings",
 }

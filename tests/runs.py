@@ -137,6 +137,25 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+def count_compilations(run: Callable[[], object]) -> int:
+    """Programs that XLA compiled (or read from the cache on disk) while `run` ran."""
+    found = []
+
+    def listener(event: str, duration_secs: float, **_: object) -> None:
+        if event == COMPILED:
+            found.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        run()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    return len(found)
+
+
 def bits_equal(a: Any, b: Any) -> bool:
     return jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
 

@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,12 +186,21 @@ def _conll(text: str, origin: str, columns: Sequence[str]) -> pa.Table:
 
 
 def _json(text: str, origin: str) -> pa.Table:
-    """Parses JSON lines, a file that is one array of objects, or SQuAD; a key that an object lacks is null there."""
+    """Parses JSON lines, a file that is one array of objects, or SQuAD."""
+    return of_rows(_objects(text, origin), origin)
+
+
+def of_rows(rows: Iterable[tuple[str, Mapping[str, Any]]], origin: str) -> pa.Table:
+    """Returns the table of rows, each with the name of its place; a key that a row lacks is null there.
+
+    Raises:
+      UserError: a column that holds values of several kinds, or what Arrow cannot store.
+    """
     kinds = {int: "a number", float: "a number", str: "text", bool: "true/false", list: "a list", dict: "an object"}
     columns: dict[str, list[Any]] = {}
     first: dict[str, tuple[str, str]] = {}
     count = 0
-    for count, (place, row) in enumerate(_objects(text, origin), 1):
+    for count, (place, row) in enumerate(rows, 1):
         for name, value in row.items():
             column = columns.setdefault(name, [])
             column.extend([None] * (count - 1 - len(column)))

@@ -1,8 +1,30 @@
-"""What `run.py --mode=...` does, but for planning: train, evaluate, predict, export, inspect."""
+"""What `run.py --mode=...` does, but for planning: train, evaluate, predict, export, inspect.
 
-from jaxft.modes.finished import evaluate, export
-from jaxft.modes.inspecting import inspect
-from jaxft.modes.predicting import predict
-from jaxft.modes.training import train
+Each is loaded when it is asked for: importing one does not import the others.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxft.modes.finished import evaluate, export
+    from jaxft.modes.inspecting import inspect
+    from jaxft.modes.predicting import predict
+    from jaxft.modes.training import train
+
+_FILES = {
+    "evaluate": "finished",
+    "export": "finished",
+    "inspect": "inspecting",
+    "predict": "predicting",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
+
 
 __all__ = ["evaluate", "export", "inspect", "predict", "train"]

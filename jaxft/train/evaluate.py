@@ -28,18 +28,34 @@ def evaluate(
     feed: Feed,
     kinds: Mapping[str, str],
 ) -> Evaluated:
-    """Runs every example of the feed through `eval_step`; reads results one batch behind.
+    """Runs every example of the feed through `eval_step`; see `collect`."""
+    outputs, rest = collect(eval_step, weights, feed, kinds)
+    losses = [(sums["loss"], sums["weight"]) for sums in rest]
+    total, weight = np.sum(np.asarray(losses, np.float64).reshape(-1, 2), axis=0)
+    return Evaluated(outputs, float(total / weight) if weight else float("nan"))
+
+
+def collect(
+    step: Callable[[tuple[Params, Params], Batch], Mapping[str, Array]],
+    weights: tuple[Params, Params],
+    feed: Feed,
+    kinds: Mapping[str, str],
+) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
+    """Runs every example of the feed through `step`; reads results one batch behind.
 
     Args:
       weights: trainable and frozen parameters.
       kinds: each output's name -> "example" or "token".
+
+    Returns:
+      The outputs, as in `Evaluated`, and of each batch what else `step` returned.
     """
-    features, losses = feed.features, []
+    features, rest = feed.features, []
     sizes = {"example": len(features), "token": int(features.offsets[-1])}
     outputs: dict[str, np.ndarray] = {}
-    steps = ((host, eval_step(weights, batch)) for host, batch in feed.all())
+    steps = ((host, step(weights, batch)) for host, batch in feed.all())
     for host, found in ((host, jax.device_get(found)) for host, found in _one_behind(steps)):
-        losses.append((found["loss"], found["weight"]))
+        rest.append({name: array for name, array in found.items() if name not in kinds})
         for name, kind in kinds.items():
             array = found[name]
             target = outputs.setdefault(name, np.zeros((sizes[kind], *array.shape[2:]), array.dtype))
@@ -48,8 +64,7 @@ def evaluate(
             else:
                 source, place = token_places(host, features.offsets)
                 target[place] = array.reshape(-1, *array.shape[2:])[source]
-    total, weight = np.sum(np.asarray(losses, np.float64).reshape(-1, 2), axis=0)
-    return Evaluated(outputs, float(total / weight) if weight else float("nan"))
+    return outputs, rest
 
 
 def token_places(host: HostBatch, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

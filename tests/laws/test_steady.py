@@ -5,7 +5,7 @@ from functools import partial
 
 import jax
 import pytest
-from runs import experiment, lines
+from runs import count_compilations, experiment, lines
 
 from jaxft import modes
 from jaxft.config import check
@@ -14,31 +14,13 @@ from jaxft.job import prepare
 from jaxft.modes import training
 from jaxft.train import loop
 
-COMPILED = "/jax/core/compile/backend_compile_duration"
-
-
-def _count_compilations(run) -> int:
-    """Programs that XLA compiled (or read from the cache on disk) while `run` ran."""
-    found = []
-
-    def listener(event: str, duration_secs: float, **_: object) -> None:
-        if event == COMPILED:
-            found.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    try:
-        run()
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listener)
-    return len(found)
-
 
 def test_a_longer_run_compiles_nothing_more(tiny_model, cache, tmp_path):
     counts = []
     for epochs in (1, 1, 3):  # the first one also compiles what all runs of a process share
         e = experiment(tiny_model, cache, train={"epochs": epochs, "eval_every": 10})
         workdir = str(tmp_path / str(len(counts)))
-        counts.append(_count_compilations(partial(modes.train, e, workdir)))
+        counts.append(count_compilations(partial(modes.train, e, workdir)))
     assert counts[1] == counts[2] > 0
     assert len(lines(tmp_path / "2")) > len(lines(tmp_path / "1"))
 

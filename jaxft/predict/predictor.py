@@ -1,0 +1,204 @@
+"""A trained model that answers in memory."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxft import config, hub, program, sharding, tasks
+from jaxft.batch import BatchShape
+from jaxft.data import rows
+from jaxft.data.batches import Feed
+from jaxft.data.features import Features, Items, tokenize
+from jaxft.data.packing import MULTIPLE, pack
+from jaxft.data.sources import Split
+from jaxft.devices import distributed
+from jaxft.errors import UserError
+from jaxft.hub import adapters
+from jaxft.job import Body, Compiled, check_length, load, with_trusted_attention
+from jaxft.modes.shared import best_weights, model_of, on_these_devices, say
+from jaxft.predict import directory
+from jaxft.storage import paths
+from jaxft.storage.workdir import Workdir
+from jaxft.train.evaluate import collect
+from jaxft.types import Params
+
+
+class Predictor:
+    """A trained model: `predictor(texts)` or `predictor(rows)` is a list of answers, one for each, in their order.
+
+    An answer is what `--mode=predict` adds to a row. Inputs share rows of a batch, and batches have a few shapes (see
+    `shape_for`); each is compiled when it is first needed, and kept.
+
+    Example:
+      predictor = jaxft.Predictor.open("/tmp/reviews")
+      predictor(["I liked it.", "Never again."])[0]["prediction"]
+    """
+
+    def __init__(
+        self,
+        experiment: config.Experiment,
+        body: Body,
+        task: tasks.Task,
+        composed: program.Program,
+        weights: tuple[Params, Params],
+    ):
+        """Of parts that are there already; `open` makes them from a folder.
+
+        Args:
+          experiment: `data.max_length`, `data.packing` and `train.batch_size` are what is read of it.
+          body: the tokenizer is that of its directory.
+          task: with the thresholds that it decides by.
+          weights: the trainable and the frozen parameters, where `composed` has them.
+        """
+        self.experiment, self.task = experiment, task
+        self._tokenizer, self._program, self._weights = body.tokenizer(), composed, weights
+        self._steps: dict[BatchShape, Compiled] = {}
+
+    @classmethod
+    def open(cls, path: str | Path, adapter: str | Path = "", task: config.Task | None = None) -> "Predictor":
+        """Returns a predictor for the best parameters of a run, or for the model of a Hugging Face directory.
+
+        Args:
+          path: the workdir of a run; the directory of a trained model, such as a run's export, or its name on the Hub.
+          adapter: the directory of an adapter, see `jaxft.hub.adapters`, put on the base model in place of its own.
+          task: for a directory: the columns that are read, where they are not those of `jaxft.config`'s defaults.
+
+        Raises:
+          UserError: there is no such run or model, it cannot be used, or the adapter does not fit.
+        """
+        folder, chosen = _run_in(str(path)), Path(adapter).expanduser() if adapter else None
+        if folder and task:
+            raise UserError(f"{folder} is the folder of a run, whose config.json says its task; leave `task` out")
+        experiment = on_these_devices(folder.experiment()) if folder else directory.experiment(str(path), task)
+        if chosen:
+            experiment = dataclasses.replace(experiment, **adapters.options(chosen))
+        built, length = tasks.build(experiment.task), experiment.data.max_length
+        body = Body.of(model_of(folder, experiment) if folder and not chosen else experiment.model, length)
+        mesh = sharding.make_mesh(experiment.mesh)
+        experiment, doubts = with_trusted_attention(experiment, mesh, body.model, length)
+        for line in doubts:
+            say(line)
+        composed = program.compose(experiment, body.model, built, steps=10**9, mesh=mesh)
+        check_length(experiment, composed)
+        distributed.wait_for_all("prepared")
+        if folder and not chosen:
+            weights, thresholds = best_weights(folder, composed)
+        else:
+            weights = _base_weights(experiment, composed, chosen)
+            thresholds = {} if chosen else body.hf.get("thresholds", {})
+        return cls(experiment, body, built.decide(thresholds), composed, weights)
+
+    def __call__(self, data: Sequence[str] | rows.Rows) -> list[dict[str, Any]]:
+        """Returns an answer for each text, or for each row: a dict of the columns that the model reads.
+
+        Raises:
+          UserError: a text or a row that the model cannot read; names it.
+        """
+        if isinstance(data, str | bytes | Mapping):
+            raise UserError(f"a {type(data).__name__} is one input; give a list of them")
+        if not len(data):
+            return []
+        if isinstance(data[0], str):
+            return list(self.answers(rows.texts_of(data, self._column())))
+        return list(self.answers(rows.split_of(data, "rows")))
+
+    def answers(self, split: Split) -> Iterator[dict[str, Any]]:
+        """Yields an answer for each row of a table.
+
+        Raises:
+          UserError: it lacks a column, or a row cannot be read.
+        """
+        have = split.table.column_names
+        for column in self.task.inputs:
+            if column not in have:
+                listed = ", ".join(repr(name[:40]) for name in have[:20])
+                raise UserError(f"{split.origin} has no column {column!r}, which the run reads; it has {listed}")
+        split = tasks.read(self.task.options, split, labelled=False)
+        features = tokenize(
+            split.table.num_rows,
+            lambda start, stop: self.task.features(
+                split.slice(start, stop), self._tokenizer, self.experiment.data.max_length, labelled=False
+            ),
+            path=None,
+        )
+        distributed.wait_for_all("tokenized")  # nobody is still at it when the first collective runs
+        return self.task.predictions(self._outputs(features), features, split)
+
+    def _column(self) -> str:
+        """The column that texts are of."""
+        if len(self.task.inputs) > 1:
+            row = ", ".join(f"{name!r}: ..." for name in self.task.inputs)
+            raise UserError(f"the model reads {len(self.task.inputs)} columns; give rows, {{{row}}}, instead of texts")
+        return self.task.inputs[0]
+
+    def _outputs(self, features: Features) -> Mapping[str, Any]:
+        composed = self._program
+        shape = shape_for(features.items(self.task.together), self.experiment, composed.row_shards)
+        if shape not in self._steps:
+            abstract = (composed.state.trainable, composed.state.frozen)
+            self._steps[shape] = Compiled(composed.outputs, abstract, composed.abstract_inputs, [shape])
+        targets = {name: self.task.targets[name] for name in self.task.reads}
+        feed = Feed(features, targets, [shape], composed.batch_sharding, together=self.task.together)
+        return collect(self._steps[shape], self._weights, feed, self.task.outputs)[0]
+
+
+def shape_for(items: Items, experiment: config.Experiment, parts: int) -> BatchShape:
+    """Returns the shape of the batches for these inputs: one of a few, whatever they are.
+
+    Row lengths are `data.max_length`, a quarter of it and, for inputs of several examples side by side, twice, four
+    times, ... as much; there is one row a device where that holds all inputs, else about `train.batch_size` examples.
+
+    Args:
+      parts: rows are split over so many devices.
+    """
+    longest, most = int(items.lengths.max()), 1 << (items.most - 1).bit_length()
+    packing, size = experiment.data.packing != "off", experiment.train.batch_size
+    quarter = _up(experiment.data.max_length / 4, MULTIPLE)
+    lengths = [quarter, _up(experiment.data.max_length, MULTIPLE)]
+    while lengths[-1] < longest:
+        lengths.append(2 * lengths[-1])
+    lengths = [length for length in lengths if length >= longest]
+
+    def shape(rows: float, length: int) -> BatchShape:
+        return BatchShape(_up(rows, parts), length, max(length // 16 if packing else 1, most))
+
+    for small in (shape(1, length) for length in lengths):
+        if pack(items.lengths, small.length, small.slots // items.most).count <= small.rows:
+            return small
+    return shape(size * quarter / lengths[0] if packing else size, lengths[0])
+
+
+def _up(n: float, multiple: int) -> int:
+    """The smallest multiple that is not below n."""
+    return int(-(-n // multiple)) * multiple
+
+
+def _run_in(path: str) -> Workdir | None:
+    """The run that a folder holds, or was meant to; None: it is the directory of a model, or a name on the Hub."""
+    folder = Path(path).expanduser()
+    if path.startswith("pkg:") or (path.count("/") == 1 and not folder.exists() and not paths.looks_local(path)):
+        return None
+    if "://" not in path and (folder / "config.json").is_file():
+        try:
+            values = hub.read_json(folder / "config.json")
+        except UserError:
+            return Workdir(path)
+        return None if "model_type" in values else Workdir(path)
+    return Workdir(path)
+
+
+def _base_weights(
+    experiment: config.Experiment, composed: program.Program, adapter: Path | None
+) -> tuple[Params, Params]:
+    """Those of the model's directory, which has the head as well, or is what the adapter is put on."""
+    params, accounting = load(experiment, composed)
+    trainable, frozen = composed.split(params)
+    if adapter:
+        return adapters.read(adapter, composed, trainable), frozen
+    if new := [*accounting.missing, *accounting.mismatched]:
+        raise UserError(
+            f"{experiment.model.path}: the weights have no {', '.join(new[:3])} of the shape that config.json says; "
+            "what is not trained answers nothing"
+        )
+    return trainable, frozen

@@ -1,0 +1,214 @@
+"""A Predictor answers in memory what --mode=predict writes, of any task, and compiles a few shapes once."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from runs import MINILM, TINY, count_compilations
+from support import random_params
+
+from jaxft import config, models, modes, tasks
+from jaxft.batch import BatchShape
+from jaxft.data.features import Items
+from jaxft.errors import UserError
+from jaxft.hub import export
+from jaxft.predict.directory import task_of
+from jaxft.predict.predictor import Predictor, shape_for
+
+TEXTS = ["what a day", "no", "an apple a day keeps " * 5, "never again, I said, and said it twice", "what a day"]
+
+
+@pytest.fixture(scope="module")
+def predictor(finished):
+    return Predictor.open(str(finished))
+
+
+def test_answers_are_those_of_mode_predict(predictor, finished, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    modes.predict(str(finished), str(tmp_path / "texts.txt"), str(tmp_path / "answers.jsonl"))
+    written = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    answers = predictor(TEXTS)
+    assert [{"text": text} | answer for text, answer in zip(TEXTS, answers, strict=True)] == written
+    assert len({answer["probability"] for answer in answers}) == 4, "two of the five texts are the same"
+
+
+def test_rows_are_answered_as_texts_are(predictor):
+    rows = [{"number": i, "text": text, "sentiment": None} for i, text in enumerate(TEXTS)]
+    assert predictor(rows) == predictor(tuple(TEXTS)) == predictor(rows)
+
+
+def test_an_answer_does_not_depend_on_its_company(predictor):
+    alone = [predictor([text])[0] for text in TEXTS]
+    close(predictor(TEXTS * 40), alone * 40)
+
+
+def test_nothing_is_answered_by_nothing(predictor):
+    assert predictor([]) == [] == predictor(())
+
+
+def test_nothing_is_compiled_after_the_first_calls(predictor):
+    calls = [["one"], TEXTS, TEXTS * 50, ["a long one " * 40], ["short"] * 80]
+    for texts in calls:
+        predictor(texts)
+    again = [[text.upper() + " too" for text in texts] for texts in calls]
+    assert count_compilations(lambda: [predictor(texts) for texts in again]) == 0
+    assert count_compilations(lambda: [predictor(["x"] * n) for n in (1, 2, 3, 5, 8, 13, 100)]) == 0
+
+
+def test_an_export_answers_as_its_run(predictor, finished):
+    close(Predictor.open(finished / "export")(TEXTS[:2]), predictor(TEXTS[:2]))
+
+
+def close(found: Any, wanted: Any) -> None:
+    """Answers are the same, numbers in them up to rounding."""
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys()
+        for key in wanted:
+            close(found[key], wanted[key])
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted)
+        for one, other in zip(found, wanted, strict=True):
+            close(one, other)
+    else:
+        assert found == (pytest.approx(wanted, rel=1e-4, abs=1e-5) if isinstance(wanted, float) else wanted)
+
+
+WORDS = ["alpha", "beta"]
+CASES: dict[str, tuple[config.Task, list[Any]]] = {
+    "classes": (config.SequenceClassification(labels=("no", "yes"), problem="single_label"), ["a", "b c", "d" * 9]),
+    "pairs": (
+        config.SequenceClassification(labels=("no", "yes"), problem="single_label", text="one", text_pair="two"),
+        [{"one": "a", "two": "b"}, {"one": "b", "two": "a"}],
+    ),
+    "scores": (config.SequenceClassification(problem="regression"), ["a", "b c"]),
+    "several": (config.SequenceClassification(labels=tuple("xyz"), problem="multi_label"), ["a", "b c"]),
+    "entities": (
+        config.TokenClassification(labels=("O", "B-X", "I-X"), problem="entities"),
+        [{"tokens": WORDS}, {"tokens": WORDS * 40}],
+    ),
+    "words": (config.TokenClassification(labels=("N", "V"), problem="words"), ["alpha beta", "gamma " * 90]),
+    "answers": (
+        config.QuestionAnswering(unanswerable="no", stride=8),
+        [{"question": "who?", "context": "it was me"}, {"question": "what?", "context": "a thing of the past " * 20}],
+    ),
+    "masked": (config.MaskedLM(), ["a text of some words", "another text, of other words"]),
+    "choices": (
+        config.MultipleChoice(),
+        [{"context": "so", "choices": ["a", "b"]}, {"context": "and so", "choices": ["a", "b " * 50, "c " * 50]}],
+    ),
+    "embeddings": (config.SentenceEmbedding(pooling="cls"), ["a", "b c"]),
+}
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory) -> Path:
+    """A folder of directories of small random models, one a case, as a run exports them."""
+    assert MINILM
+    folder, model = tmp_path_factory.mktemp("exports"), models.build(TINY)
+    for name, (options, _) in CASES.items():
+        task = tasks.build(options)
+        extra = {"thresholds": dict.fromkeys("xyz", 0.25)} if name == "several" else {}
+        kind = f"Bert{task.head or 'Model'}"
+        hf, params = TINY | task.hf_config() | extra, random_params(task, model, seed=0)
+        export.export(folder / name, params, hf, kind, MINILM, "A test.", files=task.files(model, 64))
+    return folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_directory_says_its_task(exports, name):
+    """Inputs together and alone have the same answers, one each, which differ."""
+    options, inputs = CASES[name]
+    columns = {
+        "pairs": config.SequenceClassification(text="one", text_pair="two"),
+        "answers": config.QuestionAnswering(stride=8),
+    }
+    predictor = Predictor.open(str(exports / name), task=columns.get(name))
+    wanted = dataclasses.replace(options, thresholds=(0.25,) * 3) if name == "several" else options
+    assert predictor.task.options == wanted
+    together = predictor(inputs)
+    # Which tokens of a text are hidden depends on its place among the texts.
+    alone = inputs[:1] if name == "masked" else inputs
+    close(together[: len(alone)], [predictor([one])[0] for one in alone])
+    assert len({json.dumps(answer) for answer in together}) == len(inputs)
+
+
+def test_a_directory_that_says_no_task(tiny_model, exports, tmp_path):
+    with pytest.raises(UserError, match="names BertModel, which answers nothing by itself; give the folder of a run"):
+        Predictor.open(tiny_model)
+    with pytest.raises(UserError, match="the class of SequenceClassification; task is a MaskedLM"):
+        Predictor.open(exports / "classes", task=config.MaskedLM())
+    vectors = Predictor.open(tiny_model, task=config.SentenceEmbedding())(["a"])
+    assert len(vectors[0]["embedding"]) == TINY["hidden_size"]
+    headless = shutil.copytree(tiny_model, tmp_path / "headless")
+    values = json.loads((headless / "config.json").read_text())
+    (headless / "config.json").write_text(json.dumps(values | {"architectures": ["BertForSequenceClassification"]}))
+    with pytest.raises(UserError, match=r"headless: the weights have no .*classifier/.*; what is not trained"):
+        Predictor.open(headless)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"id2label": {"0": "a", "2": "b"}}, "id2label must name each class: 0, 1, ...; it is"),
+        ({"architectures": None}, "names no class, which answers nothing"),
+        ({"architectures": ["BertForNextSentencePrediction"]}, "names BertForNextSentencePrediction, which"),
+    ],
+)
+def test_a_config_that_cannot_be_read(changes, said, tmp_path):
+    hf = {"architectures": ["BertForTokenClassification"]} | changes
+    with pytest.raises(UserError, match=said):
+        task_of(hf, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("a text", "a str is one input; give a list of them"),
+        ({"text": "a"}, "a dict is one input; give a list of them"),
+        (["a", ""], "texts, row 2: column 'text' holds empty text; 1 of 2 rows"),
+        (["a", None, "b"], "texts, row 2: 'None' is a NoneType, not a text"),
+        ([1, 2], "rows, row 1: '1' is not a dict of columns and values"),
+        ([{"text": "a"}, "b"], "rows, row 2: 'b' is not a dict"),
+        ([{"text": "a"}, {"text": 2}], "rows, row 2: column 'text' is a number (2), but text in row 1"),
+        ([{"text": "a"}, {"text": None}], "rows, row 2: column 'text' holds null"),
+        ([{"text": "a"}, {"sentence": "b"}], "rows, row 2: column 'text' holds null"),
+        ([{"sentence": "a"}], "rows has no column 'text', which the run reads; it has 'sentence'"),
+    ],
+)
+def test_a_mistake_names_its_row(predictor, data, said):
+    with pytest.raises(UserError) as raised:
+        predictor(data)
+    assert said in str(raised.value)
+
+
+def test_texts_for_a_task_that_reads_more(exports, finished):
+    with pytest.raises(UserError, match=r"the model reads 2 columns; give rows, \{'question': ..., 'context': ...\}"):
+        Predictor.open(exports / "answers")(["who?"])
+    with pytest.raises(UserError, match=r"is the folder of a run, whose config.json says its task"):
+        Predictor.open(finished, task=config.MaskedLM())
+
+
+@pytest.mark.parametrize("packing", ["auto", "off"])
+def test_shapes_are_few_and_hold_every_input(packing):
+    experiment = config.Experiment(data=config.Data(max_length=100, packing=packing))
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(300):
+        sizes = rng.integers(3, rng.integers(4, 101), rng.integers(1, 200))
+        shape = shape_for(Items(np.arange(len(sizes) + 1), sizes), experiment, parts=2)
+        assert shape.length >= sizes.max() and shape.rows % 2 == 0
+        seen.add(shape)
+    assert len(seen) == 4
+    assert {shape.length for shape in seen} == {32, 104}
+    assert all(shape.slots == 1 for shape in seen) == (packing == "off")
+    assert max(shape.rows * shape.length for shape in seen) <= (32 * 104 if packing == "off" else 32 * 32 + 2 * 104)
+
+
+def test_examples_that_stay_together_may_be_longer_than_max_length():
+    experiment = config.Experiment(data=config.Data(max_length=64))
+    items = Items(np.asarray([0, 3, 5]), np.asarray([150, 90]))
+    assert shape_for(items, experiment, parts=1) == BatchShape(1, 256, 16)
+    assert shape_for(items, config.Experiment(data=config.Data(max_length=64, packing="off")), parts=1).slots == 4
