@@ -161,8 +161,17 @@ class Job:
         return Feed(self.features[split], self.task.targets, self.shapes, place, data.workers, varied, together)
 
 
-def prepare(experiment: config.Experiment, loss: program.Loss | None = None, mesh: Mesh | None = None) -> Job:
+def prepare(
+    experiment: config.Experiment,
+    loss: program.Loss | None = None,
+    mesh: Mesh | None = None,
+    given: Mapping[str, Split] | None = None,
+) -> Job:
     """Reads, checks and composes, for the experiment's mesh over all devices or for another one.
+
+    Args:
+      loss: instead of the task's own.
+      given: the splits, instead of what `data.source` has.
 
     Raises:
       UserError: anything in the experiment, the model or the data that cannot be used.
@@ -172,7 +181,7 @@ def prepare(experiment: config.Experiment, loss: program.Loss | None = None, mes
     row_shards = sharding.row_shards(mesh, sharding.read_rules(experiment.mesh.rules))
     parts = row_shards * experiment.train.accumulate
     body = Body.of(experiment.model, data.max_length)
-    raw = {name: tasks.read(experiment.task, split) for name, split in sources.read(data).items()}
+    raw = {name: tasks.read(experiment.task, split) for name, split in (given or sources.read(data)).items()}
     options = tasks.resolve(experiment.task, raw)
     experiment = config.check(replace(experiment, task=options))
     task = tasks.build(options)

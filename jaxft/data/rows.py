@@ -1,12 +1,14 @@
 """Texts and rows that are in memory, as the splits that files become."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from jaxft import config
 from jaxft.data import formats
-from jaxft.data.sources import KEYS, Split
+from jaxft.data.sources import IN_MEMORY, KEYS, Split
 from jaxft.errors import UserError, nearest
 
 Rows = Sequence[Mapping[str, Any]]
@@ -44,6 +46,26 @@ def texts_of(texts: Sequence[Any], column: str) -> Split:
         if not isinstance(text, str):
             raise UserError(f"texts, row {number}: {str(text)[:40]!r} is a {type(text).__name__}, not a text")
     return Split(pa.table({column: pa.array(list(texts), pa.large_string())}), "texts")
+
+
+def given(
+    experiment: config.Experiment, data: Mapping[str, Rows] | None
+) -> tuple[config.Experiment, dict[str, Split] | None]:
+    """Returns the experiment of a run on rows in memory, as its config.json says it, and their splits.
+
+    Without rows it is the experiment as it is, whose `data.source` is read, and None.
+
+    Raises:
+      UserError: the experiment names a source as well; as `splits_of` does.
+    """
+    if data is None:
+        return experiment, None
+    splits = splits_of(data)
+    if experiment.data.source not in ("", IN_MEMORY):
+        raise UserError(
+            f"config.data.source is {experiment.data.source!r}, and data is given too; leave one of them out"
+        )
+    return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, source=IN_MEMORY)), splits
 
 
 def splits_of(data: Mapping[str, Rows]) -> dict[str, Split]:

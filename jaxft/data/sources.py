@@ -18,6 +18,9 @@ T = TypeVar("T")
 pc: Any = pyarrow.compute  # its functions are made at run time, where no type checker sees them
 
 KEYS = ("train", "validation", "test")
+IN_MEMORY = "(rows in memory)"
+"""`data.source` of a run whose data were given to `jaxft.train`."""
+
 ALIASES = {"validation": ("valid", "val", "dev")}
 SHARD = re.compile(r"(?P<stem>.+)-(?P<index>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]+)?")
 
@@ -60,6 +63,11 @@ def read(data: Data) -> dict[str, Split]:
     Raises:
       UserError: the source does not exist, has no such split, or a file of it is broken; names file and line.
     """
+    if data.source == IN_MEMORY:
+        raise UserError(
+            "config.data.source: the run was trained on rows in memory, which are no file; give them again: "
+            "jaxft.train(..., data=...) or jaxft.evaluate(workdir, data=...)"
+        )
     path = paths.resolve(data.source)
     if path is None and paths.looks_local(data.source):
         raise UserError(f"config.data.source: {paths.missing(data.source)}")

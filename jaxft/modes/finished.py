@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxft import config
+from jaxft.data import rows
 from jaxft.devices import distributed
 from jaxft.hub import adapters
 from jaxft.job import Job, prepare
@@ -18,12 +19,20 @@ STARTED_AS = {"__main__.py": ("python", "-m", "jaxft"), "jaxft": ("jaxft",)}
 """Name of the program in `sys.argv` -> the words that start it; any other is a Python file."""
 
 
-def evaluate(workdir: str) -> dict[str, float]:
-    """Measures the best parameters of a finished or interrupted run on its validation and test splits."""
+def evaluate(workdir: str | Path, data: Mapping[str, rows.Rows] | None = None) -> dict[str, float]:
+    """Measures the best parameters of a finished or interrupted run on its validation and test splits.
+
+    Args:
+      data: the rows in memory that it was trained on, where it was; see `jaxft.modes.train`.
+
+    Returns:
+      `SPLIT/METRIC` -> value.
+    """
     from jaxft.report import tables
 
     folder = Workdir(workdir)
-    job = prepare(on_these_devices(folder.experiment()))
+    experiment, given = rows.given(on_these_devices(folder.experiment()), data)
+    job = prepare(experiment, given=given)
     weights, _ = best_weights(folder, job.program)
     step = compiled_evaluation(job)
     results = {}

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxft import config, program
+from jaxft.data import rows
 from jaxft.devices import distributed, flops
 from jaxft.hub import adapters
 from jaxft.job import Compiled, Job, check_metric, load, prepare
@@ -28,11 +29,19 @@ STARTED = time.time()
 
 
 def train(
-    experiment: config.Experiment, workdir: str, *, overwrite: bool = False, loss: program.Loss | None = None
+    experiment: config.Experiment,
+    workdir: str | Path,
+    *,
+    data: Mapping[str, rows.Rows] | None = None,
+    overwrite: bool = False,
+    loss: program.Loss | None = None,
 ) -> dict[str, float]:
     """Trains, tests and exports; goes on where an earlier call with the same arguments was cut off.
 
     Args:
+      data: rows in memory, instead of what `data.source` has: {"train": rows} and, where there are such, "validation"
+        and "test"; a row is a dict of columns and values.
+      overwrite: deletes the run that the workdir holds, and starts anew.
       loss: instead of the task's own; see `jaxft.program.Loss`.
 
     Returns:
@@ -44,7 +53,8 @@ def train(
     from jaxft.report import tables
 
     cache_programs(experiment.data.cache)
-    job = prepare(adapters.adopted(config.check(experiment)), loss)
+    experiment, given = rows.given(experiment, data)
+    job = prepare(adapters.adopted(config.check(experiment)), loss, given=given)
     check_metric(job)
     folder = Workdir(workdir)
     distributed.once(lambda: folder.claim(job.experiment, overwrite))
