@@ -1,5 +1,6 @@
 """Whole runs on a small model and real tweets, as a user starts them."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -83,6 +84,15 @@ def results(workdir: Path) -> dict[str, Any]:
     """results.json, without what depends on the clock."""
     found = json.loads((workdir / "results.json").read_text())
     return {k: v for k, v in found.items() if not k.endswith(TIMED)}
+
+
+def example(name: str) -> Any:
+    """The module `examples/NAME.py`."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def assert_packed_is_padded(run: Path, file: Path, folder: Path) -> None:

@@ -1,0 +1,62 @@
+"""examples/: whole files that work as they stand; and so does the Python in README.md."""
+
+import json
+import re
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+from runs import ROOT, environment, example, experiment, weights, write_config
+
+from jaxft import modes
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_loss_of_ones_own_trains(tiny_model, cache, finished, tmp_path):
+    results = modes.train(experiment(tiny_model, cache), str(tmp_path / "run"), loss=example("loss").loss)
+    assert np.isfinite(results["test/loss"])
+    assert weights(tmp_path / "run") != weights(finished)
+
+
+def test_the_loss_is_what_it_says(torch):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(4, 3, 5)), rng.integers(0, 5, (4, 3))
+    weight = rng.integers(0, 2, (4, 3)).astype(np.float32)
+    total, count = example("loss").loss({"logits": jnp.asarray(logits)}, {"labels": labels, "weights": weight})
+    flat = torch.tensor(logits.reshape(-1, 5))[weight.reshape(-1) > 0]
+    wanted = (
+        torch.nn.functional.cross_entropy(
+            flat, torch.tensor(labels.reshape(-1)[weight.reshape(-1) > 0]), label_smoothing=0.1, reduction="sum"
+        )
+        - 0.1 * torch.distributions.Categorical(logits=flat).entropy().sum()
+    )
+    np.testing.assert_allclose(float(total), float(wanted), rtol=1e-5)
+    assert float(count) == weight.sum()
+
+
+def test_a_loop_of_ones_own(tiny_model):
+    losses = example("loop").train(str(tiny_model), steps=40)
+    assert len(losses) == 40 and np.isfinite(losses).all()
+    assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+
+
+def test_readme(tmp_path, tiny_model, cache):
+    """Each block by itself, as it stands, but that the quickstart is a short run, and /tmp another folder."""
+    (tmp_path / "configs").mkdir()
+    write_config(tmp_path / "configs" / "quickstart.py", experiment(tiny_model, cache))
+    short = f"from jaxft.config import files\n\nfiles.PACKAGED = files.Path({str(tmp_path / 'configs')!r})\n"
+    assert blocks(README)
+    for number, code in enumerate(blocks(README)):
+        file = tmp_path / f"block{number}.py"
+        file.write_text(short + code.replace("/tmp/", f"{tmp_path}/"))
+        env = environment() | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+        done = subprocess.run([sys.executable, file], capture_output=True, text=True, cwd=tmp_path, env=env)
+        assert done.returncode == 0, done.stderr
+    (results,) = tmp_path.glob("*/results.json")
+    assert np.isfinite(json.loads(results.read_text())["test/loss"])
