@@ -116,6 +116,9 @@ def _define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_bool(
         "overwrite", False, "train: delete the run that --workdir holds and start anew", flag_values=values
     )
+    flags.DEFINE_integer(
+        "profile", 0, "train: write a trace of so many steps into WORKDIR/profile", lower_bound=0, flag_values=values
+    )
     flags.DEFINE_string(
         "topology", "", "plan: devices to plan for, e.g. v5e:4x4, cpu:8 (simulated), gpu", flag_values=values
     )
@@ -251,7 +254,11 @@ def _plan(values: flags.FlagValues) -> int:
 
 MODES = {
     "train": Mode(
-        _together(lambda modes, given: modes.train(given.config, given.workdir, overwrite=given.overwrite)),
+        _together(
+            lambda modes, given: modes.train(
+                given.config, given.workdir, overwrite=given.overwrite, profile=given.profile
+            )
+        ),
         needs=("workdir", "config"),
     ),
     "evaluate": Mode(_together(lambda modes, given: modes.evaluate(given.workdir)), needs=("workdir",)),

@@ -308,6 +308,11 @@ class Compiled:
         self._begun: set[tuple[int, ...]] = set()
         self.first_step: float | None = None
 
+    def wait(self) -> None:
+        """Returns once every shape is compiled."""
+        for future in self._compiled.values():
+            future.result()
+
     @staticmethod
     def _compile(function: Any, first: Any, batch: Any) -> Any:
         with _tracing:

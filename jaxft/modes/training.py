@@ -17,6 +17,8 @@ from jaxft.hub import adapters
 from jaxft.job import Compiled, Job, check_metric, load, prepare
 from jaxft.modes.finished import write_export
 from jaxft.modes.shared import cache_programs, compiled_evaluation, load_frozen, measure, say, thresholds, validation_at
+from jaxft.report import tables
+from jaxft.report.profile import tracing
 from jaxft.report.progress import Progress
 from jaxft.report.tensorboard import TensorBoard
 from jaxft.storage.workdir import Workdir
@@ -35,14 +37,15 @@ def train(
     data: Mapping[str, rows.Rows] | None = None,
     overwrite: bool = False,
     loss: program.Loss | None = None,
+    profile: int = 0,
 ) -> dict[str, float]:
     """Trains, tests and exports; goes on where an earlier call with the same arguments was cut off.
 
     Args:
-      data: rows in memory, instead of what `data.source` has: {"train": rows} and, where there are such, "validation"
-        and "test"; a row is a dict of columns and values.
+      data: rows in memory, dicts of columns and values, a list a split, instead of what `data.source` has.
       overwrite: deletes the run that the workdir holds, and starts anew.
       loss: instead of the task's own; see `jaxft.program.Loss`.
+      profile: a trace of so many steps is written into the workdir; see docs/profiling.md.
 
     Returns:
       What results.json holds.
@@ -50,8 +53,6 @@ def train(
     Raises:
       UserError, TrainingError, Preempted.
     """
-    from jaxft.report import tables
-
     cache_programs(experiment.data.cache)
     experiment, given = rows.given(experiment, data)
     job = prepare(adapters.adopted(config.check(experiment)), loss, given=given)
@@ -70,21 +71,15 @@ def train(
     evaluations = compiled_evaluation(job)
     metric = job.experiment.train.metric or job.task.metric
     board = TensorBoard(folder.tensorboard, purge_step=position.step + 1)
-    quiet = not distributed.primary()
-    with Progress(job.steps, position.step, quiet=quiet) as progress, jax.transfer_guard("disallow"):
+    primary = distributed.primary()
+    with (
+        Progress(job.steps, position.step, quiet=not primary) as progress,
+        tracing(folder.profile, profile if primary else 0, step.wait) as traced,
+        jax.transfer_guard("disallow"),
+    ):
         log = _log(folder, board, progress, metric)
-
-        def validate(state: State, stop: Callable[[], bool]) -> dict[str, float]:
-            return measure(job, _until(stop, evaluations), "validation", (state.trainable, state.frozen))[0]
-
-        def train_step(state: State, batch: Batch) -> Any:
-            result = step(state, batch)
-            if position.seconds_to_first_step is None and step.first_step:
-                position.seconds_to_first_step = step.first_step - STARTED
-            return result
-
         state, position = fit(
-            train_step,
+            traced(_timed(step, position)),
             state,
             job.feed("train").train(job.order, position.step, job.steps),
             position,
@@ -94,7 +89,7 @@ def train(
             metric=metric,
             work=job.work(),
             peak=peak,
-            events=Events(log, validate, progress.update),
+            events=Events(log, _validation(job, evaluations), progress.update),
             checkpoints=checkpoints,
         )
     trained = _training(job, position, state, peak)
@@ -103,6 +98,18 @@ def train(
     checkpoints.close()
     say(f"report: {folder}/report/index.html  results: {folder}/results.json")
     return results
+
+
+def _timed(step: Compiled, position: Position) -> Callable[[State, Batch], Any]:
+    """The same step, which notes when the first one of the run was done."""
+
+    def timed(state: State, batch: Batch) -> Any:
+        result = step(state, batch)
+        if position.seconds_to_first_step is None and step.first_step:
+            position.seconds_to_first_step = step.first_step - STARTED
+        return result
+
+    return timed
 
 
 def _start(job: Job, folder: Workdir) -> tuple[State, Position, Checkpoints]:
@@ -137,6 +144,15 @@ def _log(
         return folder.log(at, split, values)
 
     return log
+
+
+def _validation(job: Job, step: Compiled) -> Callable[[State, Callable[[], bool]], dict[str, float]]:
+    """What measures a state on the validation split, unless it is to stop."""
+
+    def validate(state: State, stop: Callable[[], bool]) -> dict[str, float]:
+        return measure(job, _until(stop, step), "validation", (state.trainable, state.frozen))[0]
+
+    return validate
 
 
 def _until(stop: Callable[[], bool], step: Any) -> Any:
@@ -179,7 +195,7 @@ def _finish(
     log: Any,
 ) -> dict[str, float]:
     """Tests and exports the best checkpoint, writes the report and, last, results.json."""
-    from jaxft.report import page, tables
+    from jaxft.report import page
 
     best = position.step if position.best_step is None else position.best_step
     if best != position.step:

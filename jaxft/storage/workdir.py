@@ -17,7 +17,7 @@ from jaxft.errors import UserError
 
 WRITTEN = (
     *("config.json", "metrics.jsonl", "results.json", "checkpoints", "checkpoints-unreadable", "export", "report"),
-    *("adapter", "tensorboard", "plan.json", ".config.json", ".results.json", ".export.new", ".export.old"),
+    *("adapter", "tensorboard", "profile", "plan.json", ".config.json", ".results.json", ".export.new", ".export.old"),
 )
 """Everything that a run writes into its folder."""
 
@@ -82,6 +82,10 @@ class Workdir:
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        return self.path / "profile"
 
     def exported(self) -> Path | None:
         """The export, once there is one."""
@@ -169,7 +173,7 @@ class Workdir:
 
     def write_results(self, results: Mapping[str, float]) -> None:
         """The last of a run; in a bucket all the rest comes before it."""
-        self.publish("metrics.jsonl", "tensorboard", "export", "adapter", "report")
+        self.publish("metrics.jsonl", "tensorboard", "profile", "export", "adapter", "report")
         self._write("results.json", dict(results))
 
     def log(self, step: int, split: str, values: Mapping[str, float]) -> int:
