@@ -7,6 +7,7 @@ import sys
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from runs import ROOT, environment, example, experiment, weights, write_config
 
 from jaxft import modes
@@ -44,6 +45,20 @@ def test_a_loop_of_ones_own(tiny_model):
 
 def blocks(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(("page", "name"), [("tasks", "task"), ("adapt", "method")])
+def test_a_page_shows_lines_of_the_example_that_it_links_to(page, name):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    _, section = text.split(f"[examples/{name}.py](../examples/{name}.py)")
+    assert blocks(section)
+    whole = plain((ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8"))
+    assert all(plain(block) in whole for block in blocks(section))
+
+
+def plain(code: str) -> str:
+    """Without indentation and empty lines."""
+    return "\n".join(line.strip() for line in code.splitlines() if line.strip())
 
 
 def test_readme(tmp_path, tiny_model, cache):

@@ -1,4 +1,4 @@
-"""docs/tasks.md: its table knows every task, its commands are right, and the task that it ends in works."""
+"""docs/tasks.md: its table knows every task, its commands are right, and the task that it links to works."""
 
 import json
 import re
@@ -11,27 +11,9 @@ from absl import flags
 from runs import ROOT, experiment, results
 
 from jaxft import cli, config, modes, tasks
+from jaxft.errors import UserError
 
 PAGE = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
-
-
-def test_every_task_is_in_the_table():
-    rows = re.findall(r"^\| `(\w+)` \|.*\| `\.\.\.(\w*)`.*\| (.*) \|$", PAGE, re.MULTILINE)
-    assert [name for name, *_ in rows] == [kind.__name__ for kind in config.TASKS.values()]
-    for (_, head, files), kind in zip(rows, config.TASKS.values(), strict=True):
-        assert head == tasks.build(kind()).head
-        assert all((ROOT / "configs" / name).is_file() for name in re.findall(r"`([\w.]+)`", files))
-
-
-def test_commands(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    commands = re.findall(r"^    python (run\.py --config=configs.*)$", PAGE, re.MULTILINE)
-    assert len(commands) >= len(config.TASKS)
-    for argv in map(shlex.split, commands):
-        values = flags.FlagValues()
-        cli._define(values, argv)
-        cli._check_config(argv)
-        assert values(argv)[1:] == [] and config.check(values.config).name
 
 
 @pytest.fixture
@@ -45,15 +27,33 @@ def registries():
         registry.update(entries)
 
 
+def test_every_task_is_in_the_table():
+    rows = re.findall(r"^\| `(\w+)` \|.*\| `\.\.\.(\w*)`.*\| (.*) \|$", PAGE, re.MULTILINE)
+    assert [name for name, *_ in rows] == [kind.__name__ for kind in config.TASKS.values()]
+    for (_, head, files), kind in zip(rows, config.TASKS.values(), strict=True):
+        assert head == tasks.build(kind()).head
+        assert all((ROOT / "configs" / name).is_file() for name in re.findall(r"`([\w.]+)`", files))
+
+
+def test_commands(monkeypatch, registries):
+    monkeypatch.chdir(ROOT)
+    commands = re.findall(r"^    python (run\.py --config=.*)$", PAGE, re.MULTILINE)
+    assert len(commands) >= len(config.TASKS)
+    for argv in map(shlex.split, commands):
+        values = flags.FlagValues()
+        cli._define(values, argv)
+        cli._check_config(argv)
+        assert values(argv)[1:] == [] and config.check(values.config).name
+
+
 def test_a_task_of_ones_own(tmp_path, tiny_model, cache, registries):
     """Its loss falls below that of the best constant rate, and its export is a Hugging Face model."""
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert sum(map(bool, code.split("\n"))) <= 60
-    (tmp_path / "counts.py").write_text(code)
+    file = ROOT / "examples" / "task.py"
+    assert sum(map(bool, file.read_text().split("\n"))) <= 70
     counts = {"good": 1, "fine": 2, "bad": 6}
     rows = [f"{i} {word} {word},{count}" for i in range(60) for word, count in counts.items()]
     (tmp_path / "messages.csv").write_text("\n".join(["text,count", *rows]) + "\n")
-    made = config.load(f"{tmp_path}/counts.py:{tmp_path}/messages.csv")
+    made = config.load(f"{file}:{tmp_path}/messages.csv")
     data = {"source": made.data.source, "encoding": "utf-8", "shapes": 1}
     train, optimizer = {"epochs": 5, "eval_every": 0}, {"learning_rate": 1e-2}
     e = experiment(tiny_model, cache, data=data, train=train, optimizer=optimizer)
@@ -71,3 +71,22 @@ def test_a_task_of_ones_own(tmp_path, tiny_model, cache, registries):
     assert json.loads((tmp_path / "run" / "export" / "config.json").read_text())["architectures"] == [
         "BertForSequenceClassification"
     ]
+
+
+def test_a_name_of_the_package_is_not_taken_over(registries):
+    class Mine(config.Task):
+        pass
+
+    def never(*args: Any) -> Any:
+        raise AssertionError
+
+    with pytest.raises(
+        UserError, match=r"tasks\.register: jaxft has a task 'masked_lm' of its own; choose another name"
+    ):
+        tasks.register("masked_lm", Mine, read=never, build=never)
+    assert config.TASKS["masked_lm"] is config.MaskedLM and Mine not in tasks.TASKS
+    for _ in range(2):  # a config file may be loaded twice
+        tasks.register("mine", Mine, read=never, build=never)
+    assert config.TASKS["mine"] is Mine
+    options = Mine()
+    assert tasks.resolve(options, {}) is options

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from jaxft import config
+from jaxft.errors import UserError
 from jaxft.tasks import (
     masked_lm,
     multiple_choice,
@@ -30,6 +32,28 @@ TASKS: dict[type[config.Task], Any] = {
     config.SentenceEmbedding: sentence_embedding,
 }
 """Options -> the module, or anything else, that has `read`, `resolve` and `build`, as below."""
+
+
+def register(
+    name: str,
+    options: type[config.Task],
+    *,
+    read: Callable[[Any, Split, bool], Split],
+    build: Callable[[Any], Task],
+    resolve: Callable[[Any, Mapping[str, Split]], Any] = lambda options, splits: options,
+) -> None:
+    """Adds a task of one's own: an experiment may have such `options`, and config.json calls them `name`.
+
+    Args:
+      read, resolve, build: as the functions of these names below, of these options.
+
+    Raises:
+      UserError: the package has a task of this name.
+    """
+    if config.TASKS.get(name, options).__module__ == config.Task.__module__:
+        raise UserError(f"tasks.register: jaxft has a task {name!r} of its own; choose another name")
+    config.TASKS[name] = options
+    TASKS[options] = SimpleNamespace(read=read, resolve=resolve, build=build)
 
 
 def read(options: config.Task, split: Split, labelled: bool = True) -> Split:
@@ -61,4 +85,4 @@ def assume(options: config.Task) -> dict[str, Any]:
     return supposed(options) if supposed else {}
 
 
-__all__ = ["TASKS", "Task", "assume", "build", "read", "resolve"]
+__all__ = ["TASKS", "Task", "assume", "build", "read", "register", "resolve"]

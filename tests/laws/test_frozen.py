@@ -3,7 +3,6 @@
 That it keeps every bit and has no optimizer state is shown in test_adaptations.
 """
 
-import importlib.util
 import re
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import support
-from runs import ROOT, bits_equal
+from runs import bits_equal, example
 
 from jaxft import config, hub, models, program
 from jaxft.batch import BatchShape
@@ -71,19 +70,11 @@ def test_a_checkpoint_of_lora_is_small(tmp_path):
     assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) < 3 * size + 100_000
 
 
-def test_the_method_in_the_docs(tmp_path):
-    """It is at most 60 lines, and learns what it says: two vectors a layer, and no matrix."""
-    text = (ROOT / "docs" / "adapt.md").read_text()
-    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def build" in block)
-    assert len(code.splitlines()) <= 60
-    (tmp_path / "vera.py").write_text(code)
-    spec = importlib.util.spec_from_file_location("vera", tmp_path / "vera.py")
-    assert spec and spec.loader
-    vera = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(vera)
+def test_a_method_of_ones_own():
+    """examples/method.py learns what it says: two vectors a layer, and no matrix."""
     case, model = support.TASKS["single_label"], models.build(support.SMALL)
     experiment = config.Experiment(task=case.options, optimizer=config.Optimizer(learning_rate=1e-2, warmup=0.0))
-    composed = program.compose(experiment, model, case.task, 10, adaptation=vera.build)
+    composed = program.compose(experiment, model, case.task, 10, adaptation=example("method").build)
     features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
     batch = support.arrays(support.lay_out(features, case.task, 24, slots=0))
     state = composed.init(support.random_params(case.task, model, seed=0))

@@ -1,0 +1,78 @@
+"""A task of one's own: predict a count, such as the replies to a message, by Poisson regression.
+
+    python run.py --config=examples/task.py:messages.csv --workdir=/tmp/counts \\
+        --config.model.path=google-bert/bert-base-cased
+
+The table has the columns `text` and `count`. docs/tasks.md says what the parts of a task are for.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxft import config, tasks
+from jaxft.batch import Target
+from jaxft.data.sources import check_text, require_columns
+from jaxft.models import nn
+from jaxft.tasks.base import Steady
+
+
+@dataclasses.dataclass(kw_only=True)
+class Counts(config.Task):
+    text: str = config.knob("text", "column with the text")
+    count: str = config.knob("count", "column with the count")
+
+
+@dataclasses.dataclass(frozen=True)
+class Poisson(Steady):
+    options: Counts
+    targets, outputs = {"counts": Target("example", np.float32)}, {"log_rate": "example"}
+    head, pipeline, usage = "ForSequenceClassification", "text-classification", "(its logit is the log of the rate)"
+    metric = "log_likelihood"
+
+    @property
+    def inputs(self):
+        return (self.options.text,)
+
+    def param_spec(self, model):
+        return model.param_spec() | {"classifier": nn.dense_spec(model.cfg.hidden_size, 1, ("embed", None), 0.02)}
+
+    def forward(self, params, model, batch, run):
+        pooled = model.pool(params, model.encode(params, batch, run, at=batch["starts"]))
+        return {"log_rate": nn.dense(params["classifier"], pooled)[..., 0].astype(jnp.float32)}  # [rows, slots]
+
+    def loss(self, outputs, batch):
+        each = jnp.exp(outputs["log_rate"]) - batch["counts"] * outputs["log_rate"]
+        return (batch["weights"] * each).sum(), batch["weights"].sum()
+
+    def features(self, split, tokenizer, max_length, labelled=True):
+        encoded = tokenizer(split.table[self.options.text].to_pylist(), truncation=True, max_length=max_length)
+        counts = {"counts": split.table[self.options.count].to_numpy().astype(np.float32)} if labelled else {}
+        return {"input_ids": encoded["input_ids"], "token_type_ids": encoded["token_type_ids"]} | counts
+
+    def metrics(self, outputs, features, split):
+        log_rate = outputs["log_rate"]
+        return {"log_likelihood": float(np.mean(features.examples["counts"] * log_rate - np.exp(log_rate)))}
+
+    def predictions(self, outputs, features, split):
+        return ({"prediction": float(rate)} for rate in np.exp(outputs["log_rate"]))
+
+    def plots(self, outputs, features, split):
+        return {"labels": features.examples["counts"], "scores": np.exp(outputs["log_rate"])}
+
+    def hf_config(self):
+        return {"num_labels": 1, "problem_type": "regression"}
+
+
+def read(options, split, labelled):
+    require_columns(split, {"task.text": options.text, "task.count": options.count if labelled else ""})
+    check_text(split, options.text)
+    return split
+
+
+tasks.register("counts", Counts, read=read, build=Poisson)
+
+
+def get_config(source=""):
+    return config.Experiment(name="counts", task=Counts(), data=config.Data(source=source))
