@@ -106,7 +106,12 @@ def leave(code: int) -> None:
 
 def _define(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_enum("mode", "train", list(MODES), "what to do", flag_values=values)
-    flags.DEFINE_string("workdir", None, "folder of the run: written by train, read by the others", flag_values=values)
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "folder of the run: written by train, read by the others; predict: or of any model",
+        flag_values=values,
+    )
     flags.DEFINE_string("input", None, "predict: a text, CSV or JSON lines file", flag_values=values)
     flags.DEFINE_string("output", "", "predict: JSON lines file to write; empty: standard output", flag_values=values)
     flags.DEFINE_string("draw", "", "inspect: draw the parameters whose path this pattern matches", flag_values=values)

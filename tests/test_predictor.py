@@ -11,7 +11,7 @@ import pytest
 from runs import MINILM, TINY, count_compilations
 from support import random_params
 
-from jaxft import config, models, modes, tasks
+from jaxft import cli, config, models, modes, tasks
 from jaxft.batch import BatchShape
 from jaxft.data.features import Items
 from jaxft.errors import UserError
@@ -61,6 +61,14 @@ def test_nothing_is_compiled_after_the_first_calls(predictor):
 
 def test_an_export_answers_as_its_run(predictor, finished):
     close(Predictor.open(finished / "export")(TEXTS[:2]), predictor(TEXTS[:2]))
+
+
+def test_mode_predict_takes_a_directory_too(predictor, finished, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS[:2]))
+    argv = ["--mode=predict", f"--workdir={finished / 'export'}", f"--input={tmp_path / 'texts.txt'}"]
+    assert cli.main(["run.py", *argv, f"--output={tmp_path / 'answers.jsonl'}"], None) == 0
+    written = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    close(written, [{"text": text} | answer for text, answer in zip(TEXTS[:2], predictor(TEXTS[:2]), strict=True)])
 
 
 def close(found: Any, wanted: Any) -> None:
