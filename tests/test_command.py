@@ -13,6 +13,7 @@ from runs import ROOT, environment
 
 from jaxft import cli, config
 from jaxft.config.files import find
+from jaxft.modes.finished import command_line
 
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
 
@@ -119,3 +120,16 @@ def test_the_value_may_be_an_argument_of_its_own(tiny_model, capsys):
     keys = [f"--config.model.path={tiny_model}", "--config.data.max_length=64"]
     assert cli.main(["run.py", *keys, "--mode", "inspect", "--config", "quickstart"], None) == 0
     assert "bert" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["run.py", "--config=a.py:b c"], "python run.py '--config=a.py:b c'"),
+        (["/usr/lib/python3/site-packages/jaxft/__main__.py", "--mode=export"], "python -m jaxft --mode=export"),
+        (["/usr/bin/jaxft", "--mode=export"], "jaxft --mode=export"),
+        (["train_it.py"], "python train_it.py"),
+    ],
+)
+def test_a_model_card_says_the_command_as_it_was_typed(argv, said):
+    assert command_line(argv) == said

@@ -104,6 +104,10 @@ CASES: dict[str, tuple[config.Task, list[Any]]] = {
         [{"question": "who?", "context": "it was me"}, {"question": "what?", "context": "a thing of the past " * 20}],
     ),
     "masked": (config.MaskedLM(), ["a text of some words", "another text, of other words"]),
+    "masked, with what follows": (
+        config.MaskedLM(next_sentence=True),
+        ["a text of some words. And more.", "other words"],
+    ),
     "choices": (
         config.MultipleChoice(),
         [{"context": "so", "choices": ["a", "b"]}, {"context": "and so", "choices": ["a", "b " * 50, "c " * 50]}],
@@ -139,7 +143,7 @@ def test_a_directory_says_its_task(exports, name):
     assert predictor.task.options == wanted
     together = predictor(inputs)
     # Which tokens of a text are hidden depends on its place among the texts.
-    alone = inputs[:1] if name == "masked" else inputs
+    alone = inputs[:1] if isinstance(options, config.MaskedLM) else inputs
     close(together[: len(alone)], [predictor([one])[0] for one in alone])
     assert len({json.dumps(answer) for answer in together}) == len(inputs)
 

@@ -54,6 +54,11 @@ def export(workdir: str) -> None:
     say(f"exported: {folder}/{'export' if job.program.merge else 'adapter'}")
 
 
+def command_line(argv: list[str]) -> str:
+    """Returns what a person types to start a process that has these `sys.argv`."""
+    return shlex.join([*STARTED_AS.get(Path(argv[0]).name, ("python", argv[0])), *argv[1:]])
+
+
 def write_export(
     job: Job,
     folder: Workdir,
@@ -70,7 +75,7 @@ def write_export(
         say(f"adapter: {folder}/adapter")
     if job.program.merge is None:
         return  # no Hugging Face model has layers like these
-    command = shlex.join([*STARTED_AS.get(Path(sys.argv[0]).name, ("python", sys.argv[0])), *sys.argv[1:]])
+    command = command_line(sys.argv)
     name, task = e.name or str(folder).split("/")[-1], job.task
     about = {"pipeline": task.pipeline, "usage": task.usage}
     text = model_card(name, config.to_dict(e), dict(results), command, e.model.path, **about)
