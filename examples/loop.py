@@ -45,7 +45,7 @@ def train(path, steps=40, batch_size=6):
     experiment = Experiment(model=Model(path=path), task=task, optimizer=Optimizer(learning_rate=1e-3))
     body = Body.of(experiment.model, LENGTH)
     program = jaxft.compose(experiment, body.model, tasks.build(task), steps)
-    state, tokenizer = program.init(load(experiment, program)[0]), body.tokenizer()
+    state, tokenizer = program.init(load(body.directory, program)[0]), body.tokenizer()
     rng, losses = np.random.default_rng(0), []
     for _ in range(steps):
         chosen = rng.choice(len(TEXTS), batch_size, replace=False)

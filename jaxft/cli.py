@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -18,6 +19,9 @@ from ml_collections.config_flags import tuple_parser
 from jaxft import config
 from jaxft.config import files
 from jaxft.errors import TrainingError, UserError, causes, nearest, system_error
+
+STARTED = time.time()
+"""When the command line began: it imports this file, and nothing else does."""
 
 EXIT_USER, EXIT_FAILED, EXIT_PREEMPTED = 2, 1, 75
 """A mistake that the user can mend; a run that cannot go on; SIGTERM, after which the same command resumes."""
@@ -261,7 +265,7 @@ MODES = {
     "train": Mode(
         _together(
             lambda modes, given: modes.train(
-                given.config, given.workdir, overwrite=given.overwrite, profile=given.profile
+                given.config, given.workdir, overwrite=given.overwrite, profile=given.profile, started=STARTED
             )
         ),
         needs=("workdir", "config"),

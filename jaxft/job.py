@@ -1,5 +1,6 @@
 """An experiment made ready to run: data read and tokenized, model and task built, shapes chosen, program composed."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -113,6 +114,16 @@ class Job:
         if "validation" not in self.features:
             return 0
         return self.experiment.train.eval_every or self.order.batches_per_epoch
+
+    @property
+    def metric(self) -> str:
+        """The metric of validation that selects the best checkpoint."""
+        return self.experiment.train.metric or self.task.metric
+
+    def score(self, validated: Mapping[str, float]) -> float:
+        """How good a checkpoint is, by what validation found: the larger the better; NaN where that is not known."""
+        value = validated.get(self.metric, math.nan)
+        return -value if self.metric == "loss" or self.metric in self.task.lower else value
 
     @property
     def origin(self) -> dict[str, str]:
@@ -267,8 +278,8 @@ def check_metric(job: Job) -> None:
     if metric in ("", "loss", job.task.metric) or "validation" not in job.features:
         return
     features, shape = job.features["validation"], job.shapes[-1]
-    weights = (job.program.state.trainable, job.program.state.frozen)
-    abstract = jax.eval_shape(job.program.eval_step, weights, job.program.abstract_batch(shape))
+    weights = program.weights(job.program.state)
+    abstract = jax.eval_shape(job.program.eval_step, weights, job.program.abstract_batch(shape)).outputs
     sizes = {"example": len(features), "token": int(features.offsets[-1])}
     rng = np.random.default_rng(0)
     outputs = {
@@ -281,10 +292,9 @@ def check_metric(job: Job) -> None:
         raise UserError(f"config.train.metric is {metric!r}, but validation has no such metric; {hint}")
 
 
-def load(experiment: config.Experiment, composed: Program) -> tuple[Params, hub.Accounting]:
-    """The pretrained parameters, each straight into its shards, and new ones for the head."""
-    directory = hub.locate(experiment.model.path, experiment.model.revision)
-    key, prefix, places = jax.random.key(experiment.seed), composed.model.prefix, composed.param_shardings
+def load(directory: Path, composed: Program, seed: int = 0) -> tuple[Params, hub.Accounting]:
+    """The pretrained parameters of a directory, each straight into its shards, and new ones by a seed for the head."""
+    key, prefix, places = jax.random.key(seed), composed.model.prefix, composed.param_shardings
     return hub.load_parameters(directory, composed.spec, key=key, base_prefix=prefix, shardings=places)
 
 

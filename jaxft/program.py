@@ -30,6 +30,11 @@ COMPILER_OPTIONS = {"cpu": {"xla_cpu_copy_insertion_use_region_analysis": True}}
 GENERATORS = {"hash": nn.hash_bits, "threefry": nn.threefry_bits}
 
 
+def weights(state: State) -> tuple[Params, Params]:
+    """Returns the parameters of a state that are evaluated and exported: those that learn, and those that do not."""
+    return state.trainable, state.frozen
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
     """The functions of a run, jitted, and the shapes and places of what they take.
@@ -38,7 +43,7 @@ class Program:
       mesh, rules: where arrays live.
       init: `params -> State`; the parameters, those of `spec`, are donated.
       train_step: `(state, batch) -> (state, metrics)`; the state is donated.
-      eval_step: `((trainable, frozen), batch) -> outputs` with the sums `loss` and `weight`; outputs are replicated.
+      eval_step: `((trainable, frozen), batch) -> step.Evaluated`, replicated.
       outputs: `((trainable, frozen), inputs) -> outputs`, replicated; `inputs` are what the model and the task's
         `forward` read of a batch, so that labels are not needed.
       spec: a `Leaf` for each parameter of the model and its head.
@@ -56,7 +61,7 @@ class Program:
     spec: nn.Spec
     init: Callable[[Params], State]
     train_step: Callable[[State, Batch], tuple[State, dict[str, Array]]]
-    eval_step: Callable[[tuple[Params, Params], Batch], dict[str, Array]]
+    eval_step: step.EvalStep
     outputs: Callable[[tuple[Params, Params], Batch], dict[str, Array]]
     adaptation: adapt.Adaptation
     split: Callable[[Params], tuple[Params, Params]]
@@ -116,7 +121,7 @@ def compose(
     run = _run(experiment.compute, mesh, rules, spec, model.layers)
     forward = _forward(task, model, method.tokens)
     objective = _objective(forward, loss or task.loss, run)
-    outputs = lambda weights, inputs: dict(forward(join(*weights)["model"], inputs, run))  # noqa: E731
+    outputs = lambda parts, inputs: dict(forward(join(*parts)["model"], inputs, run))  # noqa: E731
     schedule = optimizer.make_schedule(experiment.optimizer, steps)
     transform = method.optimizer(make_optimizer(experiment.optimizer, schedule), steps)
 
@@ -124,7 +129,7 @@ def compose(
     state = _abstract_state(start, spec, everything, mesh, rules)
     places = jax.tree.map(lambda x: x.sharding, state)
     rows, everywhere = sharding.batch_sharding(mesh, rules), sharding.replicated(mesh)
-    weights = (places.trainable, places.frozen)
+    evaluated = partial(jax.jit, in_shardings=(weights(places), rows), out_shardings=everywhere)
     return Program(
         mesh=mesh,
         rules=rules,
@@ -139,10 +144,10 @@ def compose(
             donate_argnums=0,
             compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
         ),
-        eval_step=jax.jit(step.make_eval_step(objective, join), in_shardings=(weights, rows), out_shardings=everywhere),
-        outputs=jax.jit(outputs, in_shardings=(weights, rows), out_shardings=everywhere),
+        eval_step=evaluated(step.make_eval_step(objective, join)),
+        outputs=evaluated(outputs),
         adaptation=method,
-        split=jax.jit(split, out_shardings=weights),
+        split=jax.jit(split, out_shardings=weights(places)),
         merge=_merge(method),
         state=state,
         abstract_batch=partial(batch.abstract, targets=task.targets, place=rows),

@@ -193,7 +193,7 @@ def plan(model: str, cache: str) -> dict[str, Any]:
     prepared = job.prepare(config.check(experiment))
     composed = prepared.program
     step = job.Compiled(composed.train_step, composed.state, composed.abstract_batch, prepared.shapes)
-    state = composed.init(job.load(experiment, composed)[0])
+    state = composed.init(job.load(prepared.body.directory, composed)[0])
     _, batch = next(iter(prepared.feed("train").train(prepared.order, 0, 1)))
     state, metrics = step(state, batch)
     (compiled,) = step._compiled.values()

@@ -120,11 +120,11 @@ def test_without_the_best_checkpoint_the_last_one_is_taken(saved, program, state
     checkpoints = Checkpoints(folder, None, said.append, ORIGIN)
     last, position = checkpoints.restore(program.state, {}) or pytest.fail("nothing there")
     assert position["best_step"] == BEST
-    found, step = checkpoints.best(BEST, program.state, last)
-    assert bits_equal(found, states[BEST]) and step == BEST and said == []
+    found, at = checkpoints.best(program.state, (last, position))
+    assert bits_equal(found, states[BEST]) and at["step"] == BEST and said == []
     DAMAGE["the data are gone"](folder / str(BEST))
     before = contents(folder, 4, 6)
-    assert checkpoints.best(BEST, program.state, last) == (last, 6)
+    assert checkpoints.best(program.state, (last, position)) == (last, position) and position["step"] == 6
     checkpoints.close()
     assert len(said) == 1 and said[0].startswith("checkpoint 2, the best one, cannot be read: ")
     assert said[0].endswith("; taking the last one in its place") and contents(folder, 4, 6) == before

@@ -33,7 +33,7 @@ def evaluate(workdir: str | Path, data: Mapping[str, rows.Rows] | None = None) -
     folder = Workdir(workdir)
     experiment, given = rows.given(on_these_devices(folder.experiment()), data)
     job = prepare(experiment, given=given)
-    weights, _ = best_weights(folder, job.program)
+    weights, _ = best_weights(folder, job.program, job.body.directory)
     step = compiled_evaluation(job)
     results = {}
     for split in (name for name in ("validation", "test") if name in job.features):
@@ -49,7 +49,8 @@ def export(workdir: str) -> None:
     """Writes `export/` and `adapter/`, as far as the method has them, from the best checkpoint."""
     folder = Workdir(workdir)
     job = prepare(on_these_devices(folder.experiment()))
-    write_export(job, folder, *best_weights(folder, job.program, checkpoint=True), folder.results() or {})
+    best = best_weights(folder, job.program, job.body.directory, checkpoint=True)
+    write_export(job, folder, *best, folder.results() or {})
     distributed.once(lambda: folder.publish("export", "adapter"))
     say(f"exported: {folder}/{'export' if job.program.merge else 'adapter'}")
 

@@ -44,7 +44,7 @@ def on_these_devices(experiment: config.Experiment) -> config.Experiment:
 
 def compiled_evaluation(job: Job) -> Compiled:
     """The evaluation step, compiled for the shapes that evaluation uses."""
-    weights = (job.program.state.trainable, job.program.state.frozen)
+    weights = program.weights(job.program.state)
     full = [shape for shape in job.shapes if shape.rows == job.shapes[-1].rows]
     return Compiled(job.program.eval_step, weights, job.program.abstract_batch, full)
 
@@ -56,20 +56,19 @@ def measure(job: Job, step: Any, split: str, weights: tuple[Params, Params]) -> 
     return distributed.once(lambda: {"loss": found.loss} | job.task.metrics(found.outputs, *data)), found
 
 
-def load_frozen(experiment: config.Experiment, composed: program.Program) -> tuple[Params, dict[str, str]]:
-    """The parameters that do not learn, which no checkpoint holds, and their fingerprint."""
-    if not jax.tree.leaves(composed.state.frozen):
-        return {}, {}
-    frozen = composed.split(load(experiment, composed)[0])[1]
-    return frozen, {"frozen": fingerprint.of_params(frozen)}
-
-
 def best_weights(
-    folder: Workdir, composed: program.Program, checkpoint: bool = False
+    folder: Workdir, composed: program.Program, base: Path, checkpoint: bool = False
 ) -> tuple[tuple[Params, Params], dict[str, float]]:
     """What learns, and what does not: of the export where there is one and it will do, else of the best checkpoint.
 
     With them the thresholds that validation has chosen.
+
+    Args:
+      base: the directory of the pretrained model. What does not learn is in no checkpoint.
+      checkpoint: whether an export will not do.
+
+    Raises:
+      UserError: there is neither, or a checkpoint was made from something else, or does not hold the thresholds.
     """
     if not checkpoint and (export := folder.exported()):
         key, prefix = jax.random.key(0), composed.model.prefix
@@ -79,28 +78,27 @@ def best_weights(
     empty = UserError(f"{folder} holds no checkpoint and no export yet; train first")
     if not folder.checkpoints.is_dir():
         raise empty
-    frozen, origin = load_frozen(folder.experiment(), composed)
+    frozen, origin = {}, {}
+    if jax.tree.leaves(composed.state.frozen):
+        frozen = composed.split(load(base, composed)[0])[1]
+        origin = {"frozen": fingerprint.of_params(frozen)}
     checkpoints = Checkpoints(folder.checkpoints, None, say, origin)
     if not (found := checkpoints.restore(composed.state, frozen)):
         raise empty
-    state, position = found
-    best = position["best_step"]
-    if best is not None and best != position["step"]:
-        state, best = checkpoints.best(best, composed.state, state)
+    state, position = checkpoints.best(composed.state, found)
     checkpoints.close()
-    return (state.trainable, state.frozen), {} if best is None else thresholds(validation_at(folder, best))
+    if "validated" not in position:
+        raise UserError(
+            f"{folder}: its checkpoints, of jaxft 0.1.0, do not hold the thresholds of validation; start the command "
+            "that trains it again: it measures them and exports"
+        )
+    return program.weights(state), thresholds(position["validated"])
 
 
 def model_of(folder: Workdir, experiment: config.Experiment) -> config.Model:
     """Where config.json and the tokenizer are: in the export, once there is one."""
     export = folder.exported()
     return config.Model(path=str(export)) if export else experiment.model
-
-
-def validation_at(folder: Workdir, step: int) -> dict[str, float]:
-    """The line of metrics.jsonl that validation at this step left, if there was one."""
-    lines = (line for line in folder.history() if (line["step"], line["split"]) == (step, "validation"))
-    return next(lines, {})
 
 
 def thresholds(validated: Mapping[str, float]) -> dict[str, float]:

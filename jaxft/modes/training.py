@@ -16,18 +16,17 @@ from jaxft.devices import distributed, flops
 from jaxft.hub import adapters
 from jaxft.job import Compiled, Job, check_metric, load, prepare
 from jaxft.modes.finished import write_export
-from jaxft.modes.shared import cache_programs, compiled_evaluation, load_frozen, measure, say, thresholds, validation_at
+from jaxft.modes.shared import cache_programs, compiled_evaluation, measure, say, thresholds
 from jaxft.report import tables
 from jaxft.report.profile import tracing
 from jaxft.report.progress import Progress
 from jaxft.report.tensorboard import TensorBoard
+from jaxft.storage import fingerprint
 from jaxft.storage.workdir import Workdir
 from jaxft.train.checkpoint import Checkpoints
-from jaxft.train.loop import Events, Interrupted, Position, fit
+from jaxft.train.loop import Events, Interrupted, Plan, Position, fit
 from jaxft.train.state import State
 from jaxft.types import Batch, Params
-
-STARTED = time.time()
 
 
 def train(
@@ -38,6 +37,7 @@ def train(
     overwrite: bool = False,
     loss: program.Loss | None = None,
     profile: int = 0,
+    started: float | None = None,
 ) -> dict[str, float]:
     """Trains, tests and exports; goes on where an earlier call with the same arguments was cut off.
 
@@ -46,6 +46,7 @@ def train(
       overwrite: deletes the run that the workdir holds, and starts anew.
       loss: instead of the task's own; see `jaxft.program.Loss`.
       profile: a trace of so many steps is written into the workdir; see docs/profiling.md.
+      started: since when the time to the first step counts, in seconds since the epoch; by default, since this call.
 
     Returns:
       What results.json holds.
@@ -53,6 +54,7 @@ def train(
     Raises:
       UserError, TrainingError, Preempted.
     """
+    started = time.time() if started is None else started
     cache_programs(experiment.data.cache)
     experiment, given = rows.given(experiment, data)
     job = prepare(adapters.adopted(config.check(experiment)), loss, given=given)
@@ -69,7 +71,6 @@ def train(
     say(tables.summary(_facts(job, folder)))
 
     evaluations = compiled_evaluation(job)
-    metric = job.experiment.train.metric or job.task.metric
     board = TensorBoard(folder.tensorboard, purge_step=position.step + 1)
     primary = distributed.primary()
     with (
@@ -77,36 +78,32 @@ def train(
         tracing(folder.profile, profile if primary else 0, step.wait) as traced,
         jax.transfer_guard("disallow"),
     ):
-        log = _log(folder, board, progress, metric)
+        log = _log(folder, board, progress, job.metric)
         state, position = fit(
-            traced(_timed(step, position)),
+            traced(_timed(step, position, started)),
             state,
             job.feed("train").train(job.order, position.step, job.steps),
             position,
-            job.experiment.train,
-            steps=job.steps,
-            eval_every=job.eval_every,
-            metric=metric,
-            work=job.work(),
-            peak=peak,
-            events=Events(log, _validation(job, evaluations), progress.update),
-            checkpoints=checkpoints,
+            Plan(job.experiment.train, job.steps, job.eval_every, job.score, job.work(), peak),
+            Events(log, _validation(job, evaluations), progress.update),
+            checkpoints,
         )
     trained = _training(job, position, state, peak)
-    results = _finish(job, folder, checkpoints, state, position, trained, evaluations, log)
+    best, at = checkpoints.best(job.program.state, (state, vars(position)))
+    results = _finish(job, folder, program.weights(best), at, trained, evaluations, log)
     board.close()
     checkpoints.close()
     say(f"report: {folder}/report/index.html  results: {folder}/results.json")
     return results
 
 
-def _timed(step: Compiled, position: Position) -> Callable[[State, Batch], Any]:
+def _timed(step: Compiled, position: Position, started: float) -> Callable[[State, Batch], Any]:
     """The same step, which notes when the first one of the run was done."""
 
     def timed(state: State, batch: Batch) -> Any:
         result = step(state, batch)
         if position.seconds_to_first_step is None and step.first_step:
-            position.seconds_to_first_step = step.first_step - STARTED
+            position.seconds_to_first_step = step.first_step - started
         return result
 
     return timed
@@ -114,20 +111,28 @@ def _timed(step: Compiled, position: Position) -> Callable[[State, Batch], Any]:
 
 def _start(job: Job, folder: Workdir) -> tuple[State, Position, Checkpoints]:
     """The newest checkpoint, or the pretrained parameters, with an adapter that the experiment may name."""
-    frozen, origin = load_frozen(job.experiment, job.program)
+    origin, begun = job.origin, None
+    if jax.tree.leaves(job.program.state.frozen):  # what does not learn is in no checkpoint
+        begun = _pretrained(job)
+        origin |= {"frozen": fingerprint.of_params(begun[0].frozen)}
     publish = folder.publish_progress if distributed.primary() else lambda: None
-    checkpoints = Checkpoints(folder.checkpoints, job.experiment.train.keep, say, job.origin | origin, publish)
-    if found := checkpoints.restore(job.program.state, frozen):
+    checkpoints = Checkpoints(folder.checkpoints, job.experiment.train.keep, say, origin, publish)
+    if found := checkpoints.restore(job.program.state, begun[0].frozen if begun else {}):
         state, position = found
         say(f"resuming at step {position['step']} of {job.steps}")
         return state, Position(**position), checkpoints
-    params, accounting = load(job.experiment, job.program)
-    for line in (*job.notes, *accounting.lines()):
+    state, notes = begun or _pretrained(job)
+    for line in (*job.notes, *notes):
         say(line)
-    state, adapter = job.program.init(params), job.experiment.model.adapter
-    if adapter:
+    if adapter := job.experiment.model.adapter:
         state = state.replace(trainable=adapters.read(Path(adapter).expanduser(), job.program, state.trainable))
     return state, Position(), checkpoints
+
+
+def _pretrained(job: Job) -> tuple[State, list[str]]:
+    """The state before the first step, and what there is to say of the parameters."""
+    params, accounting = load(job.body.directory, job.program, job.experiment.seed)
+    return job.program.init(params), accounting.lines()
 
 
 def _log(
@@ -150,7 +155,7 @@ def _validation(job: Job, step: Compiled) -> Callable[[State, Callable[[], bool]
     """What measures a state on the validation split, unless it is to stop."""
 
     def validate(state: State, stop: Callable[[], bool]) -> dict[str, float]:
-        return measure(job, _until(stop, step), "validation", (state.trainable, state.frozen))[0]
+        return measure(job, _until(stop, step), "validation", program.weights(state))[0]
 
     return validate
 
@@ -187,9 +192,8 @@ def _facts(job: Job, folder: Workdir) -> dict[str, str]:
 def _finish(
     job: Job,
     folder: Workdir,
-    checkpoints: Checkpoints,
-    state: State,
-    position: Position,
+    weights: tuple[Params, Params],
+    at: Mapping[str, Any],
     trained: Mapping[str, float],
     step: Compiled,
     log: Any,
@@ -197,13 +201,12 @@ def _finish(
     """Tests and exports the best checkpoint, writes the report and, last, results.json."""
     from jaxft.report import page
 
-    best = position.step if position.best_step is None else position.best_step
-    if best != position.step:
-        state, best = checkpoints.best(best, job.program.state, state)
-    weights = (state.trainable, state.frozen)
-    validated = distributed.once(lambda: validation_at(folder, best))
-    job = dataclasses.replace(job, task=job.task.decide(thresholds(validated)))
-    results, plots = {f"validation/{k}": v for k, v in validated.items() if k not in ("step", "split")}, {}
+    best, validated = at["step"], at.get("validated", {})
+    if not validated and "validation" in job.features:  # as in the checkpoints of jaxft 0.1.0
+        validated = measure(job, step, "validation", weights)[0]
+    chosen = thresholds(validated)
+    job = dataclasses.replace(job, task=job.task.decide(chosen))
+    results, plots = {f"validation/{k}": v for k, v in validated.items()}, {}
     split = next((name for name in ("test", "validation") if name in job.features), "train")
     if split != "train":
         values, found = measure(job, step, split, weights)
@@ -212,7 +215,7 @@ def _finish(
         if split == "test":
             log(best, split, values)
     results |= {"best_step": best, **trained}
-    write_export(job, folder, weights, thresholds(validated), results)
+    write_export(job, folder, weights, chosen, results)
     if distributed.primary():
         page.write(folder.path, config.to_dict(job.experiment), folder.history(), results, plots)
     distributed.once(lambda: folder.write_results(results))

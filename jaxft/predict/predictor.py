@@ -83,9 +83,9 @@ class Predictor:
         check_length(experiment, composed)
         distributed.wait_for_all("prepared")
         if folder and not chosen:
-            weights, thresholds = best_weights(folder, composed)
+            weights, thresholds = best_weights(folder, composed, body.directory)
         else:
-            weights = _base_weights(experiment, composed, chosen)
+            weights = _base_weights(body, composed, chosen)
             thresholds = {} if chosen else body.hf.get("thresholds", {})
         return cls(experiment, body, built.decide(thresholds), composed, weights)
 
@@ -136,11 +136,12 @@ class Predictor:
         composed = self._program
         shape = shape_for(features.items(self.task.together), self.experiment, composed.row_shards)
         if shape not in self._steps:
-            abstract = (composed.state.trainable, composed.state.frozen)
+            abstract = program.weights(composed.state)
             self._steps[shape] = Compiled(composed.outputs, abstract, composed.abstract_inputs, [shape])
         targets = {name: self.task.targets[name] for name in self.task.reads}
         feed = Feed(features, targets, [shape], composed.batch_sharding, together=self.task.together)
-        return collect(self._steps[shape], self._weights, feed, self.task.outputs)[0]
+        step = self._steps[shape]
+        return collect(lambda *given: (step(*given), None), self._weights, feed, self.task.outputs)[0]
 
 
 def shape_for(items: Items, experiment: config.Experiment, parts: int) -> BatchShape:
@@ -188,17 +189,15 @@ def _run_in(path: str) -> Workdir | None:
     return Workdir(path)
 
 
-def _base_weights(
-    experiment: config.Experiment, composed: program.Program, adapter: Path | None
-) -> tuple[Params, Params]:
+def _base_weights(body: Body, composed: program.Program, adapter: Path | None) -> tuple[Params, Params]:
     """Those of the model's directory, which has the head as well, or is what the adapter is put on."""
-    params, accounting = load(experiment, composed)
+    params, accounting = load(body.directory, composed)
     trainable, frozen = composed.split(params)
     if adapter:
         return adapters.read(adapter, composed, trainable), frozen
     if new := [*accounting.missing, *accounting.mismatched]:
         raise UserError(
-            f"{experiment.model.path}: the weights have no {', '.join(new[:3])} of the shape that config.json says; "
+            f"{body.directory}: the weights have no {', '.join(new[:3])} of the shape that config.json says; "
             "what is not trained answers nothing"
         )
     return trainable, frozen

@@ -49,6 +49,7 @@ class Steady:
     """
 
     reads: tuple[str, ...] = ()
+    lower: frozenset[str] = frozenset()
     vary: Vary | None = None
     together: bool = False
 
@@ -90,7 +91,12 @@ class Task(Protocol):
 
     @property
     def metric(self) -> str:
-        """The metric that selects the best checkpoint (the larger the better)."""
+        """The metric that selects the best checkpoint."""
+        ...
+
+    @property
+    def lower(self) -> frozenset[str]:
+        """The names of its metrics of which less is better. The loss, which every run has, is none of them."""
         ...
 
     @property

@@ -37,6 +37,7 @@ class MaskedLM(Steady):
     head: str = "ForMaskedLM"
     pipeline: str = "fill-mask"
     metric: str = "perplexity"
+    lower: frozenset[str] = frozenset({"perplexity"})
     reads: tuple[str, ...] = ("labels",)
     usage: str = """from transformers import pipeline
 

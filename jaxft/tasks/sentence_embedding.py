@@ -47,6 +47,7 @@ class SentenceEmbedding(Steady):
     options: config.SentenceEmbedding
     head: str = ""
     pipeline: str = "sentence-similarity"
+    lower: frozenset[str] = frozenset({"mse"})
     together: bool = True
     usage: str = """from sentence_transformers import SentenceTransformer
 

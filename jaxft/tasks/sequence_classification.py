@@ -31,6 +31,7 @@ class SequenceClassification(Steady):
     options: config.SequenceClassification
     head: str = "ForSequenceClassification"
     pipeline: str = "text-classification"
+    lower: frozenset[str] = frozenset({"mse", "ece"})
     usage: str = """from transformers import pipeline
 
 predict = pipeline("text-classification", model="path/to/this/directory")

@@ -37,6 +37,7 @@ class TokenClassification(Steady):
     options: config.TokenClassification
     head: str = "ForTokenClassification"
     pipeline: str = "token-classification"
+    lower: frozenset[str] = frozenset({"ece"})
     usage: str = """from transformers import pipeline
 
 predict = pipeline("token-classification", model="path/to/this/directory", aggregation_strategy="first")

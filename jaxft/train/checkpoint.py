@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +18,6 @@ from jaxft.errors import UserError, causes, system_error
 from jaxft.storage import bucket
 from jaxft.train.state import State
 from jaxft.types import Params
-
-logging.getLogger("absl").setLevel(logging.CRITICAL)  # what goes wrong in orbax comes as an exception too
-
 
 NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """System errors that say nothing about the checkpoint itself."""
@@ -130,23 +126,29 @@ class Checkpoints:
             return restored.replace(frozen=frozen), position
         return None
 
-    def best(self, step: int, state: State, last: State) -> tuple[State, int]:
-        """The state at the best step, placed as the abstract `state` says, and that step.
+    def best(self, state: State, last: tuple[State, dict[str, Any]]) -> tuple[State, dict[str, Any]]:
+        """The state at the best step, placed as the abstract `state` says, and the position there.
 
-        If it cannot be read: `last` and its step, and a note.
+        Args:
+          last: those of the last step, which say which step is the best one. They are what is returned where there is
+            no better one, or, with a note, where it cannot be read.
         """
-        failed, restored = None, last
+        step = last[1]["best_step"]
+        if step is None or step == last[1]["step"]:
+            return last
+        failed, found = None, last
         try:
-            restored = self._read(step, state)[0].replace(frozen=last.frozen)
+            restored, position = self._read(step, state)
+            found = restored.replace(frozen=last[0].frozen), position
         except Exception as error:
             if _is_no_damage(error):
                 raise
             failed = error
         if distributed.every(failed is None):
-            return restored, step
+            return found
         reason = "another process cannot read it" if failed is None else _reason(failed)
         self._note(f"checkpoint {step}, the best one, cannot be read: {reason}; taking the last one in its place")
-        return last, int(jax.device_get(last.step))
+        return last
 
     def _read(self, step: int, state: State) -> tuple[State, dict[str, Any]]:
         with self._told("read"):

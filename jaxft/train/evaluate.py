@@ -3,13 +3,14 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from jaxft.data.batches import Feed, HostBatch
-from jaxft.types import Array, Batch, Params
+from jaxft.train.step import EvalStep
+from jaxft.types import Array, Batch, Outputs, Params
 
 T = TypeVar("T")
 
@@ -23,39 +24,44 @@ class Evaluated:
 
 
 def evaluate(
-    eval_step: Callable[[tuple[Params, Params], Batch], Mapping[str, Array]],
+    eval_step: EvalStep,
     weights: tuple[Params, Params],
     feed: Feed,
     kinds: Mapping[str, str],
 ) -> Evaluated:
     """Runs every example of the feed through `eval_step`; see `collect`."""
-    outputs, rest = collect(eval_step, weights, feed, kinds)
-    losses = [(sums["loss"], sums["weight"]) for sums in rest]
-    total, weight = np.sum(np.asarray(losses, np.float64).reshape(-1, 2), axis=0)
+
+    def step(weights: tuple[Params, Params], batch: Batch) -> tuple[Outputs, tuple[Array, Array]]:
+        found = eval_step(weights, batch)
+        return found.outputs, (found.total, found.weight)
+
+    outputs, sums = collect(step, weights, feed, kinds)
+    total, weight = np.sum(np.asarray(sums, np.float64).reshape(-1, 2), axis=0)
     return Evaluated(outputs, float(total / weight) if weight else float("nan"))
 
 
 def collect(
-    step: Callable[[tuple[Params, Params], Batch], Mapping[str, Array]],
+    step: Callable[[tuple[Params, Params], Batch], tuple[Outputs, Any]],
     weights: tuple[Params, Params],
     feed: Feed,
     kinds: Mapping[str, str],
-) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
+) -> tuple[dict[str, np.ndarray], list[Any]]:
     """Runs every example of the feed through `step`; reads results one batch behind.
 
     Args:
+      step: gives the outputs of a batch, and anything else that is small.
       weights: trainable and frozen parameters.
       kinds: each output's name -> "example" or "token".
 
     Returns:
-      The outputs, as in `Evaluated`, and of each batch what else `step` returned.
+      The outputs, as in `Evaluated`, and what else `step` gave of each batch, on the host.
     """
     features, rest = feed.features, []
     sizes = {"example": len(features), "token": int(features.offsets[-1])}
     outputs: dict[str, np.ndarray] = {}
     steps = ((host, step(weights, batch)) for host, batch in feed.all())
-    for host, found in ((host, jax.device_get(found)) for host, found in _one_behind(steps)):
-        rest.append({name: array for name, array in found.items() if name not in kinds})
+    for host, (found, other) in ((host, jax.device_get(found)) for host, found in _one_behind(steps)):
+        rest.append(other)
         for name, kind in kinds.items():
             array = found[name]
             target = outputs.setdefault(name, np.zeros((sizes[kind], *array.shape[2:]), array.dtype))

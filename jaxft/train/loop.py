@@ -23,9 +23,6 @@ T = TypeVar("T")
 
 Metrics = Mapping[str, float]
 
-LESS_IS_BETTER = ("loss", "mse", "ece", "perplexity")
-"""Metrics of which the smallest value selects the best checkpoint."""
-
 
 class Preempted(Exception):
     """The run was asked to stop (SIGTERM) and has saved a checkpoint."""
@@ -41,8 +38,10 @@ class Position:
 
     Attributes:
       step: updates tried.
-      best_value: of the selecting metric, at `best_step`; negated where less is better.
+      best_value: what `Plan.score` made of validation at `best_step`.
       bad_evals: evaluations since then.
+      validated: metrics of validation at this very step, what they decide (thresholds) among them; empty: there was
+        none. So the checkpoint of the best step holds what its predictions are made with.
       finished: no step is left, by number or by early stopping.
       evaluation_due: the evaluation at this step was given up; resuming begins with it.
       seconds, examples, tokens, positions, flops: spent in training steps, and given to them (tokens without padding;
@@ -57,6 +56,7 @@ class Position:
     best_value: float = -math.inf
     best_step: int | None = None
     bad_evals: int = 0
+    validated: dict[str, float] = dataclasses.field(default_factory=dict)
     finished: bool = False
     evaluation_due: bool = False
     seconds: float = 0.0
@@ -68,6 +68,26 @@ class Position:
     pending: list[dict[str, float]] = dataclasses.field(default_factory=list)
     log_bytes: int = 0
     seconds_to_first_step: float | None = None
+
+
+class Plan(NamedTuple):
+    """How a run goes on.
+
+    Attributes:
+      options: when to log, to save, and to give up.
+      steps: the number of the last one.
+      eval_every: steps between two evaluations, and there is one after the last step; 0: never.
+      score: what selects the best checkpoint, of the metrics of validation: the larger the better, NaN the worst.
+      work: FLOPs of a batch.
+      peak: FLOP/s of all devices; None: not known.
+    """
+
+    options: config.Train
+    steps: int
+    eval_every: int
+    score: Callable[[Metrics], float]
+    work: Callable[[HostBatch], float]
+    peak: float | None
 
 
 class Events(NamedTuple):
@@ -89,31 +109,20 @@ def fit(
     state: State,
     batches: Iterable[tuple[HostBatch, Batch]],
     position: Position,
-    options: config.Train,
-    *,
-    steps: int,
-    eval_every: int,
-    metric: str,
-    work: Callable[[HostBatch], float],
-    peak: float | None,
+    plan: Plan,
     events: Events,
     checkpoints: Checkpoints,
 ) -> tuple[State, Position]:
-    """Trains from `position` to `steps`, or until `options.patience` evaluations in a row bring nothing better.
-
-    It evaluates every `eval_every` steps and after the last one; 0: never.
+    """Trains from `position` to the plan's last step, or until `patience` evaluations in a row bring nothing better.
 
     The device is never waited for but to log, and then for the metrics of the interval before the last one.
-
-    Args:
-      work: FLOPs of a batch.
-      peak: FLOP/s of all devices; None: not known.
 
     Raises:
       TrainingError: too many non-finite steps in a row.
       Preempted: SIGTERM arrived; a checkpoint of this very step has been saved.
     """
-    clock = _Clock(position, work, peak)
+    options, steps = plan.options, plan.steps
+    clock = _Clock(position, plan.work, plan.peak)
     log = _Log(position, clock, options, events)
 
     with _sigterm(position) as stop:
@@ -123,7 +132,7 @@ def fit(
             position.evaluation_due = values is None
             if values is not None:
                 position.log_bytes = events.log(position.step, "validation", values)
-                _select(position, values, metric)
+                _select(position, values, plan.score)
                 position.finished = position.step == steps or 0 < options.patience <= position.bad_evals
 
         if position.evaluation_due:
@@ -135,11 +144,12 @@ def fit(
             clock.count(host)
             last, stopping = position.step == steps, stop.after_step()
             log.add(metrics, last)
-            evaluating = eval_every > 0 and (position.step % eval_every == 0 or last)
+            evaluating = plan.eval_every > 0 and (position.step % plan.eval_every == 0 or last)
             if evaluating or stopping or last or (options.save_every and position.step % options.save_every == 0):
                 log.settle()
                 jax.block_until_ready(state.step)
                 clock.pause()
+                position.validated = {}
                 if evaluating:
                     evaluate()
                 elif last:
@@ -200,10 +210,11 @@ def _unless(stop: Callable[[], bool], evaluate: Callable[..., Metrics], state: S
         return None
 
 
-def _select(position: Position, values: Metrics, metric: str) -> None:
-    """Notes whether this is the best checkpoint so far."""
-    found = values.get(metric, math.nan)
-    value = (-found if metric in LESS_IS_BETTER else found) if math.isfinite(found) else -math.inf
+def _select(position: Position, values: Metrics, score: Callable[[Metrics], float]) -> None:
+    """Notes what validation found, and whether this is the best checkpoint so far."""
+    position.validated = dict(values)
+    value = score(values)
+    value = value if math.isfinite(value) else -math.inf
     if value > position.best_value or position.best_step is None:
         position.best_value, position.best_step, position.bad_evals = value, position.step, 0
     else:

@@ -4,6 +4,7 @@ Both are pure and know no model, task or method by name: they are handed an obje
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,17 @@ Objective = Callable[[Params, Batch, Key[Array, ""] | None], tuple[tuple[Array, 
 """`(params, batch, dropout key or None) -> (sum of losses, sum of weights), outputs`."""
 
 TrainStep = Callable[[State, Batch], tuple[State, dict[str, Array]]]
-EvalStep = Callable[[tuple[Params, Params], Batch], dict[str, Array]]
+
+
+class Evaluated(NamedTuple):
+    """One batch, evaluated: the task's outputs by name, the sum of the losses and the sum of their weights."""
+
+    outputs: Outputs
+    total: Array
+    weight: Array
+
+
+EvalStep = Callable[[tuple[Params, Params], Batch], Evaluated]
 
 
 def make_train_step(
@@ -82,10 +93,10 @@ def make_train_step(
 
 
 def make_eval_step(objective: Objective, join: Callable[[Params, Params], Params]) -> EvalStep:
-    """The outputs of one batch, with `loss` and `weight`, the sums over it."""
+    """Returns the step that evaluates one batch, without dropout."""
 
-    def eval_step(weights: tuple[Params, Params], batch: Batch) -> dict[str, Array]:
+    def eval_step(weights: tuple[Params, Params], batch: Batch) -> Evaluated:
         (total, weight), outputs = objective(join(*weights), batch, None)
-        return outputs | {"loss": total, "weight": weight}
+        return Evaluated(outputs, total, weight)
 
     return eval_step

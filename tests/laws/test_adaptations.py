@@ -67,7 +67,7 @@ class Adapted(NamedTuple):
         return nn.flatten(inner[0]), metrics
 
     def outputs(self, trainable: Params, host: HostBatch) -> dict[str, np.ndarray]:
-        found = self.program.eval_step((trainable, self.frozen), support.arrays(host))
+        found = self.program.eval_step((trainable, self.frozen), support.arrays(host)).outputs
         return support.by_example(found, CASE.task, host, self.features)
 
 
@@ -176,9 +176,9 @@ def test_it_begins_as_the_model_and_is_merged(name: str):
     a = adapted(name)
     batch = support.arrays(a.packed)
     outputs = plain_step()((a.params, {}), batch)["logits"]
-    start = a.program.eval_step(a.program.split(a.params), batch)["logits"]
+    start = a.program.eval_step(a.program.split(a.params), batch).outputs["logits"]
     assert (jnp.abs(start - outputs).max() < 1e-5) == (name not in BEFORE)
-    found = a.program.eval_step((a.trainable, a.frozen), batch)["logits"]
+    found = a.program.eval_step((a.trainable, a.frozen), batch).outputs["logits"]
     assert jnp.abs(found - outputs).max() > 1e-2
     if a.program.merge is not None:
         merged = a.program.merge(a.trainable, a.frozen)
@@ -284,7 +284,7 @@ def test_several_adapters_share_a_base(tmp_path, monkeypatch):
     assert sizes[0] == sizes[1], "the other is computed by the program of the one"
     exec(code, names)
     assert bits_equal((names["one"], names["other"]), (found["one"], found["other"]))
-    one, other = (a.program.eval_step((names[folder], a.frozen), batch)["logits"] for folder in found)
+    one, other = (a.program.eval_step((names[folder], a.frozen), batch).outputs["logits"] for folder in found)
     assert jnp.abs(one - other).max() > 1e-5
     np.testing.assert_allclose(plain_step()((names["merged"], {}), batch)["logits"], one, atol=1e-5)
     mean = jax.tree.map(lambda *pair: np.mean(pair, axis=0), *found.values())

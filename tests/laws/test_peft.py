@@ -56,7 +56,7 @@ class Ours:
         self.batch = support.arrays(self._host)
 
     def outputs(self, trainable: Params, frozen: Params) -> dict[str, np.ndarray]:
-        found = self.composed.eval_step((trainable, frozen), self.batch)
+        found = self.composed.eval_step((trainable, frozen), self.batch).outputs
         return support.by_example(found, self._case.task, self._host, self._features)
 
     def tensors(self, trainable: Params) -> dict[str, np.ndarray]:
