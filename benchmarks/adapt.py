@@ -38,7 +38,7 @@ from jaxft import config, program
 from jaxft.job import Job, load, prepare
 from jaxft.modes.shared import cache_programs
 from jaxft.train.evaluate import evaluate
-from jaxft.train.optimizer import make_optimizer
+from jaxft.train.optimizer import Schedule, make_optimizer
 from jaxft.train.state import State
 from jaxft.types import Array, Batch, Params
 
@@ -68,7 +68,7 @@ class Rate(NamedTuple):
     peak: Array
 
 
-def rated(options: config.Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
+def rated(options: config.Optimizer, schedule: Schedule) -> optax.GradientTransformation:
     """The optimizer of a peak rate of 1, times the rate that its state holds: AdamW's update is linear in the rate."""
     times = optax.GradientTransformation(
         lambda params: Rate(jnp.ones(())),
@@ -117,7 +117,7 @@ class Method:
 
     def compose(self, job: Job, seed: int) -> program.Program:
         experiment = dataclasses.replace(self.experiment, seed=seed)
-        return program.compose(experiment, job.body.model, job.task, self.steps, make_optimizer=rated)
+        return program.compose(experiment, job.body.model, job.task, self.steps, parts=program.Parts(optimizer=rated))
 
     def start(self, seed: int, rate: float) -> State:
         composed = self.compose(self.job, seed)

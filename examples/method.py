@@ -1,6 +1,6 @@
 """A method of one's own: VeRA (Kopiczko et al. 2024), vectors that learn between random matrices that do not.
 
-    program = jaxft.compose(experiment, model, task, steps, adaptation=build)
+    program = jaxft.compose(experiment, model, task, steps, parts=Parts(adaptation=build))
 
 docs/adapt.md says what an `Adaptation` is.
 """

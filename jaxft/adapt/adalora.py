@@ -15,6 +15,8 @@ from jaxft import config
 from jaxft.adapt.base import Adaptation, dense_layers, dropout_site, is_head
 from jaxft.adapt.lora import LowRank
 from jaxft.models import nn
+from jaxft.train.numbers import Numbers
+from jaxft.train.objective import penalised
 from jaxft.types import Array, Params
 
 
@@ -28,20 +30,21 @@ class Ranked(NamedTuple):
     kept: dict[str, Array]
 
 
-def budget(options: config.AdaLora, layers: int, steps: int, step: Array | int) -> Array:
+def budget(options: config.AdaLora, layers: int, steps: Array | int, step: Array | int) -> Array:
     """How many ranks all layers together keep after `step` (from 0), of rank * layers at first: eq. 12.
 
     The cubic decay starts at the full budget, as in the authors' code; the equation as printed has a jump there.
     """
     first, last = _phases(options, steps)
-    done = jnp.clip((step - first) / max(last - first, 1), 0, 1)
+    done = jnp.clip((step - first) / jnp.maximum(last - first, 1), 0, 1)
     left = options.target + (options.rank - options.target) * (1 - done) ** 3
     return jnp.floor(layers * left + 1e-3).astype(jnp.int32)
 
 
-def _phases(options: config.AdaLora, steps: int) -> tuple[int, int]:
+def _phases(options: config.AdaLora, steps: Array | int) -> tuple[Array, Array]:
     """The steps at which the budget begins and ends to fall."""
-    return round(options.start * steps), round((1 - options.end) * steps)
+    first, last = options.start * jnp.asarray(steps), (1 - options.end) * jnp.asarray(steps)
+    return jnp.round(first).astype(jnp.int32), jnp.round(last).astype(jnp.int32)
 
 
 def build(experiment: config.Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
@@ -83,13 +86,15 @@ def build(experiment: config.Experiment, spec: nn.Spec, prefix: str) -> Adaptati
         ]
         return options.orthogonality * jnp.sum(jnp.stack(squares))
 
-    def optimizer(inner: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
-        return _pruned(inner, options, paths, steps)
+    def optimizer(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+        return _pruned(optax.with_extra_args_support(inner), options, paths)
 
     def learns(path: str) -> bool:
         return path in new or is_head(path, prefix)
 
-    return Adaptation(learns, nn.unflatten(new), apply=apply, merge=merge, optimizer=optimizer, penalty=penalty)
+    return Adaptation(
+        learns, nn.unflatten(new), apply=apply, merge=merge, optimizer=optimizer, objective=penalised(penalty)
+    )
 
 
 def _names(path: str) -> tuple[str, str, str]:
@@ -98,11 +103,10 @@ def _names(path: str) -> tuple[str, str, str]:
 
 
 def _pruned(
-    inner: optax.GradientTransformation, options: config.AdaLora, paths: list[str], steps: int
+    inner: optax.GradientTransformationExtraArgs, options: config.AdaLora, paths: list[str]
 ) -> optax.GradientTransformation:
     """`inner`, after whose update the values of ranks that the budget of a step leaves out are zero."""
     each = [_names(path) for path in paths]
-    first, last = _phases(options, steps)
 
     def init(params: Params) -> Ranked:
         flat = nn.flatten(params)
@@ -120,12 +124,13 @@ def _pruned(
             variation[name] = options.beta2 * state.variation[name] + (1 - options.beta2) * far
         return importance, variation
 
-    def update(updates: Params, state: Ranked, params: Params) -> tuple[Params, Ranked]:
+    def update(updates: Params, state: Ranked, params: Params, *, numbers: Numbers, **rest: Any) -> Any:
+        first, last = _phases(options, numbers.steps)
         old = nn.flatten(params)
         importance, variation = smoothed(nn.flatten(updates), state, old)
         scores = {name: x * variation[name] for name, x in importance.items()}  # eq. 11
         ranks = {value: scores[value] + scores[a].mean(0) + scores[b].mean(1) for a, value, b in each}  # eq. 7
-        left = budget(options, len(paths), steps, state.step)
+        left = budget(options, len(paths), numbers.steps, state.step)
         ordered = jnp.sort(jnp.concatenate(list(ranks.values())), descending=True)
         chosen = (state.step >= first) & (state.step <= last)
         chosen &= (state.step % options.every == 0) | (state.step == last)
@@ -134,11 +139,11 @@ def _pruned(
             for value, score in ranks.items()
         }
         changes: Any
-        changes, inner_state = inner.update(updates, state.inner, params)
+        changes, inner_state = inner.update(updates, state.inner, params, numbers=numbers, **rest)
         flat = nn.flatten(changes)
         cut = chosen | (state.step > last)
         for value, keep in kept.items():  # eq. 6; between two choices, what was cut may grow back
             flat[value] = jnp.where(cut & (keep == 0), -old[value], flat[value])
         return nn.unflatten(flat), Ranked(inner_state, state.step + 1, importance, variation, kept)
 
-    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]

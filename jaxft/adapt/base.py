@@ -11,6 +11,7 @@ import optax
 
 from jaxft.errors import UserError
 from jaxft.models import nn
+from jaxft.train.objective import ObjectiveTransform
 from jaxft.types import Array, Key, Params
 
 
@@ -29,8 +30,8 @@ class Adaptation:
       apply: all parameters -> those that the model computes with; differentiable in what learns. A module may hold an
         `nn.Change` there, which then computes it.
       merge: all parameters -> the model's own alone, which compute the same; None: there are no such.
-      optimizer: the optimizer and the number of steps -> the optimizer that is used.
-      penalty: all parameters -> `[]`, added to the loss; None: nothing.
+      optimizer: the optimizer -> the optimizer that is used. Its update takes the step's `numbers`.
+      objective: changes what training makes small, of all parameters.
       tokens: virtual ones that the model sees before those of each example; see `jaxft.batch.put_before`.
       positions: of the model's, the first ones, that are not for an example's own tokens.
     """
@@ -40,8 +41,8 @@ class Adaptation:
     prepare: Callable[[Params], Params] = unchanged
     apply: Callable[[Params], Params] = unchanged
     merge: Callable[[Params], Params] | None = unchanged
-    optimizer: Callable[[optax.GradientTransformation, int], optax.GradientTransformation] = lambda inner, steps: inner
-    penalty: Callable[[Params], Array] | None = None
+    optimizer: Callable[[optax.GradientTransformation], optax.GradientTransformation] = unchanged
+    objective: ObjectiveTransform = unchanged
     tokens: int = 0
     positions: int = 0
 

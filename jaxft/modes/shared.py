@@ -83,7 +83,7 @@ def best_weights(
         frozen = composed.split(load(base, composed)[0])[1]
         origin = {"frozen": fingerprint.of_params(frozen)}
     checkpoints = Checkpoints(folder.checkpoints, None, say, origin)
-    if not (found := checkpoints.restore(composed.state, frozen)):
+    if not (found := checkpoints.restore(composed.state, frozen, composed.placed_numbers())):
         raise empty
     state, position = checkpoints.best(composed.state, found)
     checkpoints.close()

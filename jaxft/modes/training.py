@@ -117,7 +117,7 @@ def _start(job: Job, folder: Workdir) -> tuple[State, Position, Checkpoints]:
         origin |= {"frozen": fingerprint.of_params(begun[0].frozen)}
     publish = folder.publish_progress if distributed.primary() else lambda: None
     checkpoints = Checkpoints(folder.checkpoints, job.experiment.train.keep, say, origin, publish)
-    if found := checkpoints.restore(job.program.state, begun[0].frozen if begun else {}):
+    if found := checkpoints.restore(job.program.state, begun[0].frozen if begun else {}, job.program.placed_numbers()):
         state, position = found
         say(f"resuming at step {position['step']} of {job.steps}")
         return state, Position(**position), checkpoints

@@ -8,6 +8,7 @@ sentence, a question) may become several examples of the model, such as the wind
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -50,10 +51,14 @@ class Steady:
 
     reads: tuple[str, ...] = ()
     lower: frozenset[str] = frozenset()
+    numbers: Mapping[str, float] = MappingProxyType({})
     vary: Vary | None = None
     together: bool = False
 
     def decide(self, thresholds: Mapping[str, float]) -> Any:
+        return self
+
+    def with_numbers(self, numbers: Mapping[str, Array]) -> Any:
         return self
 
     def files(self, model: Model, max_length: int) -> dict[str, Any]:
@@ -127,6 +132,15 @@ class Task(Protocol):
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """The sum of the losses and the sum of their weights, both `[]` float32; a batch's loss is their ratio."""
+        ...
+
+    @property
+    def numbers(self) -> Mapping[str, float]:
+        """Settings of the loss of which another value is to compile nothing, by name; those that are not zero."""
+        ...
+
+    def with_numbers(self, numbers: Mapping[str, Array]) -> Any:
+        """The same task, whose loss computes with these arrays `[]` in place of its `numbers`."""
         ...
 
     def features(self, split: Split, tokenizer: Any, max_length: int, labelled: bool = True) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def cross_entropy(
     labels: Int[Array, "*lead"],
     weights: Float[Array, "*lead"],
     class_weights: Sequence[float] = (),
-    smoothing: float = 0.0,
+    smoothing: float | Float[Array, ""] = 0.0,
 ) -> Sums:
     """-log softmax(logits)[label], as torch.nn.CrossEntropyLoss computes it, class weights and smoothing included.
 
@@ -31,7 +31,7 @@ def cross_entropy(
         scale = jnp.asarray(class_weights, jnp.float32)
         counts, log_probs = weights * scale[labels], log_probs * scale
     total = (counts * losses).sum()
-    if smoothing:
+    if isinstance(smoothing, jax.Array) or smoothing:
         total = (1 - smoothing) * total - smoothing * (weights * log_probs.mean(-1)).sum()
     return total, counts.sum()
 

@@ -70,6 +70,13 @@ print(predict("A text."))"""
         pooled = run.over(batch["order"]).fold(HEAD_SITE).drop(pooled, rate)
         return {"logits": nn.dense(params["classifier"], pooled).astype(jnp.float32)}
 
+    @property
+    def numbers(self) -> Mapping[str, float]:
+        return {"label_smoothing": self.options.label_smoothing} if self.options.label_smoothing else {}
+
+    def with_numbers(self, numbers: Mapping[str, Array]) -> SequenceClassification:
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, **numbers))
+
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         logits, labels, weights = outputs["logits"], batch["labels"], batch["weights"]
         if self.options.problem == "regression":

@@ -1,6 +1,7 @@
 """Checkpoints of a run: asynchronous and atomic, by orbax. Only what learns is saved, not the frozen parameters."""
 
 import contextlib
+import dataclasses
 import errno
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 from jaxft.devices import distributed
 from jaxft.errors import UserError, causes, system_error
 from jaxft.storage import bucket
+from jaxft.train.numbers import Numbers
 from jaxft.train.state import State
 from jaxft.types import Params
 
@@ -103,10 +105,11 @@ class Checkpoints:
         with self._told("written"):
             self._manager.save(int(position["step"]), args=ocp.args.Composite(**items))
 
-    def restore(self, state: State, frozen: Params) -> tuple[State, dict[str, Any]] | None:
+    def restore(self, state: State, frozen: Params, numbers: Numbers) -> tuple[State, dict[str, Any]] | None:
         """The newest whole checkpoint, placed as the abstract `state` says; None if there is none.
 
-        One that cannot be read is named and set aside, and the one before it is used.
+        `frozen` and `numbers`, which no checkpoint holds, complete it. One that cannot be read is named and set aside,
+        and the one before it is used.
 
         Raises:
           UserError: it was saved by a run that was made from something else.
@@ -123,7 +126,7 @@ class Checkpoints:
                 self._set_aside(step, failed or OSError("another process cannot read it"))
                 continue
             self._best.step = position["best_step"]
-            return restored.replace(frozen=frozen), position
+            return restored.replace(frozen=frozen, numbers=numbers), position
         return None
 
     def best(self, state: State, last: tuple[State, dict[str, Any]]) -> tuple[State, dict[str, Any]]:
@@ -139,7 +142,7 @@ class Checkpoints:
         failed, found = None, last
         try:
             restored, position = self._read(step, state)
-            found = restored.replace(frozen=last[0].frozen), position
+            found = restored.replace(frozen=last[0].frozen, numbers=last[0].numbers), position
         except Exception as error:
             if _is_no_damage(error):
                 raise
@@ -162,7 +165,7 @@ class Checkpoints:
                         "choose another --workdir, or start anew by --overwrite"
                     )
             wanted = ocp.args.Composite(state=ocp.args.StandardRestore(_saved(state)))
-            return self._manager.restore(step, args=wanted)["state"], position
+            return state.replace(**self._manager.restore(step, args=wanted)["state"]), position
 
     def _set_aside(self, step: int, error: Exception) -> None:
         self._note(f"checkpoint {step} cannot be read: {_reason(error)}")
@@ -201,8 +204,11 @@ def _move(path: epath.Path, target: epath.Path) -> None:
     path.rename(target)
 
 
-def _saved(state: State) -> State:
-    return state.replace(frozen={})
+def _saved(state: State) -> dict[str, Any]:
+    """The parts of a state that a checkpoint holds, as jaxft 0.1.0 wrote them."""
+    parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    del parts["numbers"]
+    return parts | {"frozen": {}}
 
 
 def _is_no_damage(error: Exception) -> bool:

@@ -1,5 +1,6 @@
 """AdamW with warmup and decay, from optax parts; and rates that differ from layer to layer."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,32 +8,70 @@ import jax.numpy as jnp
 import optax
 
 from jaxft import config
-from jaxft.errors import UserError
+from jaxft.train.numbers import Numbers
+from jaxft.types import Array, Float, Int
 
 NOT_DECAYED = ("bias", "scale", "magnitude")
 """Names of parameters without weight decay: biases, the scales of LayerNorm and of (IA)^3, the lengths of DoRA."""
 
 
-def make_schedule(options: config.Optimizer, steps: int) -> optax.Schedule:
-    """Linear warmup from 0 to the peak, then linear or cosine decay to 0 at `steps`, or no decay.
+Schedule = Callable[[Int[Array, "*counts"], Numbers], Float[Array, "*counts"]]
+"""`(updates so far, numbers) -> learning rate`."""
+
+DECAYS: dict[str, Callable[[Array], Array]] = {
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: 0.5 * (1 + jnp.cos(jnp.pi * done)),
+    "constant": jnp.ones_like,
+}
+"""Name of a schedule -> the share of the peak that is left once a share of the steps after warmup is done."""
+
+
+def make_schedule(name: str) -> Schedule:
+    """Returns linear warmup from 0 to the peak, then linear or cosine decay to 0 at the last step, or no decay.
 
     As get_linear_schedule_with_warmup and get_cosine_schedule_with_warmup of transformers/optimization.py.
-
-    Raises:
-      UserError: warmup is longer than the run.
     """
-    warmup = round(options.warmup * steps) if options.warmup < 1 else round(options.warmup)
-    if warmup > steps:
-        raise UserError(f"config.optimizer.warmup is {warmup} steps, but the run has only {steps}")
-    peak, rest = options.learning_rate, max(steps - warmup, 1)
-    decay = {
-        "linear": optax.linear_schedule(peak, 0.0, rest),
-        "cosine": optax.cosine_decay_schedule(peak, rest),
-        "constant": optax.constant_schedule(peak),
-    }[options.schedule]
-    if warmup == 0:
-        return decay
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
+
+    def schedule(count: Array, numbers: Numbers) -> Array:
+        warm = count / jnp.maximum(numbers.warmup, 1)
+        done = (count - numbers.warmup) / jnp.maximum(numbers.steps - numbers.warmup, 1)
+        left = DECAYS[name](jnp.clip(done, 0, 1))
+        return numbers.learning_rate * jnp.where(count < numbers.warmup, warm, left)
+
+    return schedule
+
+
+def scale_by_rate(schedule: Schedule) -> optax.GradientTransformationExtraArgs:
+    """Returns the transformation that multiplies updates by the negative learning rate, by the numbers it is given.
+
+    optax.scale_by_learning_rate, whose state it has, bakes the rate into the compiled step.
+    """
+
+    def init(params: Any) -> optax.ScaleByScheduleState:
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(updates: Any, state: Any, params: Any = None, *, numbers: Numbers, **_: Any) -> tuple[Any, Any]:
+        rate = -schedule(state.count, numbers)
+        scaled = jax.tree.map(lambda g: rate.astype(g.dtype) * g, updates)
+        return scaled, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def add_decayed_weights(mask: Callable[[Any], Any]) -> optax.GradientTransformationExtraArgs:
+    """Returns the transformation that adds the weight decay of the numbers it is given times the parameters.
+
+    As optax.add_decayed_weights, whose state it has.
+
+    Args:
+      mask: updates -> a tree like them, True where it applies.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None, *, numbers: Numbers, **_: Any) -> tuple[Any, Any]:
+        return jax.tree.map(lambda g, p: g + numbers.weight_decay * p, updates, params), state
+
+    plain = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)  # pyright: ignore
+    return optax.masked(plain, mask)  # pyright: ignore[reportReturnType]
 
 
 def decayed(params: Any) -> Any:
@@ -53,9 +92,14 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def make_optimizer(options: config.Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW (Loshchilov and Hutter 2019)."""
-    adamw = optax.adamw(schedule, options.b1, options.b2, options.eps, weight_decay=options.weight_decay, mask=decayed)
+def make_optimizer(options: config.Optimizer, schedule: Schedule) -> optax.GradientTransformation:
+    """Returns clipping by global norm, then AdamW (Loshchilov and Hutter 2019).
+
+    Its update needs the extra argument `numbers`. Of the options it reads what is no number of these, and whether the
+    weight decay is zero.
+    """
+    decay = add_decayed_weights(decayed) if options.weight_decay else optax.masked(optax.identity(), decayed)
+    adamw = optax.chain(optax.scale_by_adam(options.b1, options.b2, options.eps), decay, scale_by_rate(schedule))
     clip = clip_by_global_norm(options.clip_norm) if options.clip_norm > 0 else optax.identity()
     layers = options.layer_decay < 1 or options.unfreeze_every > 0
     return optax.chain(clip, adamw, *[by_depth(options.layer_decay, options.unfreeze_every)] * layers)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from jaxft.train.numbers import Numbers
 from jaxft.types import Array, Int, Params, UInt32
 
 
@@ -21,6 +22,7 @@ class State(struct.PyTreeNode):
       key: raw PRNG key; the dropout masks of a step are a function of it and `step`.
       skipped: updates left out so far because the loss or a gradient was not finite.
       skipped_in_a_row: how many of them were the last ones.
+      numbers: settings of the run, the same at each step and in no checkpoint.
     """
 
     step: Int[Array, ""]
@@ -30,9 +32,12 @@ class State(struct.PyTreeNode):
     key: UInt32[Array, " words"]
     skipped: Int[Array, ""]
     skipped_in_a_row: Int[Array, ""]
+    numbers: Numbers
 
 
-def init(trainable: Params, frozen: Params, optimizer: optax.GradientTransformation, seed: int) -> State:
+def init(
+    trainable: Params, frozen: Params, optimizer: optax.GradientTransformation, numbers: Numbers, seed: int
+) -> State:
     """The state before the first step."""
     zero = jnp.zeros((), jnp.int32)
     key = jax.random.key_data(jax.random.key(seed))
@@ -44,4 +49,5 @@ def init(trainable: Params, frozen: Params, optimizer: optax.GradientTransformat
         key=key,
         skipped=zero,
         skipped_in_a_row=zero,
+        numbers=numbers,
     )

@@ -1,6 +1,7 @@
 """The training step: `state, metrics = train_step(state, batch)`, and the evaluation step.
 
-Both are pure and know no model, task or method by name: they are handed an objective and a way to join parameters.
+Both are pure and know no model, task or method by name: objective | gradient | update. They are handed the gradient of
+an objective, which transforms of `jaxft.train.objective` and `jaxft.train.gradient` may have changed, and an optimizer.
 """
 
 from collections.abc import Callable
@@ -10,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxft.train.gradient import Gradient
+from jaxft.train.numbers import Numbers
+from jaxft.train.objective import Objective
+from jaxft.train.optimizer import Schedule
 from jaxft.train.state import State
-from jaxft.types import Array, Batch, Key, Outputs, Params
-
-Objective = Callable[[Params, Batch, Key[Array, ""] | None], tuple[tuple[Array, Array], Outputs]]
-"""`(params, batch, dropout key or None) -> (sum of losses, sum of weights), outputs`."""
+from jaxft.types import Array, Batch, Outputs, Params
 
 TrainStep = Callable[[State, Batch], tuple[State, dict[str, Array]]]
 
@@ -31,46 +33,28 @@ EvalStep = Callable[[tuple[Params, Params], Batch], Evaluated]
 
 
 def make_train_step(
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    join: Callable[[Params, Params], Params],
-    accumulate: int = 1,
+    gradient: Callable[[Numbers], Gradient], optimizer: optax.GradientTransformation, schedule: Schedule
 ) -> TrainStep:
-    """One update on one batch.
+    """Returns the step that makes one update on one batch, by the gradient of total / weight.
 
-    The batch is split by rows into `accumulate` parts computed one after the other. The gradient is that of the whole
-    batch's loss, sum of losses / sum of weights, however it is split. Where the loss or the gradient is not finite the
-    update is left out and counted.
+    Where the loss or the gradient is not finite the update is left out and counted.
+
+    Args:
+      gradient: what computes the gradient, by the numbers of the state.
+      optimizer: its update takes those as an extra argument, `numbers`, where it takes extra arguments.
+      schedule: the learning rate that is reported.
     """
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def train_step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
+        # The gradient of the batch's mean loss.
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        total, weight, sums = gradient(state.numbers)(state.trainable, state.frozen, batch, key)
+        loss, grads = total / weight, jax.tree.map(lambda g: g / weight, sums)
 
-        def loss_sum(trainable: Params, part: Batch) -> tuple[Array, Array]:
-            (total, weight), _ = objective(join(trainable, state.frozen), part, key)
-            return total, weight
-
-        def mean(trainable: Params) -> tuple[Array, Array]:
-            total, weight = loss_sum(trainable, batch)
-            return total / weight, weight
-
-        def add(sums, part):
-            (total, weight), grads = jax.value_and_grad(loss_sum, has_aux=True)(state.trainable, part)
-            return jax.tree.map(jnp.add, sums, (total, weight, grads)), None
-
-        if accumulate == 1:
-            (loss, _), grads = jax.value_and_grad(mean, has_aux=True)(state.trainable)
-        else:
-            # Part i takes every accumulate-th row, so that each part is spread over all devices. They share a key:
-            # dropout masks are a function of the example, which only one part holds.
-            parts = {k: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
-            zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.trainable))
-            (total, weight, grads), _ = jax.lax.scan(add, zeros, parts)
-            loss, grads = total / weight, jax.tree.map(lambda g: g / weight, grads)
-
+        # The update, which counts where everything in it is a number.
         norm = optax.tree.norm(grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable, numbers=state.numbers)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
         new_state = state.replace(
@@ -83,7 +67,7 @@ def make_train_step(
         metrics = {
             "loss": loss,
             "grad_norm": norm,
-            "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
+            "learning_rate": schedule(state.step - state.skipped, state.numbers),
             "skipped": new_state.skipped,
             "skipped_in_a_row": new_state.skipped_in_a_row,
         }

@@ -14,7 +14,7 @@ import pytest
 import support
 from runs import ROOT, bits_equal
 
-from jaxft import config, hub, models
+from jaxft import config, hub, models, program
 from jaxft.batch import BatchShape
 from jaxft.data.batches import HostBatch
 from jaxft.data.features import Features
@@ -23,7 +23,7 @@ from jaxft.hub.adapters import TYPES
 from jaxft.models import nn
 from jaxft.program import Program
 from jaxft.train.checkpoint import Checkpoints
-from jaxft.train.optimizer import make_optimizer
+from jaxft.train.optimizer import Schedule, make_optimizer
 from jaxft.train.state import State
 from jaxft.types import Batch, Params
 
@@ -36,7 +36,7 @@ BEFORE = ("prefix", "prompt")
 """Methods that put something before each example: they change the model's outputs as soon as they are there."""
 
 
-def watched(options: config.Optimizer, schedule: optax.Schedule) -> optax.GradientTransformation:
+def watched(options: config.Optimizer, schedule: Schedule) -> optax.GradientTransformation:
     """AdamW, the state of which has the last gradient too."""
     watch = optax.GradientTransformation(
         lambda params: jax.tree.map(jnp.zeros_like, params),
@@ -76,7 +76,7 @@ def adapted(name: str) -> Adapted:
     features = support.random_features(np.random.default_rng(0), CASE, [9, 24, 4, 7], HF)
     shape = BatchShape(4, 24, 3)
     packed, padded = (support.lay_out(features, CASE.task, 24, slots, shape) for slots in (0, 1))
-    composed = support.compose(CASE.task, MODEL, make_optimizer=watched, **support.ADAPTATIONS[name])
+    composed = support.compose(CASE.task, MODEL, parts=program.Parts(optimizer=watched), **support.ADAPTATIONS[name])
     params = support.random_params(CASE.task, MODEL, seed=0)
     trainable, frozen = composed.split(params)
     rng = np.random.default_rng(1)
@@ -175,14 +175,14 @@ def test_it_begins_as_the_model_and_is_merged(name: str):
     """What a method adds changes nothing at first; and its outputs are those of parameters of the model alone."""
     a = adapted(name)
     batch = support.arrays(a.packed)
-    outputs = plain_step()((a.params, {}), batch)["logits"]
+    outputs = plain_step()((a.params, {}), batch).outputs["logits"]
     start = a.program.eval_step(a.program.split(a.params), batch).outputs["logits"]
     assert (jnp.abs(start - outputs).max() < 1e-5) == (name not in BEFORE)
     found = a.program.eval_step((a.trainable, a.frozen), batch).outputs["logits"]
     assert jnp.abs(found - outputs).max() > 1e-2
     if a.program.merge is not None:
         merged = a.program.merge(a.trainable, a.frozen)
-        np.testing.assert_allclose(found, plain_step()((merged, {}), batch)["logits"], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found, plain_step()((merged, {}), batch).outputs["logits"], rtol=1e-5, atol=1e-5)
     assert (a.program.merge is None) == (name in (*BEFORE, "adapter"))
 
 
@@ -199,7 +199,8 @@ def test_resuming_is_exact(name: str, tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
     checkpoints.save(steps[1], {"step": 2, "best_step": None}, None)
     checkpoints.wait()
-    restored = checkpoints.restore(a.program.state, a.program.split(support.copy(a.params))[1])
+    frozen = a.program.split(support.copy(a.params))[1]
+    restored = checkpoints.restore(a.program.state, frozen, a.program.placed_numbers())
     checkpoints.close()
     assert restored
     state, position = restored
@@ -286,7 +287,7 @@ def test_several_adapters_share_a_base(tmp_path, monkeypatch):
     assert bits_equal((names["one"], names["other"]), (found["one"], found["other"]))
     one, other = (a.program.eval_step((names[folder], a.frozen), batch).outputs["logits"] for folder in found)
     assert jnp.abs(one - other).max() > 1e-5
-    np.testing.assert_allclose(plain_step()((names["merged"], {}), batch)["logits"], one, atol=1e-5)
+    np.testing.assert_allclose(plain_step()((names["merged"], {}), batch).outputs["logits"], one, atol=1e-5)
     mean = jax.tree.map(lambda *pair: np.mean(pair, axis=0), *found.values())
     average = adapters.average([names["one"], names["other"]])
     support.assert_close(nn.flatten(average), nn.flatten(mean), 1e-6)

@@ -16,6 +16,7 @@ from runs import bits_equal, example
 from jaxft import config, hub, models, program
 from jaxft.batch import BatchShape
 from jaxft.models import nn
+from jaxft.train import numbers
 from jaxft.train.checkpoint import Checkpoints
 from jaxft.train.optimizer import make_optimizer, make_schedule
 
@@ -74,7 +75,9 @@ def test_a_method_of_ones_own():
     """examples/method.py learns what it says: two vectors a layer, and no matrix."""
     case, model = support.TASKS["single_label"], models.build(support.SMALL)
     experiment = config.Experiment(task=case.options, optimizer=config.Optimizer(learning_rate=1e-2, warmup=0.0))
-    composed = program.compose(experiment, model, case.task, 10, adaptation=example("method").build)
+    composed = program.compose(
+        experiment, model, case.task, 10, parts=program.Parts(adaptation=example("method").build)
+    )
     features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
     batch = support.arrays(support.lay_out(features, case.task, 24, slots=0))
     state = composed.init(support.random_params(case.task, model, seed=0))
@@ -90,11 +93,11 @@ def rates(**keys: Any) -> list[dict[str, float]]:
     """How far each parameter moves in each of six steps by the same gradient, divided by how far the head does."""
     case, model = support.TASKS["single_label"], models.build(support.SMALL | {"num_hidden_layers": 3})
     options = config.Optimizer(learning_rate=1e-3, warmup=0.0, schedule="constant", weight_decay=0.0, **keys)
-    transform = make_optimizer(options, make_schedule(options, 6))
+    transform, values = make_optimizer(options, make_schedule("constant")), numbers.of(options, 6)
     params = nn.unflatten({path: jnp.ones(1) for path in nn.flatten(case.task.param_spec(model))})
     state, update, found = transform.init(params), jax.jit(transform.update), []
     for _ in range(6):
-        updates, state = update(jax.tree.map(jnp.ones_like, params), state, params)
+        updates, state = update(jax.tree.map(jnp.ones_like, params), state, params, numbers=values)
         sizes = {path: float(jnp.abs(x).max()) for path, x in nn.flatten(updates).items()}
         found.append({path: size / sizes["classifier/bias"] for path, size in sizes.items()})
     return found

@@ -15,6 +15,7 @@ from jaxft.adapt import adalora
 from jaxft.errors import UserError
 from jaxft.hub import adapters
 from jaxft.models import nn
+from jaxft.train import numbers
 from jaxft.types import Params
 
 HEAD = ["classifier", "pooler"]
@@ -206,13 +207,13 @@ def test_adalora_keeps_within_the_budget():
     spec = case.task.param_spec(model)
     experiment = config.Experiment(task=case.options, **keys)
     method = adalora.build(experiment, spec, model.prefix)
-    transform = method.optimizer(optax.sgd(0.1), 10)
+    transform = method.optimizer(optax.sgd(0.1))
     trainable: Any = method.split(method.extend(support.random_params(case.task, model, 0), jax.random.key(0)))[0]
     state, update, rng = transform.init(trainable), jax.jit(transform.update), np.random.default_rng(0)
     layers = 6 * support.SMALL["num_hidden_layers"]
     for step in range(10):
         grads = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), trainable)
-        updates, state = update(grads, state, trainable)
+        updates, state = update(grads, state, trainable, numbers=numbers.of(experiment.optimizer, 10))
         trainable = optax.apply_updates(trainable, updates)
         values = jnp.concatenate([x for path, x in nn.flatten(trainable).items() if path.endswith("/value")])
         if step >= 1:
