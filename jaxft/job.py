@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxft import config, hub, kernels, models, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources, splits
-from jaxft.data.batches import Feed, HostBatch, smallest
+from jaxft.data.batches import Feed, HostBatch, fitting
 from jaxft.data.features import Features, Items, cache_key, tokenize
 from jaxft.data.order import Order
 from jaxft.data.sources import Split
@@ -34,6 +34,13 @@ COMPILATION = 4e8
 A CPU core compiles a layer of MiniLM in 0.9 s, and computes 1.2e9 of them meanwhile. A third of that is charged: later
 runs read the program from disk.
 """
+
+
+EXACT = 1000
+"""Steps of the longest run of which every batch is packed to choose the shapes; of a longer one about so many are."""
+
+WEIGHED = 20_000
+"""Batches of which the tokens are counted, to find the heaviest: a tenth of a second."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,11 @@ class Job:
         settings = fingerprint.of_values(config.defining(self.experiment))
         return {"experiment": settings, "data": fingerprint.of_columns(columns)}
 
+    @property
+    def parts(self) -> int:
+        """So many devices and parts of a step share the rows of a batch."""
+        return self.program.row_shards * self.experiment.train.accumulate
+
     def batch_shapes(self, parts: int) -> list[BatchShape]:
         """The batch shapes that the run would have, were its rows split into so many parts."""
         items = _items(self.features, self.task)
@@ -152,7 +164,8 @@ class Job:
         first = [self.order.lengths[self.order[i]] for i in range(min(50, self.steps))]
         most = self.features["train"].items(self.task.together).most
         length, slots = self.shapes[-1].length, self.shapes[-1].slots // most
-        return [smallest(self.shapes, packing.pack(n, length, slots).count, int(n.max())) for n in first]
+        parts = self.parts
+        return [fitting(self.shapes, packing.pack(n, length, slots).count, int(n.max()), parts) for n in first]
 
     def padding(self) -> float:
         """The share of computed positions that hold no token, over the first batches."""
@@ -169,7 +182,8 @@ class Job:
         data, vary, seed = self.experiment.data, self.task.vary, self.experiment.seed
         varied = vary and (lambda features, examples, epoch: vary(features, examples, seed, epoch))
         place, together = self.program.batch_sharding, self.task.together
-        return Feed(self.features[split], self.task.targets, self.shapes, place, data.workers, varied, together)
+        targets, workers = self.task.targets, data.workers
+        return Feed(self.features[split], targets, self.shapes, place, workers, varied, together, self.parts)
 
 
 def prepare(
@@ -234,12 +248,26 @@ def _items(features: Mapping[str, Features], task: Task) -> dict[str, Items]:
     return {name: part.items(task.together) for name, part in features.items()}
 
 
+def _typical(order: Order, steps: int) -> list[int]:
+    """Which batches the shapes are chosen by: all of a short run; of a long one some evenly over it, and the heaviest.
+
+    Those with most tokens are looked for among `WEIGHED` batches. One that still needs more rows than the largest shape
+    has gets a shape of its own; see `jaxft.data.batches.fitting`.
+    """
+    if steps <= EXACT:
+        return list(range(steps))
+    weighed = np.unique(np.linspace(0, steps - 1, min(steps, WEIGHED)).astype(np.int64)).tolist()
+    heaviest = sorted(weighed, key=lambda i: -int(order.lengths[order[i]].sum()))[: EXACT // 10]
+    evenly = weighed[:: -(-len(weighed) // EXACT)]
+    return sorted({*evenly, *heaviest})
+
+
 def _shapes(
     items: Mapping[str, Items], order: Order, steps: int, parts: int, data: config.Data, model: Model
 ) -> list[BatchShape]:
     """The batch shapes of the run: those that its batches need, wide enough for the longest item of any split."""
     longest = max(int(part.lengths.max()) for part in items.values())
-    batches = [order.lengths[order[i]] for i in range(steps)]
+    batches = [order.lengths[order[i]] for i in _typical(order, steps)]
     return packing.plan(
         batches,
         longest=longest,
@@ -248,7 +276,7 @@ def _shapes(
         count=data.shapes,
         cost=lambda rows, length: rows * length * (1 + length / (6 * model.cfg.hidden_size)),
         most=max(part.most for part in items.values()),
-        price=COMPILATION / model.cfg.hidden_size**2,
+        price=COMPILATION / model.cfg.hidden_size**2 * len(batches) / steps,
     )
 
 
@@ -298,17 +326,25 @@ def load(directory: Path, composed: Program, seed: int = 0) -> tuple[Params, hub
     return hub.load_parameters(directory, composed.spec, key=key, base_prefix=prefix, shardings=places)
 
 
+def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
 _tracing = threading.Lock()
 """Traces that take turns in Python are all ready late; one after the other the first is ready soon."""
 
 
 class Compiled:
-    """A jitted function compiled ahead for each batch shape, on threads; calling it never compiles anything else."""
+    """A jitted function compiled ahead for each batch shape, on threads.
+
+    A batch of another shape, which is larger than all of them, is waited for until it is compiled too.
+    """
 
     def __init__(
         self, function: Any, first: Any, abstract_batch: Callable[[BatchShape], Any], shapes: list[BatchShape]
     ):
         """`first` is the abstract first argument, the batch is the second; the first shapes are ready first."""
+        self._arguments = function, first
         self._pool = ThreadPoolExecutor(2)
         self._compiled: dict[tuple[int, ...], Future] = {
             (shape.rows, shape.length): self._pool.submit(self._compile, function, first, abstract_batch(shape))
@@ -331,6 +367,9 @@ class Compiled:
 
     def __call__(self, first: Any, batch: Mapping[str, jax.Array]) -> Any:
         shape = batch["input_ids"].shape
+        if shape not in self._compiled:
+            self._compiled[shape] = Future()
+            self._compiled[shape].set_result(self._compile(*self._arguments, jax.tree.map(_abstract, dict(batch))))
         program = self._compiled[shape].result()
         if shape not in self._begun:
             # A process that compiles for longer would miss the others' first collective, which does not wait long.

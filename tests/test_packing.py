@@ -4,11 +4,16 @@ import itertools
 
 import numpy as np
 import pytest
+import support
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxft import config, job, models
 from jaxft.batch import BatchShape
-from jaxft.data.batches import smallest
+from jaxft.data import packing
+from jaxft.data.batches import fitting
+from jaxft.data.features import Items
+from jaxft.data.order import Order
 from jaxft.data.packing import MULTIPLE, pack, plan, thresholds
 
 
@@ -118,7 +123,7 @@ def plans(draw: st.DrawFn) -> tuple[list[np.ndarray], dict]:
 def served(batches: list[np.ndarray], shapes: list[BatchShape]) -> list[BatchShape]:
     """The shape of each batch, as the training feed chooses it."""
     length, slots = shapes[-1].length, shapes[-1].slots
-    return [smallest(shapes, pack(batch, length, slots).count, int(batch.max())) for batch in batches]
+    return [fitting(shapes, pack(batch, length, slots).count, int(batch.max())) for batch in batches]
 
 
 @given(plans())
@@ -143,3 +148,33 @@ def test_more_shapes_and_packing_never_cost_more(drawn: tuple[list[np.ndarray], 
     costs = [cost(count=count) for count in (1, 2, 3, 4)]
     assert costs == sorted(costs, reverse=True)
     assert cost(packing=True, count=1) <= cost(packing=False, count=1)
+
+
+def test_a_batch_beyond_all_shapes_has_one_of_its_own():
+    shapes = [BatchShape(4, 32, 6), BatchShape(8, 32, 6)]
+    assert [fitting(shapes, rows, 30, parts=4).rows for rows in (1, 4, 5, 8, 9, 13)] == [4, 4, 8, 8, 12, 16]
+    assert fitting(shapes, 9, 30, parts=4) == BatchShape(12, 32, 6)
+
+
+def test_the_shapes_of_a_long_run_take_bounded_time_and_hold_its_batches(monkeypatch):
+    """Lengths with a long tail; of a run of a million steps no more batches are packed than of one of a thousand."""
+    rng = np.random.default_rng(0)
+    lengths = np.minimum(rng.geometric(0.04, 3000), 120)
+    items = {"train": Items(np.arange(len(lengths) + 1), lengths)}
+    order, model = Order(lengths, 16, seed=0), models.build(support.SMALL)
+    packed = []
+    plain = packing.pack
+    monkeypatch.setattr(packing, "pack", lambda *given: packed.append(1) or plain(*given))
+    short = job._shapes(items, order, 1000, 2, config.Data(), model)
+    few, packed[:] = len(packed), []
+    long = job._shapes(items, order, 1_000_000, 2, config.Data(), model)
+    assert len(packed) <= 1.5 * few
+    for shapes, steps in ((short, 1000), (long, 1_000_000)):
+        beyond = 0
+        for i in range(0, steps, 1 if steps == 1000 else 503):
+            size = lengths[order[i]]
+            rows = plain(size, shapes[-1].length, shapes[-1].slots)
+            shape = fitting(shapes, rows.count, int(size.max()), parts=2)
+            assert shape.rows >= rows.count and shape.rows % 2 == 0
+            beyond += shape not in shapes
+        assert beyond == 0 if steps == 1000 else beyond <= 2

@@ -36,9 +36,15 @@ class HostBatch:
     tokens: int
 
 
-def smallest(shapes: list[BatchShape], rows: int, length: int) -> BatchShape:
-    """The first of the (ascending) shapes that holds so many rows of that length."""
-    return next(shape for shape in shapes if shape.rows >= rows and shape.length >= length)
+def fitting(shapes: list[BatchShape], rows: int, length: int, parts: int = 1) -> BatchShape:
+    """The first of the (ascending) shapes that holds so many rows of that length.
+
+    Where none has so many rows: the largest with as many as are needed, a multiple of `parts`. The shapes of a long run
+    are chosen by some of its batches, and no batch may fail.
+    """
+    largest = shapes[-1]
+    beyond = largest._replace(rows=-(-rows // parts) * parts)
+    return next((shape for shape in shapes if shape.rows >= rows and shape.length >= length), beyond)
 
 
 def assemble(
@@ -104,6 +110,7 @@ class Feed:
 
     Attributes:
       vary: `(features of some examples, their numbers, epoch) -> ` the same, as training sees them in that epoch.
+      parts: the rows of a batch are a multiple of it.
       together: keep the examples of a row of the table in one row of one batch (such tasks do not vary).
     """
 
@@ -114,6 +121,7 @@ class Feed:
     workers: int = 2
     vary: Callable[[Features, np.ndarray, int], Features] | None = None
     together: bool = False
+    parts: int = 1
 
     @cached_property
     def items(self) -> Items:
@@ -150,7 +158,7 @@ class Feed:
 
     def _assemble(self, chosen: np.ndarray, rows: Rows, rows_at_least: int = 0) -> HostBatch:
         longest = int(self.items.lengths[chosen].max())
-        shape = smallest(self.shapes, max(rows.count, rows_at_least), longest)
+        shape = fitting(self.shapes, max(rows.count, rows_at_least), longest, self.parts)
         examples, rows = spread(self.features, self.items, chosen, rows)
         return assemble(self.features, examples, rows, shape, self.targets, self._local(shape.rows))
 
