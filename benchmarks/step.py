@@ -74,7 +74,7 @@ def measure(name: str, shape: BatchShape, compute: config.Compute, steps: int) -
         seconds.append(time.perf_counter() - started)
     device, memory = composed.mesh.devices.flat[0], step.memory_analysis()
     lengths = np.full(shape.rows * shape.slots, shape.length // shape.slots)
-    useful, peak = flops.train_flops(model, composed.spec)(lengths), flops.peak_flops(composed.mesh)
+    useful, peak = flops.train_flops(model, composed.task)(lengths), flops.peak_flops(composed.mesh)
     median = float(np.median(seconds[2:]))
     return {
         "model": name,

@@ -156,7 +156,7 @@ class Job:
     def work(self) -> Callable[[HostBatch], float]:
         """FLOPs of a training batch."""
         frozen = nn.flatten(self.program.state.frozen)
-        count = flops.train_flops(self.body.model, self.program.spec, frozen)
+        count = flops.train_flops(self.body.model, self.task, frozen)
         return lambda host: count(self.features["train"].lengths[host.examples])
 
     def first_shapes(self) -> list[BatchShape]:

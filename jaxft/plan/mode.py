@@ -126,7 +126,7 @@ def _search(about: Subject, name: str, devices: list[Any], mesh: Mesh) -> dict[s
     work = searching.Work(
         body.model,
         sum(math.prod(leaf.shape) for leaf in spec.values()),
-        train_flops(body.model, nn.unflatten(spec))(about.lengths) / len(devices),
+        train_flops(body.model, task)(about.lengths) / len(devices),
         about.shape(1),
         scores=about.experiment.compute.attention == "xla",
     )

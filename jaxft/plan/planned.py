@@ -101,7 +101,7 @@ def plan(
         "cached": built.cached,
         "exact": exact,
         "memory": memory(built, state_bytes(program, shape), chip),
-        "model_flops": flops.train_flops(program.model, program.spec)(np.asarray(lengths)) / program.mesh.size,
+        "model_flops": flops.train_flops(program.model, program.task)(np.asarray(lengths)) / program.mesh.size,
     }
     if not built.compiled:
         return facts | {"message": built.message}

@@ -61,6 +61,12 @@ class Steady:
     def with_numbers(self, numbers: Mapping[str, Array]) -> Any:
         return self
 
+    def tied(self: Any, model: Model) -> tuple[str, ...]:
+        return ()
+
+    def places(self: Any, path: str, lengths: np.ndarray) -> np.ndarray:
+        return lengths if set(self.outputs.values()) == {"token"} else np.ones_like(lengths)
+
     def files(self, model: Model, max_length: int) -> dict[str, Any]:
         return {}
 
@@ -141,6 +147,14 @@ class Task(Protocol):
 
     def with_numbers(self, numbers: Mapping[str, Array]) -> Any:
         """The same task, whose loss computes with these arrays `[]` in place of its `numbers`."""
+        ...
+
+    def tied(self, model: Model) -> tuple[str, ...]:
+        """The paths of the body's embeddings that the head multiplies by as well."""
+        ...
+
+    def places(self, path: str, lengths: np.ndarray) -> np.ndarray:
+        """At how many places of examples of so many tokens, `[n]`, the head's matrix at `path` is needed, `[n]`."""
         ...
 
     def features(self, split: Split, tokenizer: Any, max_length: int, labelled: bool = True) -> dict[str, Any]:

@@ -62,6 +62,14 @@ print(predict(f"A {predict.tokenizer.mask_token}."))"""
         bias = nn.Leaf((model.cfg.vocab_size,), ("vocab",), "zeros")
         return model.param_spec(pooler=False) | {"cls": {"predictions": {"transform": transform, "bias": bias}}}
 
+    def tied(self, model: Model) -> tuple[str, ...]:
+        return (f"{model.prefix}/embeddings/word_embeddings/embedding",)
+
+    def places(self, path: str, lengths: np.ndarray) -> np.ndarray:
+        """The head of hidden tokens is needed at these alone; another one, such as next_sentence's, once an example."""
+        hidden = path.startswith("cls/predictions/") or path.endswith("/embedding")
+        return self.options.mask_fraction * lengths if hidden else np.ones_like(lengths)
+
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
         """Of each hidden token the log probability that it is what it was, and 1 where it is the best guess; else 0."""
         at = self.hidden_places(batch)
