@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 
 from jaxft import batch
 from jaxft.batch import BatchShape, Target
+from jaxft.data import ragged
 from jaxft.data.features import Features, Items
 from jaxft.data.order import Order
 from jaxft.data.packing import Rows, pack
@@ -64,7 +65,7 @@ def assemble(
     here = (rows.row >= low) & (rows.row < high)
     index, row, slot, start = examples[here], rows.row[here] - low, rows.slot[here], rows.start[here]
     sizes = features.lengths[index]
-    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    within = ragged.within(sizes)
     source = np.repeat(features.offsets[index], sizes) + within
     place = np.repeat(row * shape.length + start, sizes) + within
 
@@ -97,7 +98,7 @@ def spread(features: Features, items: Items, chosen: np.ndarray, rows: Rows) -> 
     """
     first = items.bounds[chosen]
     sizes = items.bounds[chosen + 1] - first
-    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    within = ragged.within(sizes)
     examples = np.repeat(first, sizes) + within
     before = features.offsets[examples] - np.repeat(features.offsets[first], sizes)
     row, slot, start = (np.repeat(array, sizes) for array in rows)

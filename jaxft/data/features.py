@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from jaxft.data import ragged
+
 FORMAT = 2
 """Part of each cache key; a change of the columns' meaning changes it."""
 
@@ -71,7 +73,7 @@ class Features:
         """Those of some examples, `[n]`."""
         sizes = self.lengths[examples]
         offsets = np.concatenate([[0], np.cumsum(sizes)])
-        source = np.repeat(self.offsets[examples] - offsets[:-1], sizes) + np.arange(offsets[-1])
+        source = np.repeat(self.offsets[examples], sizes) + ragged.within(sizes)
         tokens = {name: column[source] for name, column in self.tokens.items()}
         return Features(offsets, tokens, {name: column[examples] for name, column in self.examples.items()})
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from jaxft.data import ragged
 from jaxft.data.batches import Feed, HostBatch
 from jaxft.train.step import EvalStep
 from jaxft.types import Array, Batch, Outputs, Params
@@ -76,7 +77,7 @@ def collect(
 def token_places(host: HostBatch, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of each token of a batch: where it lies in the flat rows, and where in the flat features."""
     sizes = np.diff(offsets)[host.examples]
-    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    within = ragged.within(sizes)
     first = host.rows.row * host.shape.length + host.rows.start
     return np.repeat(first, sizes) + within, np.repeat(offsets[host.examples], sizes) + within
 

@@ -18,7 +18,8 @@ class Numbers(NamedTuple):
       warmup: steps of it.
       steps: of the run, over which the learning rate decays.
       weight_decay: decoupled.
-      loss: numbers of the task's loss by name; see `jaxft.tasks.base.Task.numbers`.
+      loss: numbers of the task's loss by name; see `jaxft.tasks.base.Task.numbers`. Evaluation, which no state is
+        handed to, is compiled for each value of these.
     """
 
     learning_rate: Float[Array, ""]
