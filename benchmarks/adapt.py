@@ -38,7 +38,7 @@ from jaxft import config, program
 from jaxft.job import Job, load, prepare
 from jaxft.modes.shared import cache_programs
 from jaxft.train.evaluate import evaluate
-from jaxft.train.optimizer import Schedule, make_optimizer
+from jaxft.train.optimizer import Depth, Schedule, make_optimizer
 from jaxft.train.state import State
 from jaxft.types import Array, Batch, Params
 
@@ -68,13 +68,13 @@ class Rate(NamedTuple):
     peak: Array
 
 
-def rated(options: config.Optimizer, schedule: Schedule) -> optax.GradientTransformation:
+def rated(options: config.Optimizer, schedule: Schedule, depth: Depth) -> optax.GradientTransformation:
     """The optimizer of a peak rate of 1, times the rate that its state holds: AdamW's update is linear in the rate."""
     times = optax.GradientTransformation(
         lambda params: Rate(jnp.ones(())),
         lambda updates, state, params=None: (jax.tree.map(lambda x: x * state.peak, updates), state),  # pyright: ignore
     )
-    return optax.chain(make_optimizer(options, schedule), times)
+    return optax.chain(make_optimizer(options, schedule, depth), times)
 
 
 def at_rate(state: State, peak: float) -> State:

@@ -61,7 +61,7 @@ def measure(name: str, shape: BatchShape, compute: config.Compute, steps: int) -
     }
     state = composed.init(nn.unflatten(params))
     abstract = composed.abstract_batch(shape)
-    host = full_batch(shape, model.cfg.vocab_size)
+    host = full_batch(shape, model.facts.vocabulary)
     batch = {k: jax.device_put(jnp.asarray(v, abstract[k].dtype), abstract[k].sharding) for k, v in host.items()}
     started = time.perf_counter()
     step = composed.train_step.lower(composed.state, abstract).compile()  # pyright: ignore[reportFunctionMemberAccess]

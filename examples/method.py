@@ -7,7 +7,7 @@ docs/adapt.md says what an `Adaptation` is.
 
 from flax import struct
 
-from jaxft.adapt.base import Adaptation, dense_layers, is_head
+from jaxft.adapt.base import Adaptation, dense_layers
 from jaxft.models import nn
 from jaxft.types import Array
 
@@ -27,10 +27,10 @@ class Vera(struct.PyTreeNode):
         return (nn.linear(p, x) + nn.product(low, self.b) * self.e).astype(x.dtype)
 
 
-def build(experiment, spec, prefix):
+def build(experiment, spec, model):
     """Two vectors a layer learn; A and B are random, of low rank, and stay as they are."""
     flat, new = nn.flatten(spec), {}
-    paths = dense_layers(flat, prefix, "vera", ("query", "value"))
+    paths = dense_layers(flat, model, "vera", ("query", "value"))
     for path in paths:
         (inputs, outputs), axes, *_ = flat[f"{path}/kernel"]
         new[f"vera/{path}/a"] = nn.Leaf((inputs, RANK), (axes[0], None), stddev=inputs**-0.5)
@@ -44,6 +44,6 @@ def build(experiment, spec, prefix):
         return nn.unflatten({path: x for path, x in flat.items() if path not in new} | changes)
 
     def learns(path):
-        return path.endswith(("/d", "/e")) if path in new else is_head(path, prefix)
+        return path.endswith(("/d", "/e")) if path in new else model.is_head(path)
 
     return Adaptation(learns, nn.unflatten(new), apply=apply, merge=None)

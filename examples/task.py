@@ -14,7 +14,6 @@ import numpy as np
 from jaxft import config, tasks
 from jaxft.batch import Target
 from jaxft.data.sources import check_text, require_columns
-from jaxft.models import nn
 from jaxft.tasks.base import Steady
 
 
@@ -36,11 +35,11 @@ class Poisson(Steady):
         return (self.options.text,)
 
     def param_spec(self, model):
-        return model.param_spec() | {"classifier": nn.dense_spec(model.cfg.hidden_size, 1, ("embed", None), 0.02)}
+        return model.param_spec(model.head("text", outputs=1))
 
     def forward(self, params, model, batch, run):
-        pooled = model.pool(params, model.encode(params, batch, run, at=batch["starts"]))
-        return {"log_rate": nn.dense(params["classifier"], pooled)[..., 0].astype(jnp.float32)}  # [rows, slots]
+        logits = model.of_examples(model.head("text", outputs=1), params, batch, run)
+        return {"log_rate": logits[..., 0]}  # [rows, slots]
 
     def loss(self, outputs, batch):
         each = jnp.exp(outputs["log_rate"]) - batch["counts"] * outputs["log_rate"]

@@ -66,7 +66,7 @@ def put_before(batch: Batch, targets: Mapping[str, Target], size: int) -> Batch:
     """The batch with so many virtual tokens before those of each example, of which they take the first positions.
 
     They are put at the front of the rows, `size` a slot, so that rows grow by `size` times `slots`. Examples start with
-    them. Their ids are -size, ..., -1; see `jaxft.models.nn.embed`. They have no targets.
+    them. Their ids are -size, ..., -1; see `jaxft.adapt.prompt`. They have no targets.
     """
     (rows, _), slots = batch["segment_ids"].shape, batch["starts"].shape[1]
     front = {

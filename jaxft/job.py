@@ -60,10 +60,9 @@ class Body:
             model = models.build(hf, options.dropout)
         except UserError as error:  # it names the file only
             raise UserError(f"{directory}/{error}") from error
-        if max_length > model.cfg.max_position_embeddings:
+        if max_length > model.facts.longest:
             raise UserError(
-                f"config.data.max_length is {max_length}, but {options.path} has only "
-                f"{model.cfg.max_position_embeddings} positions"
+                f"config.data.max_length is {max_length}, but {options.path} has only {model.facts.longest} positions"
             )
         return cls(directory, hf, model)
 
@@ -73,7 +72,7 @@ class Body:
             "table": splits.fingerprint(split.table),
             "tokenizer": hub.tokenizer_fingerprint(self.directory),
             "task": config.to_dict(task.options),
-            "rest": [data.max_length, self.model.cfg.vocab_size, labelled],
+            "rest": [data.max_length, self.model.facts.vocabulary, labelled],
         }
         path = Path(data.cache).expanduser() / "features" / f"{cache_key(parts)}.arrow" if data.cache else None
         tokenizer: list[Any] = []
@@ -92,10 +91,10 @@ class Body:
           UserError: it has more entries than the model's embedding.
         """
         tokenizer = hub.load_tokenizer(self.directory)
-        if len(tokenizer) > self.model.cfg.vocab_size:
+        if len(tokenizer) > self.model.facts.vocabulary:
             raise UserError(
                 f"{self.directory}: the tokenizer has {len(tokenizer)} entries, more than the model's embedding "
-                f"({self.model.cfg.vocab_size}); take the tokenizer that belongs to the weights"
+                f"({self.model.facts.vocabulary}); take the tokenizer that belongs to the weights"
             )
         return tokenizer
 
@@ -235,8 +234,8 @@ def with_trusted_attention(
 
     Also a line that says so. All processes decide alike.
     """
-    heads = model.cfg.num_attention_heads
-    wrong = kernels.trial(experiment.compute, mesh, heads, model.cfg.hidden_size // heads, length)
+    heads = model.facts.heads
+    wrong = kernels.trial(experiment.compute, mesh, heads, model.facts.width // heads, length)
     if distributed.every(not wrong):
         return experiment, []
     compute = replace(experiment.compute, attention="xla")
@@ -274,9 +273,9 @@ def _shapes(
         packing=data.packing != "off",
         rows_multiple=parts,
         count=data.shapes,
-        cost=lambda rows, length: rows * length * (1 + length / (6 * model.cfg.hidden_size)),
+        cost=lambda rows, length: rows * length * (1 + length / (6 * model.facts.width)),
         most=max(part.most for part in items.values()),
-        price=COMPILATION / model.cfg.hidden_size**2 * len(batches) / steps,
+        price=COMPILATION / model.facts.width**2 * len(batches) / steps,
     )
 
 
@@ -287,7 +286,7 @@ def check_length(experiment: config.Experiment, composed: Program) -> None:
       UserError: it has not.
     """
     before, length = composed.adaptation.positions, experiment.data.max_length
-    if before + length > (there := composed.model.cfg.max_position_embeddings):
+    if before + length > (there := composed.model.facts.longest):
         raise UserError(
             f"config.{experiment.adapt}.length is {before} and config.data.max_length {length}, together more than the "
             f"model's {there} positions; make one of them smaller"

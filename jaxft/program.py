@@ -35,14 +35,15 @@ class Parts(NamedTuple):
     """What a program is put together from beside model and task, each a value that may be replaced.
 
     Attributes:
-      optimizer: `(options, schedule) -> transformation`, whose update may take the extra argument `numbers`.
-      adaptation: `(experiment, spec, prefix) -> Adaptation`.
+      optimizer: `(options, schedule, depth of a path) -> transformation`, whose update may take the extra argument
+        `numbers`.
+      adaptation: `(experiment, spec, model) -> Adaptation`.
       objective: changes what training makes small; see `jaxft.train.objective`.
       gradient: changes how its gradient is computed, each part of an accumulated batch; see `jaxft.train.gradient`.
     """
 
     optimizer: Callable[..., optax.GradientTransformation] = optimizer.make_optimizer
-    adaptation: Callable[[config.Experiment, nn.Spec, str], adapt.Adaptation] = adapt.build
+    adaptation: Callable[[config.Experiment, nn.Spec, Model], adapt.Adaptation] = adapt.build
     objective: ObjectiveTransform = unchanged
     gradient: GradientTransform = unchanged
 
@@ -143,29 +144,30 @@ def compose(
     mesh = mesh or sharding.make_mesh(experiment.mesh)
     rules = sharding.read_rules(experiment.mesh.rules)
     spec = task.param_spec(model)
-    method = parts.adaptation(experiment, spec, model.prefix)
+    method = parts.adaptation(experiment, spec, model)
     everything = spec | method.spec
     sharding.check_rules(everything, rules)
-    gather = sharding.gather(everything, mesh, rules, but=model.layers if experiment.compute.scan else "")
+    gather = sharding.gather(everything, mesh, rules, but=model.facts.layers if experiment.compute.scan else ())
 
     def join(trainable: Params, frozen: Params) -> Params:
         return gather(adapt.together(trainable, frozen))
 
     split = lambda params: method.split(method.extend(params, jax.random.key(experiment.seed)))  # noqa: E731
-    run = _run(experiment.compute, mesh, rules, spec, model.layers)
-    forward = _forward(task, model, method.tokens)
+    run = _run(experiment.compute, mesh, rules, spec, model)
+    forward = _forward(task, model, method)
     outputs = lambda pair, inputs: dict(forward(method.apply(join(*pair)), inputs, run))  # noqa: E731
 
-    def objective(given: Mapping[str, Any]) -> Objective:
-        return _objective(method, forward, loss or task.with_numbers(given).loss, run)
+    def objective(given: Mapping[str, Any], rates: Mapping[str, nn.Rate]) -> Objective:
+        how = dataclasses.replace(run, rates=rates)
+        return _objective(method, forward, loss or task.with_numbers(given).loss, how)
 
     def gradient(numbers: Numbers) -> Gradient:
-        learned = parts.objective(method.objective(objective(numbers.loss)))
+        learned = parts.objective(method.objective(objective(numbers.loss, numbers.dropout)))
         return accumulate(experiment.train.accumulate)(parts.gradient(gradient_of(learned, join)))
 
     schedule = optimizer.make_schedule(experiment.optimizer.schedule)
-    transform = method.optimizer(parts.optimizer(experiment.optimizer, schedule))
-    values = numbers.of(experiment.optimizer, steps, task.numbers)
+    transform = method.optimizer(parts.optimizer(experiment.optimizer, schedule, model.depth))
+    values = numbers.of(experiment.optimizer, steps, task.numbers, {**model.rates(), **method.rates})
     start = lambda params, values: init(*split(params), transform, values, experiment.seed)  # noqa: E731
     state = _abstract_state(partial(start, values=values), spec, everything, mesh, rules)
     places = jax.tree.map(lambda x: x.sharding, state)
@@ -186,7 +188,7 @@ def compose(
             donate_argnums=0,
             compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
         ),
-        eval_step=evaluated(step.make_eval_step(objective({}), join)),
+        eval_step=evaluated(step.make_eval_step(objective({}, {}), join)),
         outputs=evaluated(outputs),
         adaptation=method,
         split=jax.jit(split, out_shardings=weights(places)),
@@ -197,8 +199,8 @@ def compose(
     )
 
 
-def _run(compute: config.Compute, mesh: Mesh, rules: Rules, spec: nn.Spec, layers: str) -> nn.Run:
-    """How the model is computed, without dropout; `layers` is where its layers are in `spec`."""
+def _run(compute: config.Compute, mesh: Mesh, rules: Rules, spec: nn.Spec, model: Model) -> nn.Run:
+    """How the model is computed, without dropout."""
     run = nn.Run(
         dtype=nn.DTYPES[compute.dtype],
         bits=GENERATORS[compute.dropout],
@@ -209,7 +211,7 @@ def _run(compute: config.Compute, mesh: Mesh, rules: Rules, spec: nn.Spec, layer
     )
     if not compute.scan:
         return run
-    return dataclasses.replace(run, gather=sharding.gather(spec, mesh, rules, below=f"{layers}/0"))
+    return dataclasses.replace(run, gather=sharding.gather(spec, mesh, rules, below=model.facts.layers[0]))
 
 
 def _objective(
@@ -224,14 +226,19 @@ def _objective(
     return objective
 
 
-def _forward(task: Task, model: Model, tokens: int) -> Callable[[Params, Batch, nn.Run], Outputs]:
-    """The task's own `forward`, with so many virtual tokens before each example that neither it nor the loss sees."""
-    if not tokens:
-        return lambda params, seen, run: task.forward(params, model, seen, run)
+def _forward(task: Task, model: Model, method: adapt.Adaptation) -> Callable[[Params, Batch, nn.Run], Outputs]:
+    """The task's own `forward`, behind the positions and virtual tokens of the method, which the loss does not see."""
+    if not method.tokens:
+        first = method.positions  # those before it are of no example's own
+
+        def shifted(params: Params, seen: Batch, run: nn.Run) -> Outputs:
+            return task.forward(params, model, {**seen, "positions": seen["positions"] + first} if first else seen, run)
+
+        return shifted
 
     def forward(params: Params, seen: Batch, run: nn.Run) -> Outputs:
         targets = {name: target for name, target in task.targets.items() if name in seen}
-        outputs = task.forward(params, model, batch.put_before(seen, targets, tokens), run)
+        outputs = task.forward(params, model, batch.put_before(seen, targets, method.tokens), run)
         own = seen["input_ids"].shape[1]
         return {name: x[:, -own:] if task.outputs.get(name) == "token" else x for name, x in outputs.items()}
 

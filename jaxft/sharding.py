@@ -192,7 +192,7 @@ def param_shardings(spec: nn.Spec, mesh: Mesh, rules: Rules = RULES) -> Any:
 
 
 def gather(
-    spec: Any, mesh: Mesh, rules: Rules = RULES, *, below: str = "", but: str = ""
+    spec: Any, mesh: Mesh, rules: Rules = RULES, *, below: str = "", but: Sequence[str] = ()
 ) -> Callable[[Params], Params]:
     """A function that makes parameters whole where they are used, inside jit, and splits their gradients again.
 
@@ -202,13 +202,13 @@ def gather(
 
     Args:
       below: of the parameters below this path alone, a tree of which the function takes then.
-      but: not of those below this path, which it leaves as they are.
+      but: not of those below these paths, which it leaves as they are.
     """
     split = nn.flatten(param_shardings(spec, mesh, rules))
     if below:
         split = {path.removeprefix(f"{below}/"): s for path, s in split.items() if path.startswith(f"{below}/")}
     if but:
-        split = {path: s for path, s in split.items() if not path.startswith(f"{but}/")}
+        split = {path: s for path, s in split.items() if not path.startswith(tuple(f"{part}/" for part in but))}
     busy = set(rules.axes["rows"])
 
     def without(names: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -256,23 +256,21 @@ def shard_shape(
 def spread(attend: Callable[..., Array], mesh: Mesh, rules: Rules = RULES) -> Callable[..., Array]:
     """An attention of one device, as `jaxft.kernels.tpu` has it, run by each on its own rows and heads."""
 
-    def spread_attend(
-        query: Array, key: Array, value: Array, query_segments: Array, segments: Array, drop: nn.PairDropout | None
-    ) -> Array:
+    def spread_attend(query: Array, key: Array, value: Array, see: nn.See, drop: nn.PairDropout | None) -> Array:
         wide = partition_spec(query.shape, QUERY, mesh, rules)
-        rows, heads = PartitionSpec(wide[0]), wide[2]
-        masks = (drop.numbers, drop.keys, jax.random.key_data(drop.key)) if drop else ()
+        rows, heads, everywhere, total = PartitionSpec(wide[0]), wide[2], PartitionSpec(), query.shape[2]
+        data = (drop.numbers, drop.keys, jax.random.key_data(drop.key), drop.rate) if drop else ()
 
-        def own(*args: Array) -> Array:
-            first, here = jax.lax.axis_index(heads) * args[0].shape[2] if heads else 0, drop
+        def own(query: Array, key: Array, value: Array, see: nn.See, data: tuple) -> Array:
+            first, here = jax.lax.axis_index(heads) * query.shape[2] if heads else 0, drop
             if here:
-                numbers, keys, words = args[5:]
-                here = here._replace(numbers=numbers, keys=keys, key=jax.random.wrap_key_data(words))
-            return attend(*args[:5], here, first_head=first, heads=query.shape[2])
+                numbers, keys, words, rate = data
+                here = here._replace(numbers=numbers, keys=keys, key=jax.random.wrap_key_data(words), rate=rate)
+            return attend(query, key, value, see, here, first_head=first, heads=total)
 
-        specs = (wide, wide, wide, rows, rows, *((rows, rows, PartitionSpec()) if drop else ()))
+        specs = (wide, wide, wide, rows, (rows, rows, everywhere, everywhere) if drop else ())
         run = jax.shard_map(own, mesh=mesh, in_specs=specs, out_specs=wide, check_vma=False)
-        return run(query, key, value, query_segments, segments, *masks)
+        return run(query, key, value, see, data)
 
     return spread_attend
 

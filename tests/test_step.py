@@ -30,7 +30,7 @@ def linear(params: Any, batch: Any, key: Any):
 def train_linear(options: config.Optimizer, start: dict[str, np.ndarray], batches: Sequence[Mapping[str, Any]]):
     """The states and the metrics of one step a batch, in a run of `STEPS` steps."""
     schedule = optimizer.make_schedule(options.schedule)
-    transform = optimizer.make_optimizer(options, schedule)
+    transform = optimizer.make_optimizer(options, schedule, depth=lambda path: 0)
     gradient = gradient_of(linear, lambda trainable, frozen: trainable)
     train_step = jax.jit(step.make_train_step(lambda values: gradient, transform, schedule))
     params, values = jax.tree.map(jnp.asarray, nn.unflatten(start)), numbers.of(options, STEPS)

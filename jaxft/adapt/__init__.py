@@ -9,7 +9,7 @@ from types import ModuleType
 from jaxft.adapt import adalora, adapter, bitfit, freeze, full, ia3, lora, prefix, prompt
 from jaxft.adapt.base import Adaptation, together
 from jaxft.config import Experiment
-from jaxft.models import nn
+from jaxft.models import Model, nn
 
 METHODS: dict[str, ModuleType] = {
     "full": full,
@@ -25,17 +25,17 @@ METHODS: dict[str, ModuleType] = {
 """`config.adapt` -> the module that has `build`, as below."""
 
 
-def build(experiment: Experiment, spec: nn.Spec, body: str) -> Adaptation:
+def build(experiment: Experiment, spec: nn.Spec, model: Model) -> Adaptation:
     """The method that an experiment asks for.
 
     Args:
       spec: of the model and the head.
-      body: the path under which the pretrained body lies.
+      model: says which of them are the body's, and in what order.
 
     Raises:
       UserError: a pattern that names nothing, or a number that the model does not have.
     """
-    return METHODS[experiment.adapt].build(experiment, spec, body)
+    return METHODS[experiment.adapt].build(experiment, spec, model)
 
 
 __all__ = ["METHODS", "Adaptation", "build", "together"]

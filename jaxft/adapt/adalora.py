@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxft import config
-from jaxft.adapt.base import Adaptation, dense_layers, dropout_site, is_head
+from jaxft.adapt.base import Adaptation, dense_layers, dropout_site
 from jaxft.adapt.lora import LowRank
-from jaxft.models import nn
+from jaxft.models import Model, nn
 from jaxft.train.numbers import Numbers
 from jaxft.train.objective import penalised
 from jaxft.types import Array, Params
@@ -47,9 +47,9 @@ def _phases(options: config.AdaLora, steps: Array | int) -> tuple[Array, Array]:
     return jnp.round(first).astype(jnp.int32), jnp.round(last).astype(jnp.int32)
 
 
-def build(experiment: config.Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
+def build(experiment: config.Experiment, spec: nn.Spec, model: Model) -> Adaptation:
     options, flat = experiment.adalora, nn.flatten(spec)
-    paths = dense_layers(flat, prefix, "adalora.targets", options.targets)
+    paths = dense_layers(flat, model, "adalora.targets", options.targets)
     new = {}
     for path in paths:
         (inputs, outputs), axes, *_ = flat[f"{path}/kernel"]
@@ -66,7 +66,8 @@ def build(experiment: config.Experiment, spec: nn.Spec, prefix: str) -> Adaptati
         flat = nn.flatten(params)
         sites = {path: dropout_site(path) for path in paths}
         changes = {
-            f"{path}/change": LowRank(*parts(flat, path), None, options.dropout, site) for path, site in sites.items()
+            f"{path}/change": LowRank(*parts(flat, path), None, options.dropout > 0, site)
+            for path, site in sites.items()
         }
         return nn.unflatten({path: x for path, x in flat.items() if path not in new} | changes)
 
@@ -90,10 +91,16 @@ def build(experiment: config.Experiment, spec: nn.Spec, prefix: str) -> Adaptati
         return _pruned(optax.with_extra_args_support(inner), options, paths)
 
     def learns(path: str) -> bool:
-        return path in new or is_head(path, prefix)
+        return path in new or model.is_head(path)
 
     return Adaptation(
-        learns, nn.unflatten(new), apply=apply, merge=merge, optimizer=optimizer, objective=penalised(penalty)
+        learns,
+        nn.unflatten(new),
+        apply=apply,
+        merge=merge,
+        optimizer=optimizer,
+        objective=penalised(penalty),
+        rates={"adapt": options.dropout} if options.dropout > 0 else {},
     )
 
 

@@ -6,9 +6,9 @@ Both stand before dropout, residual and LayerNorm; the papers' own code has the 
 
 from flax import struct
 
-from jaxft.adapt.base import Adaptation, dense_layers, is_head
+from jaxft.adapt.base import Adaptation, dense_layers
 from jaxft.config import Experiment
-from jaxft.models import nn
+from jaxft.models import Model, nn
 from jaxft.types import Array, Params
 
 PLACES = {"houlsby": ("output/dense",), "pfeiffer": ("layer/*/output/dense",)}
@@ -26,11 +26,11 @@ class Bottleneck(struct.PyTreeNode):
         return h + nn.linear(self.up, nn.ACTIVATIONS[self.act](nn.linear(self.down, h)))
 
 
-def build(experiment: Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
+def build(experiment: Experiment, spec: nn.Spec, model: Model) -> Adaptation:
     options, flat = experiment.adapter, nn.flatten(spec)
     patterns = options.targets or PLACES[options.placement]
     new = {}
-    for path in dense_layers(flat, prefix, "adapter.targets", patterns):
+    for path in dense_layers(flat, model, "adapter.targets", patterns):
         kernel = flat[f"{path}/kernel"]
         size, axis = kernel.shape[1], kernel.axes[1]
         new[path] = {
@@ -49,4 +49,4 @@ def build(experiment: Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
         return nn.unflatten({path: x for path, x in flat.items() if path not in names} | changes)
 
     added = nn.unflatten({f"adapter/{path}": part for path, part in new.items()})
-    return Adaptation(lambda path: path in names or is_head(path, prefix), added, apply=apply, merge=None)
+    return Adaptation(lambda path: path in names or model.is_head(path), added, apply=apply, merge=None)

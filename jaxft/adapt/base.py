@@ -10,7 +10,7 @@ import jax
 import optax
 
 from jaxft.errors import UserError
-from jaxft.models import nn
+from jaxft.models import Model, nn
 from jaxft.train.objective import ObjectiveTransform
 from jaxft.types import Array, Key, Params
 
@@ -32,6 +32,7 @@ class Adaptation:
       merge: all parameters -> the model's own alone, which compute the same; None: there are no such.
       optimizer: the optimizer -> the optimizer that is used. Its update takes the step's `numbers`.
       objective: changes what training makes small, of all parameters.
+      rates: dropout rates above zero of what it adds, by name; see `nn.Run.rates`.
       tokens: virtual ones that the model sees before those of each example; see `jaxft.batch.put_before`.
       positions: of the model's, the first ones, that are not for an example's own tokens.
     """
@@ -43,6 +44,7 @@ class Adaptation:
     merge: Callable[[Params], Params] | None = unchanged
     optimizer: Callable[[optax.GradientTransformation], optax.GradientTransformation] = unchanged
     objective: ObjectiveTransform = unchanged
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     tokens: int = 0
     positions: int = 0
 
@@ -61,11 +63,6 @@ class Adaptation:
 def together(trainable: Params, frozen: Params) -> Params:
     """The inverse of `Adaptation.split`."""
     return nn.unflatten(nn.flatten(trainable) | nn.flatten(frozen))
-
-
-def is_head(path: str, prefix: str) -> bool:
-    """Whether a parameter of the model is the task's: beside the pretrained body, or its pooler. It always learns."""
-    return not path.startswith(f"{prefix}/") or path.startswith(f"{prefix}/pooler/")
 
 
 def layer_of(path: str) -> int | None:
@@ -99,7 +96,7 @@ def check_patterns(key: str, patterns: Iterable[str], known: Iterable[str]) -> N
             )
 
 
-def dense_layers(flat: Mapping[str, nn.Leaf], prefix: str, key: str, patterns: Sequence[str]) -> list[str]:
+def dense_layers(flat: Mapping[str, nn.Leaf], model: Model, key: str, patterns: Sequence[str]) -> list[str]:
     """The paths of the body's dense layers, the pooler left out: all of them, or those that a pattern matches.
 
     Args:
@@ -109,7 +106,7 @@ def dense_layers(flat: Mapping[str, nn.Leaf], prefix: str, key: str, patterns: S
     Raises:
       UserError: a pattern that matches none, naming those there are.
     """
-    kernels = [path.removesuffix("/kernel") for path in flat if path.endswith("/kernel") and not is_head(path, prefix)]
+    kernels = [path.removesuffix("/kernel") for path in flat if path.endswith("/kernel") and not model.is_head(path)]
     check_patterns(key, patterns, kernels)
     return [path for path in kernels if not patterns or any(matches(pattern, path) for pattern in patterns)]
 

@@ -2,9 +2,9 @@
 
 from flax import struct
 
-from jaxft.adapt.base import Adaptation, dense_layers, is_head
+from jaxft.adapt.base import Adaptation, dense_layers
 from jaxft.config import Experiment
-from jaxft.models import nn
+from jaxft.models import Model, nn
 from jaxft.types import Array, Params
 
 
@@ -20,10 +20,10 @@ class Rescale(struct.PyTreeNode):
         return (nn.linear(p, x) * self.scale).astype(x.dtype)
 
 
-def build(experiment: Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
+def build(experiment: Experiment, spec: nn.Spec, model: Model) -> Adaptation:
     options, flat = experiment.ia3, nn.flatten(spec)
-    inputs = dense_layers(flat, prefix, "ia3.inputs", options.inputs)
-    outputs = dense_layers(flat, prefix, "ia3.outputs", options.outputs)
+    inputs = dense_layers(flat, model, "ia3.inputs", options.inputs)
+    outputs = dense_layers(flat, model, "ia3.outputs", options.outputs)
     new = {}
     for axis, paths in enumerate((inputs, [path for path in outputs if path not in inputs])):
         for path in paths:
@@ -48,4 +48,4 @@ def build(experiment: Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
             flat[f"{path}/bias"] = bias if path in inputs else bias * x
         return nn.unflatten(flat)
 
-    return Adaptation(lambda path: path in new or is_head(path, prefix), nn.unflatten(new), apply=apply, merge=merge)
+    return Adaptation(lambda path: path in new or model.is_head(path), nn.unflatten(new), apply=apply, merge=merge)

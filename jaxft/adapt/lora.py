@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxft.adapt.base import Adaptation, dense_layers, dropout_site, is_head
+from jaxft.adapt.base import Adaptation, dense_layers, dropout_site
 from jaxft.config import Experiment
-from jaxft.models import nn
+from jaxft.models import Model, nn
 from jaxft.types import Array, Params
 
 
@@ -21,22 +21,22 @@ class LowRank(struct.PyTreeNode):
     a: Array
     b: Array
     gain: Array | None
-    rate: float = struct.field(pytree_node=False)
+    drops: bool = struct.field(pytree_node=False)
     site: int = struct.field(pytree_node=False)
 
     def __call__(self, p: Params, x: Array, run: nn.Run | None) -> Array:
         low = x
-        if self.rate:
+        if self.drops:
             assert run is not None, "a model whose dense layers are to have dropout hands them its run"
-            low = run.drop(x, self.rate, self.site)
+            low = run.drop(x, "adapt", self.site)
         y = nn.product(x, p["kernel"]) + nn.product(nn.product(low, self.a), self.b)
         return ((y if self.gain is None else y * self.gain) + p["bias"]).astype(x.dtype)
 
 
-def build(experiment: Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
+def build(experiment: Experiment, spec: nn.Spec, model: Model) -> Adaptation:
     options, flat = experiment.lora, nn.flatten(spec)
     scale = options.alpha / (options.rank**0.5 if options.rslora else options.rank)
-    paths = dense_layers(flat, prefix, "lora.targets", options.targets)
+    paths = dense_layers(flat, model, "lora.targets", options.targets)
     new = {}
     for path in paths:
         (inputs, outputs), axes, *_ = flat[f"{path}/kernel"]
@@ -64,7 +64,7 @@ def build(experiment: Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
                 a=flat[f"lora/{path}/a"],
                 b=scale * flat[f"lora/{path}/b"],
                 gain=gain(flat, path) if options.dora else None,
-                rate=options.dropout,
+                drops=options.dropout > 0,
                 site=dropout_site(path),
             )
             for path in paths
@@ -76,4 +76,7 @@ def build(experiment: Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
         kernels = {f"{path}/kernel": sum_of(flat, path) * (gain(flat, path) if options.dora else 1) for path in paths}
         return nn.unflatten({path: x for path, x in (flat | kernels).items() if path not in new})
 
-    return Adaptation(lambda path: path in new or is_head(path, prefix), nn.unflatten(new), prepare, apply, merge)
+    rates = {"adapt": options.dropout} if options.dropout > 0 else {}
+    return Adaptation(
+        lambda path: path in new or model.is_head(path), nn.unflatten(new), prepare, apply, merge, rates=rates
+    )

@@ -5,27 +5,25 @@ encoders. They are no tokens: nothing but attention sees them. In a packed row e
 `peft`, the model's first positions count as theirs.
 """
 
-from jaxft.adapt.base import Adaptation, dense_layers, is_head
+from jaxft.adapt.base import Adaptation, dense_layers
 from jaxft.config import Experiment
-from jaxft.models import nn
+from jaxft.models import Model, nn
 from jaxft.types import Params
 
 
-def build(experiment: Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
+def build(experiment: Experiment, spec: nn.Spec, model: Model) -> Adaptation:
     size, flat = experiment.prefix.length, nn.flatten(spec)
-    tables = [path for path in flat if path.endswith("position_embeddings/embedding")]
     new = {}
-    for path in dense_layers(flat, prefix, "prefix", ("key", "value")):
+    for path in dense_layers(flat, model, "prefix", ("key", "value")):
         kernel = flat[f"{path}/kernel"]
         new[f"prefix/{path}/states"] = nn.Leaf((size, kernel.shape[1]), (None, kernel.axes[1]))
 
     def apply(params: Params) -> Params:
         flat = nn.flatten(params)
         states = {path.removeprefix("prefix/"): flat[path] for path in new}
-        own = {path: flat[path][size:] for path in tables}
-        return nn.unflatten({path: x for path, x in flat.items() if path not in new} | states | own)
+        return nn.unflatten({path: x for path, x in flat.items() if path not in new} | states)
 
     def learns(path: str) -> bool:
-        return path in new or is_head(path, prefix)
+        return path in new or model.is_head(path)
 
     return Adaptation(learns, nn.unflatten(new), apply=apply, merge=None, positions=size)

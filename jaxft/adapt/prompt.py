@@ -6,30 +6,42 @@ as embeddings of random words (section 3.2).
 """
 
 import jax
+import jax.numpy as jnp
+from flax import struct
 
-from jaxft.adapt.base import Adaptation, is_head
+from jaxft.adapt.base import Adaptation
 from jaxft.config import Experiment
-from jaxft.models import nn
-from jaxft.types import Params
+from jaxft.models import Model, nn
+from jaxft.types import Array, Params
 
 
-def build(experiment: Experiment, spec: nn.Spec, prefix: str) -> Adaptation:
+class VirtualTokens(struct.PyTreeNode):
+    """An `nn.Change` of the word embeddings: an id below zero is that of a virtual token, -1 the last of them."""
+
+    table: Array
+
+    def __call__(self, p: Params, x: Array, run: nn.Run | None) -> Array:
+        virtual = self.table[jnp.clip(x + len(self.table), 0, len(self.table) - 1)]
+        return jnp.where((x < 0)[..., None], virtual, p["embedding"][jnp.maximum(x, 0)])
+
+
+def build(experiment: Experiment, spec: nn.Spec, model: Model) -> Adaptation:
     size, flat = experiment.prompt.length, nn.flatten(spec)
-    table = next(path for path in flat if path.endswith("word_embeddings/embedding"))
-    place = f"{table.removesuffix('/embedding')}/virtual"
+    table, learned = f"{model.facts.words}/embedding", f"prompt/{model.facts.words}/virtual"
     (words, width), (_, axis), *_ = flat[table]
-    new = {f"prompt/{place}": nn.Leaf((size, width), (None, axis))}
+    new = {learned: nn.Leaf((size, width), (None, axis))}
 
     def prepare(params: Params) -> Params:
         flat = nn.flatten(params)
-        chosen = jax.random.randint(nn.path_key(jax.random.key(experiment.seed), place), (size,), 0, words)
-        return nn.unflatten(flat | {f"prompt/{place}": flat[table][chosen]})
+        key = nn.path_key(jax.random.key(experiment.seed), learned.removeprefix("prompt/"))
+        return nn.unflatten(flat | {learned: flat[table][jax.random.randint(key, (size,), 0, words)]})
 
     def apply(params: Params) -> Params:
         flat = nn.flatten(params)
-        return nn.unflatten({path: x for path, x in flat.items() if path not in new} | {place: flat[f"prompt/{place}"]})
+        virtual = VirtualTokens(flat.pop(learned))
+        return nn.unflatten(flat | {f"{model.facts.words}/change": virtual})
 
     def learns(path: str) -> bool:
-        return path in new or is_head(path, prefix)
+        return path in new or model.is_head(path)
 
     return Adaptation(learns, nn.unflatten(new), prepare, apply, merge=None, tokens=size, positions=size)

@@ -39,11 +39,10 @@ that the device's kind contains counts; TPU v2, v3 and TPU7x are per core, as JA
 def train_flops(model: Model, task: Task, frozen: Collection[str] = ()) -> Callable[[np.ndarray], float]:
     """Multiplications and additions of one update on examples of given lengths: forward once, backward twice.
 
-    Matmuls with weights cost 2 FLOPs a weight and token (a weight of the pooler: a weight and example; of a head: a
-    weight and place that the task applies it to), and attention 4 length^2 hidden a layer and example. Padding,
-    recomputation and everything but matmuls count nothing (Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022,
-    appendix B). What a step need not compute counts all the same: the last layer at positions that no output depends
-    on, the gradients below the lowest weight that learns.
+    Matmuls with weights cost 2 FLOPs a weight and token (of a head: a weight and place that a task applies it to), and
+    attention 4 length^2 hidden a layer and example. Padding, recomputation and everything but matmuls count nothing
+    (Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B). What a step need not compute counts all the
+    same: the last layer at positions that no output depends on, the gradients below the lowest weight that learns.
 
     Args:
       frozen: paths of weights that do not learn; they have no gradient of their own, a third of the work.
@@ -54,15 +53,14 @@ def train_flops(model: Model, task: Task, frozen: Collection[str] = ()) -> Calla
         for path, leaf in flat.items()
         if path.endswith("/kernel") or path in tied
     }
-    heads = {path: n for path, n in work.items() if path in tied or not path.startswith(f"{model.prefix}/")}
-    per_token = sum(n for path, n in work.items() if path.startswith(f"{model.prefix}/encoder/"))
-    per_example = sum(work.values()) - per_token - sum(heads.values())
-    attention = 12 * model.cfg.num_hidden_layers * model.cfg.hidden_size
+    heads = {path: n for path, n in work.items() if path in tied or model.is_head(path)}
+    per_token = sum(work.values()) - sum(heads.values())
+    attention = 12 * len(model.facts.layers) * model.facts.width
 
     def count(lengths: np.ndarray) -> float:
         n = np.asarray(lengths, np.float64)
-        at_places = sum(each * np.sum(task.places(path, n)) for path, each in heads.items())
-        return float(per_token * n.sum() + per_example * len(n) + attention * np.square(n).sum() + at_places)
+        at_places = sum(each * np.sum(task.places(model, path, n)) for path, each in heads.items())
+        return float(per_token * n.sum() + attention * np.square(n).sum() + at_places)
 
     return count
 

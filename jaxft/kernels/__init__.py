@@ -29,10 +29,10 @@ def choose(compute: config.Compute, mesh: Mesh, rules: Rules) -> Callable[..., A
         return nn.attention
     spread = sharding.spread(kernel.attention, mesh, rules)
 
-    def attend(query: Array, key: Array, *args: Any) -> Array:
+    def attend(query: Array, key: Array, value: Array, see: nn.See, drop: nn.PairDropout | None) -> Array:
         here = sharding.shard_shape(query.shape, sharding.QUERY, mesh, rules)
-        serves = kernel.supports(here, key.shape[1], query.dtype, args[-1])
-        return (spread if serves else nn.attention)(query, key, *args)
+        serves = kernel.supports(here, key.shape[1], query.dtype, see, drop)
+        return (spread if serves else nn.attention)(query, key, value, see, drop)
 
     return attend
 
@@ -57,14 +57,15 @@ def disagreement(
     query, key, value, weights = (jnp.asarray(rng.normal(size=shape), dtype) for _ in range(4))
     at = jnp.broadcast_to(jnp.arange(length), shape[:2])
     segments, positions = 1 + at // (length // 2 + 1), at % (length // 2 + 1)
-    drop = nn.PairDropout(0.1, jax.random.key(0), nn.hash_bits, at, positions, length)
-    drop = drop if supports(shape, length, dtype, drop) else None
-    if not supports(shape, length, dtype, drop):
-        return ""  # nor will it be asked to
+    see = nn.See(segments, segments)
+    drop = nn.PairDropout(nn.Rate.of(0.1), jax.random.key(0), nn.hash_bits, at, positions, length)
+    drop = drop if supports(shape, length, dtype, see, drop) else None
+    if not supports(shape, length, dtype, see, drop):
+        return ""  # a run will not use it for such shapes either
 
     def run(attend: Callable[..., Array]) -> Any:
         def total(query: Array, key: Array, value: Array) -> tuple[Array, Array]:
-            out = attend(query, key, value, segments, segments, drop)
+            out = attend(query, key, value, see, drop)
             return (out * weights).astype(jnp.float32).sum(), out
 
         return jax.device_get(jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(query, key, value))

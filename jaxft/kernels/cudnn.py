@@ -6,17 +6,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.models import nn
-from jaxft.types import Array, Float, Int
+from jaxft.types import Array, Float
 
 WIDEST = 128
 """Size of a head, at most, on all GPUs that cuDNN's flash attention runs on."""
 
 
-def supports(query: tuple[int, ...], length: int, dtype: Any, drop: nn.PairDropout | None) -> bool:
+def supports(query: tuple[int, ...], length: int, dtype: Any, see: nn.See, drop: nn.PairDropout | None) -> bool:
     """Whether `attention` computes queries of this shape and dtype, and rows of this length.
 
     Without dropout alone: cuDNN's masks depend on where in the batch a token lies, which ours must not.
     """
+    del see  # any
     _, queries, _, dim = query
     even = queries % 2 == 0 and length % 2 == 0  # what its backward pass asks for
     return drop is None and even and dtype in (jnp.bfloat16, jnp.float16) and dim % 8 == 0 and dim <= WIDEST
@@ -26,8 +27,7 @@ def attention(
     query: Float[Array, "rows queries heads dim"],
     key: Float[Array, "rows length heads dim"],
     value: Float[Array, "rows length heads dim"],
-    query_segments: Int[Array, "rows queries"],
-    segments: Int[Array, "rows length"],
+    see: nn.See,
     drop: None,
     *,
     implementation: str = "cudnn",
@@ -38,5 +38,4 @@ def attention(
     Args:
       implementation: "xla" computes the same on any device, to test the masks.
     """
-    same = query_segments[:, None, :, None] == segments[:, None, None, :]
-    return jax.nn.dot_product_attention(query, key, value, mask=same, implementation=implementation)  # pyright: ignore
+    return jax.nn.dot_product_attention(query, key, value, mask=see.mask(), implementation=implementation)  # pyright: ignore

@@ -24,18 +24,18 @@ LONGEST = 768
 
 
 class Static(NamedTuple):
-    """What a kernel is made for: size of a head, heads of all devices, and dropout's rate and span."""
+    """What a kernel is made for: size of a head, heads of all devices, whether anything drops out, dropout's span."""
 
     dim: int
     heads: int
-    rate: float
+    drops: bool
     span: int
     interpret: bool
 
 
-def supports(query: tuple[int, ...], length: int, dtype: Any, drop: nn.PairDropout | None) -> bool:
-    """Whether `attention` computes queries of this shape, rows of this length, and this kind of dropout."""
-    del dtype  # any
+def supports(query: tuple[int, ...], length: int, dtype: Any, see: nn.See, drop: nn.PairDropout | None) -> bool:
+    """Tells whether `attention` computes queries of this shape, rows of this length, and this kind of dropout."""
+    del dtype, see  # any
     _, queries, heads, dim = query
     fits = max(queries, length) <= LONGEST and LANES % dim == 0 and heads * dim % LANES == 0
     return fits and (drop is None or drop.bits is nn.hash_bits)
@@ -45,8 +45,7 @@ def attention(
     query: Float[Array, "rows queries heads dim"],
     key: Float[Array, "rows length heads dim"],
     value: Float[Array, "rows length heads dim"],
-    query_segments: Int[Array, "rows queries"],
-    segments: Int[Array, "rows length"],
+    see: nn.See,
     drop: nn.PairDropout | None,
     *,
     first_head: Int[Array, ""] | int = 0,
@@ -61,17 +60,18 @@ def attention(
     """
     rows, queries, here, dim = query.shape
     zeros = jnp.zeros((1, 1), jnp.uint32)
-    scalars, numbers, keys = jnp.zeros(3, jnp.uint32), zeros, zeros
+    scalars, numbers, keys = jnp.zeros(5, jnp.uint32), zeros, zeros
     if drop is not None:
-        scalars = jnp.stack([*jax.random.key_data(drop.key)[:2], jnp.uint32(first_head)])
+        words = jax.lax.bitcast_convert_type(drop.rate.scale, jnp.uint32), drop.rate.threshold
+        scalars = jnp.stack([*jax.random.key_data(drop.key)[:2], jnp.uint32(first_head), *words])
         numbers, keys = drop.numbers, drop.keys
     marks = (
-        query_segments[:, :, None],
-        segments[:, None, :],
+        see.asking[:, :, None],
+        see.told[:, None, :],
         jnp.broadcast_to(numbers.astype(jnp.uint32), (rows, queries))[:, :, None],
-        jnp.broadcast_to(keys.astype(jnp.uint32), segments.shape)[:, None, :],
+        jnp.broadcast_to(keys.astype(jnp.uint32), see.told.shape)[:, None, :],
     )
-    static = Static(dim, heads or here, drop.rate if drop else 0.0, drop.span if drop else 0, interpret)
+    static = Static(dim, heads or here, drop is not None, drop.span if drop else 0, interpret)
     flat = lambda x: x.reshape(*x.shape[:2], here * dim)  # noqa: E731
     out: Array = _attention(static, scalars, flat(query), flat(key), flat(value), marks)  # pyright: ignore
     return out.reshape(query.shape)
@@ -123,7 +123,7 @@ def _forward(static: Static, scalars: Any, query: Any, key: Any, value: Any, *re
     *marks, out = refs
     for group, part in enumerate(_heads(static)):
         probs, keep = _probabilities(static, group, scalars, query[0, :, part], key[0, :, part], *marks)
-        dropped = _drop(static, probs, keep).astype(value.dtype)
+        dropped = _drop(scalars, probs, keep).astype(value.dtype)
         out[0, :, part] = _product(dropped, value[0, :, part], ((1,), (0,))).astype(out.dtype)
 
 
@@ -133,8 +133,8 @@ def _backward(static: Static, scalars: Any, query: Any, key: Any, value: Any, gr
     for group, part in enumerate(_heads(static)):
         q, k, v, g = (x[0, :, part] for x in (query, key, value, grad))
         probs, keep = _probabilities(static, group, scalars, q, k, *marks)
-        d_value[0, :, part] = _product(_drop(static, probs, keep).astype(g.dtype), g, ((0,), (0,))).astype(v.dtype)
-        d_probs = _drop(static, _product(g, v, ((1,), (1,))), keep)
+        d_value[0, :, part] = _product(_drop(scalars, probs, keep).astype(g.dtype), g, ((0,), (0,))).astype(v.dtype)
+        d_probs = _drop(scalars, _product(g, v, ((1,), (1,))), keep)
         d_scores = (probs * (d_probs - (probs * d_probs).sum(-1, keepdims=True))).astype(q.dtype)
         d_query[0, :, part] = (_product(d_scores, k, ((1,), (0,))) * scale).astype(q.dtype)
         d_key[0, :, part] = (_product(d_scores, q, ((0,), (0,))) * scale).astype(k.dtype)
@@ -165,13 +165,16 @@ def _probabilities(
     scores = jnp.where(q_segments[0] == segments[0], scores, -jnp.inf)
     shares = jnp.exp(scores - scores.max(-1, keepdims=True))
     probs = shares / shares.sum(-1, keepdims=True)
-    if static.rate == 0:
+    if not static.drops:
         return probs, None
     heads_before = (pl.program_id(1) * (LANES // static.dim) + group).astype(jnp.uint32)
     head = scalars[2] + heads_before
     pair = (numbers[0] * jnp.uint32(static.heads) + head) * jnp.uint32(static.span) + keys[0]
-    return probs, nn.kept(nn.mix(scalars[0], scalars[1], pair), static.rate)
+    return probs, nn.mix(scalars[0], scalars[1], pair) >= scalars[4]
 
 
-def _drop(static: Static, x: Array, keep: Array | None) -> Array:
-    return x if keep is None else jnp.where(keep, x / (1 - static.rate), 0)
+def _drop(scalars: Any, x: Array, keep: Array | None) -> Array:
+    """What dropout leaves, scaled; the scale's bits are among the scalars."""
+    if keep is None:
+        return x
+    return jnp.where(keep, x * jax.lax.bitcast_convert_type(scalars[3], jnp.float32), 0)

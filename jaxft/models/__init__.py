@@ -2,48 +2,100 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
 from jaxft.errors import UserError, nearest
-from jaxft.models import bert, nn
-from jaxft.types import Array, Batch, Params
+from jaxft.models import bert, nn, roberta
+from jaxft.models.interface import PURPOSES, Facts, Head
+from jaxft.types import Array, Batch, Float, Int, Params
 
-ARCHITECTURES: dict[str, ModuleType] = {"bert": bert}
-"""`model_type` of config.json -> the module that computes it: PREFIX, HF_NAME, Config, param_spec, encode, pool."""
+ARCHITECTURES: dict[str, ModuleType] = {"bert": bert, "roberta": roberta}
+"""`model_type` of config.json -> the module that computes it; what it has is in `jaxft.models.interface`."""
+
+HEAD_SITE = 2**16
+"""A head's part number for dropout, beyond any layer's."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """An architecture together with its sizes."""
+    """An architecture together with its sizes: whoever does not compute it asks this, and reads no config of its."""
 
     module: ModuleType
     cfg: Any
 
     @property
     def prefix(self) -> str:
-        """The path under which the pretrained body lies; everything beside it is a head."""
-        return self.module.PREFIX
+        """The path under which the pretrained body lies."""
+        return self.cfg.prefix
 
-    @property
-    def layers(self) -> str:
-        """The path under which the parameters of layer 0, 1, ... lie."""
-        return f"{self.prefix}/encoder/layer"
+    @cached_property
+    def facts(self) -> Facts:
+        """What there is to know of it: sizes, paths, dropout rates."""
+        return self.module.facts(self.cfg)
 
-    def param_spec(self, pooler: bool = True) -> nn.Spec:
-        return self.module.param_spec(self.cfg, pooler)
+    @cached_property
+    def body(self) -> frozenset[str]:
+        """The paths of the body's parameters, without what only heads need (a pooler)."""
+        return frozenset(nn.flatten(self.module.param_spec(self.cfg)))
 
-    def encode(self, params: Params, batch: Batch, run: nn.Run, at: Array | None = None) -> Array:
-        """Hidden states `[rows, length, embed]`, or `[rows, slots, embed]` at the positions `at`."""
+    def rates(self) -> dict[str, float]:
+        """Returns the dropout rates that are above zero, by name."""
+        return {name: rate for name, rate in self.facts.rates.items() if rate > 0}
+
+    def hf_class(self, head: str) -> str:
+        """Returns the name of the Hugging Face class: `head` is what follows the model's name; empty: the bare body."""
+        return f"{self.cfg.hf_name}{head or 'Model'}"
+
+    def is_head(self, path: str) -> bool:
+        """Tells whether one of the model's parameters is a head's: beside the body, or a pooler in it."""
+        return path not in self.body
+
+    def depth(self, path: str) -> int:
+        """Returns how far below the head a parameter lies: 1 the last layer, 2 the one below, ...; 0 what is above.
+
+        One that a method has added, `lora/PATH/a`, lies where the model's own at PATH does.
+        """
+        below = (*reversed(self.facts.layers), self.facts.embeddings)
+        return next((depth for depth, part in enumerate(below, 1) if f"/{part}/" in f"/{path}"), 0)
+
+    def head(self, purpose: str, outputs: int = 0) -> Head:
+        """Returns the head of one of `PURPOSES`; `outputs` is how many numbers a place gets, where that is free.
+
+        Raises:
+          UserError: the architecture has none of that purpose.
+        """
+        found = self.module.head(self.cfg, purpose, outputs)
+        if found is None:
+            have = [name for name in PURPOSES if self.module.head(self.cfg, name, 1) is not None]
+            raise UserError(f"{self.cfg.hf_name} has no head for {purpose!r}; it has heads for {', '.join(have)}")
+        return found
+
+    def param_spec(self, *heads: Head) -> nn.Spec:
+        """Declares every parameter of the body and of the given heads."""
+        trees = [self.module.param_spec(self.cfg), *(head.spec for head in heads)]
+        return nn.unflatten({path: leaf for tree in trees for path, leaf in nn.flatten(tree).items()})
+
+    def encode(
+        self, params: Params, batch: Batch, run: nn.Run, at: Int[Array, "rows places"] | None = None
+    ) -> Float[Array, "rows places width"]:
+        """Computes hidden states of the last layer, at every position or at the positions `at` of each row."""
         return self.module.encode(params, self.cfg, batch, run, at)
 
-    def pool(self, params: Params, first: Array) -> Array:
-        """One vector an example, `[rows, slots, embed]`, from the hidden states at their first positions."""
-        return self.module.pool(params, self.cfg, first)
+    def of_examples(self, head: Head, params: Params, batch: Batch, run: nn.Run) -> Float[Array, "rows slots outputs"]:
+        """Applies a head to each example, at its first token."""
+        x = self.encode(params, batch, run, at=batch["starts"])
+        return head.apply(params, x, run.over(batch["order"]).fold(HEAD_SITE))
+
+    def of_tokens(self, head: Head, params: Params, batch: Batch, run: nn.Run) -> Float[Array, "rows length outputs"]:
+        """Applies a head to each token."""
+        numbers = nn.token_numbers(batch, self.facts.longest)
+        return head.apply(params, self.encode(params, batch, run), run.over(numbers).fold(HEAD_SITE))
 
 
 def build(hf: Mapping[str, Any], dropout: float | None = None) -> Model:
-    """The model that a Hugging Face config.json describes; `dropout` replaces all its dropout rates.
+    """Builds the model that a Hugging Face config.json describes; `dropout` replaces all its dropout rates.
 
     Raises:
       UserError: a `model_type` that has no file here.
@@ -51,8 +103,6 @@ def build(hf: Mapping[str, Any], dropout: float | None = None) -> Model:
     kind = hf.get("model_type")
     if kind not in ARCHITECTURES:
         raise UserError(f"config.json: model_type {kind!r} is not supported; {nearest(str(kind), ARCHITECTURES)}")
-    if dropout is not None:
-        rates = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
-        hf = dict(hf) | dict.fromkeys(rates, dropout)
     module = ARCHITECTURES[kind]
-    return Model(module, module.Config.from_hf(hf))
+    cfg = module.Config.from_hf(hf)
+    return Model(module, cfg if dropout is None else cfg.with_dropout(dropout))

@@ -1,29 +1,33 @@
 """BERT (Devlin et al. 2019), as transformers/models/bert/modeling_bert.py computes it.
 
-Parameters are named as in the Flax BERT checkpoints: `bert/encoder/layer/0/attention/self/query/kernel`.
+Parameters are named as in the Flax BERT checkpoints: `bert/encoder/layer/0/attention/self/query/kernel`. Architectures
+that name them alike but for the first part (RoBERTa) are this file with another `Config` and heads of their own.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
-import jax.numpy as jnp
+import jax
 
 from jaxft.errors import UserError, nearest
-from jaxft.models import nn
+from jaxft.models import heads, nn
+from jaxft.models.interface import Facts, Head
 from jaxft.types import Array, Batch, Float, Int, Params
-
-PREFIX = "bert"
-"""The body's name in the parameter tree."""
-
-HF_NAME = "Bert"
-"""What the names of its Hugging Face classes begin with."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Sizes and rates, under the names of the Hugging Face config.json."""
+    """Sizes and rates, under the names of the Hugging Face config.json.
+
+    Attributes:
+      prefix: the body's name in the parameter tree.
+      hf_name: what the names of its Hugging Face classes begin with.
+    """
+
+    prefix: ClassVar[str] = "bert"
+    hf_name: ClassVar[str] = "Bert"
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -60,9 +64,39 @@ class Config:
             raise UserError("config.json: hidden_size must be a multiple of num_attention_heads")
         return config
 
+    def with_dropout(self, rate: float) -> "Config":
+        """Returns the same with all dropout rates replaced."""
+        rates = {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate, "classifier_dropout": rate}
+        return dataclasses.replace(self, **rates)
 
-def param_spec(cfg: Config, pooler: bool = True) -> nn.Spec:
-    """Every parameter of the encoder, and of the pooler on top of it if asked for."""
+    @property
+    def first_position(self) -> int:
+        """The row of the position table that an example's first token takes."""
+        return 0
+
+
+def facts(cfg: Config) -> Facts:
+    """Returns what others ask about the model."""
+    classifier = cfg.hidden_dropout_prob if cfg.classifier_dropout is None else cfg.classifier_dropout
+    return Facts(
+        width=cfg.hidden_size,
+        heads=cfg.num_attention_heads,
+        vocabulary=cfg.vocab_size,
+        longest=cfg.max_position_embeddings - cfg.first_position,
+        segment_types=cfg.type_vocab_size,
+        words=f"{cfg.prefix}/embeddings/word_embeddings",
+        embeddings=f"{cfg.prefix}/embeddings",
+        layers=tuple(f"{cfg.prefix}/encoder/layer/{i}" for i in range(cfg.num_hidden_layers)),
+        rates={
+            "hidden": cfg.hidden_dropout_prob,
+            "attention": cfg.attention_probs_dropout_prob,
+            "classifier": classifier,
+        },
+    )
+
+
+def param_spec(cfg: Config) -> nn.Spec:
+    """Declares every parameter of the encoder, without a pooler."""
     size, inner, std = cfg.hidden_size, cfg.intermediate_size, cfg.initializer_range
 
     def table(rows: int, axis: str | None) -> nn.Spec:
@@ -85,85 +119,111 @@ def param_spec(cfg: Config, pooler: bool = True) -> nn.Spec:
             },
         }
 
-    spec = {
-        "embeddings": {
-            "word_embeddings": table(cfg.vocab_size, "vocab"),
-            "position_embeddings": table(cfg.max_position_embeddings, None),
-            "token_type_embeddings": table(cfg.type_vocab_size, None),
-            "LayerNorm": nn.layer_norm_spec(size),
-        },
-        "encoder": {"layer": {str(i): layer() for i in range(cfg.num_hidden_layers)}},
+    return {
+        cfg.prefix: {
+            "embeddings": {
+                "word_embeddings": table(cfg.vocab_size, "vocab"),
+                "position_embeddings": table(cfg.max_position_embeddings, None),
+                "token_type_embeddings": table(cfg.type_vocab_size, None),
+                "LayerNorm": nn.layer_norm_spec(size),
+            },
+            "encoder": {"layer": {str(i): layer() for i in range(cfg.num_hidden_layers)}},
+        }
     }
-    if pooler:
-        spec["pooler"] = {"dense": nn.dense_spec(size, size, ("embed", None), std)}
-    return {PREFIX: spec}
+
+
+def head(cfg: Config, purpose: str, outputs: int) -> Head | None:
+    """Returns the head of a purpose, as the class of transformers for it has one; None: there is no such class."""
+    size, std = cfg.hidden_size, cfg.initializer_range
+    pooler = partial(heads.pooled, cfg.prefix, size, std)
+    if purpose in ("text", "choice"):
+        return pooler(heads.linear("classifier", size, outputs, std))
+    if purpose == "pair":
+        return pooler(heads.linear("cls/seq_relationship", size, 2, std, drops=False))
+    if purpose == "token":
+        return heads.linear("classifier", size, outputs, std)
+    if purpose == "span":
+        return heads.linear("qa_outputs", size, 2, std, drops=False)
+    return _word_head(cfg) if purpose == "word" else None
 
 
 def encode(
     params: Params, cfg: Config, batch: Batch, run: nn.Run, at: Int[Array, "rows slots"] | None = None
 ) -> Float[Array, "rows positions embed"]:
-    """Hidden states of the last layer: at every position, or only at those of each row that `at` names.
+    """Computes hidden states of the last layer: at every position, or only at those of each row that `at` names.
 
     What the last layer would compute elsewhere is then left out, as nothing depends on it; the result is the same.
     """
-    bert = params[PREFIX]
-    run = run.over(nn.token_numbers(batch, cfg.max_position_embeddings))
-    hidden = _embed(bert["embeddings"], cfg, batch, run.fold(0))
+    p, longest = params[cfg.prefix], facts(cfg).longest
+    run = run.over(nn.token_numbers(batch, longest))
+    # Who asks and who is asked is the same in every layer; only hidden states and dropout keys change.
+    stream = nn.Stream.of(_embed(p["embeddings"], cfg, batch, run.fold(0)), batch, run, longest)
 
-    def layer(p: Params, hidden: Array, key: Array | None, at: Array | None = None) -> Array:
-        return _layer(run.gather(p), cfg, hidden, at, batch, dataclasses.replace(run, key=key))
+    def layer(p: Params, x: Array, key: Array | None, at: Array | None = None) -> Array:
+        return _layer(run.gather(p), cfg, stream.put(x, key), at)
 
-    layers = [bert["encoder"]["layer"][str(i)] for i in range(cfg.num_hidden_layers)]
+    stack = [p["encoder"]["layer"][str(i)] for i in range(cfg.num_hidden_layers)]
     if at is None:
-        return nn.repeat(layer, layers, hidden, run)
-    hidden = nn.repeat(layer, layers[:-1], hidden, run)
-    return nn.repeat(partial(layer, at=at), layers[-1:], hidden, run, first=len(layers))
-
-
-def pool(params: Params, cfg: Config, first: Float[Array, "rows slots embed"]) -> Float[Array, "rows slots embed"]:
-    """tanh(dense(.)) of the hidden state at each example's first position, [CLS]."""
-    return jnp.tanh(nn.dense(params[PREFIX]["pooler"]["dense"], first))
+        return nn.repeat(layer, stack, stream.x, run)
+    x = nn.repeat(layer, stack[:-1], stream.x, run)
+    return nn.repeat(partial(layer, at=at), stack[-1:], x, run, first=len(stack))
 
 
 def _embed(p: Params, cfg: Config, batch: Batch, run: nn.Run) -> Array:
-    hidden = (
-        nn.embed(p["word_embeddings"], batch["input_ids"], run.dtype)
-        + nn.embed(p["position_embeddings"], batch["positions"], run.dtype)
-        + nn.embed(p["token_type_embeddings"], batch["token_type_ids"], run.dtype)
-    )
-    hidden = nn.layer_norm(p["LayerNorm"], run.constrain(hidden, ("rows", None, None)), cfg.layer_norm_eps)
-    return run.drop(hidden, cfg.hidden_dropout_prob)
+    """The sum of three tables' rows, normalized."""
+    with jax.named_scope("embeddings"):
+        hidden = (
+            nn.embed(p["word_embeddings"], batch["input_ids"], run.dtype)
+            + nn.embed(p["position_embeddings"], batch["positions"] + cfg.first_position, run.dtype)
+            + nn.embed(p["token_type_embeddings"], batch["token_type_ids"], run.dtype)
+        )
+        hidden = nn.layer_norm(p["LayerNorm"], run.constrain(hidden, ("rows", None, None)), cfg.layer_norm_eps)
+        return run.drop(hidden, "hidden")
 
 
-def _layer(p: Params, cfg: Config, hidden: Array, at: Array | None, batch: Batch, run: nn.Run) -> Array:
-    asking, whole = hidden, run
-    if at is not None:
-        asking, run = nn.pick(hidden, at), run.pick(at)
-    # Of its own, so that the gradients of query, key and value are summed before they cross devices, not each after.
-    read = run.constrain(hidden, ("rows", None, None))
-    attended = _attend(p["attention"]["self"], cfg, read if at is None else asking, read, at, batch, run, whole)
-    hidden = _add_norm(p["attention"]["output"], cfg, attended, asking, run, site=1)
-    inner = nn.ACTIVATIONS[cfg.hidden_act](nn.dense(p["intermediate"]["dense"], hidden, run))
-    return _add_norm(p["output"], cfg, run.constrain(inner, ("rows", None, "mlp")), hidden, run, site=2)
+def _layer(p: Params, cfg: Config, stream: nn.Stream, at: Array | None) -> Array:
+    """One layer, of all tokens or of those at `at`: attention and a feed-forward net, each added and normalized."""
+    # Constrained of its own, so that the gradients of query, key and value are summed before they cross devices.
+    told = stream.put(stream.run.constrain(stream.x, ("rows", None, None)), stream.run.key)
+    asking, before = (told, stream.x) if at is None else (stream.pick(at), nn.pick(stream.x, at))
+    run = asking.run
+    with jax.named_scope("attention"):
+        attended = _attend(p["attention"]["self"], cfg, asking, told)
+        hidden = _add_norm(p["attention"]["output"], cfg, attended, before, run, site=1)
+    with jax.named_scope("mlp"):
+        inner = nn.ACTIVATIONS[cfg.hidden_act](nn.dense(p["intermediate"]["dense"], hidden, run))
+        return _add_norm(p["output"], cfg, run.constrain(inner, ("rows", None, "mlp")), hidden, run, site=2)
 
 
-def _attend(
-    p: Params, cfg: Config, asking: Array, hidden: Array, at: Array | None, batch: Batch, run: nn.Run, whole: nn.Run
-) -> Array:
-    """`run` is that of `asking`, `whole` that of `hidden`."""
+def _attend(p: Params, cfg: Config, asking: nn.Stream, told: nn.Stream) -> Array:
+    """Multi-head attention of `asking` to `told`."""
 
-    def project(name: str, x: Array, run: nn.Run) -> Array:
-        heads = nn.dense(p[name], x, run).reshape(*x.shape[:2], cfg.num_attention_heads, -1)
-        return run.constrain(heads, ("rows", None, "heads", None))
+    def project(name: str, stream: nn.Stream) -> Array:
+        split = nn.dense(p[name], stream.x, stream.run).reshape(*stream.x.shape[:2], cfg.num_attention_heads, -1)
+        return stream.run.constrain(split, ("rows", None, "heads", None))
 
-    query, key, value = project("query", asking, run), project("key", hidden, whole), project("value", hidden, whole)
-    segments = batch["segment_ids"]
-    asking_segments = segments if at is None else nn.pick(segments, at)
-    key, value, segments, positions, span = nn.with_prefix(p, key, value, batch, cfg.max_position_embeddings)
-    drop = run.pairs(cfg.attention_probs_dropout_prob, positions, span)
-    return run.attention(query, key, value, asking_segments, segments, drop).reshape(asking.shape)
+    return nn.attend(p, project("query", asking), project("key", told), project("value", told), asking, told)
 
 
 def _add_norm(p: Params, cfg: Config, x: Array, residual: Array, run: nn.Run, site: int) -> Array:
-    x = run.drop(nn.dense(p["dense"], x, run), cfg.hidden_dropout_prob, site)
+    """LayerNorm(residual + dropout(dense(x)))."""
+    x = run.drop(nn.dense(p["dense"], x, run), "hidden", site)
     return nn.layer_norm(p["LayerNorm"], run.constrain(x + residual, ("rows", None, None)), cfg.layer_norm_eps)
+
+
+def _word_head(cfg: Config) -> Head:
+    """BertLMPredictionHead, its decoder the word embedding."""
+    size = cfg.hidden_size
+    transform = {
+        "dense": nn.dense_spec(size, size, ("embed", None), cfg.initializer_range),
+        "LayerNorm": nn.layer_norm_spec(size),
+    }
+
+    def apply(params: Params, x: Array, run: nn.Run) -> Array:
+        p, table = params["cls"]["predictions"], params[cfg.prefix]["embeddings"]["word_embeddings"]["embedding"]
+        x = nn.ACTIVATIONS[cfg.hidden_act](nn.dense(p["transform"]["dense"], x))
+        x = nn.layer_norm(p["transform"]["LayerNorm"], x, cfg.layer_norm_eps)
+        return heads.word_scores(x, table, p["bias"])
+
+    bias = nn.Leaf((cfg.vocab_size,), ("vocab",), "zeros")
+    return Head({"cls": {"predictions": {"transform": transform, "bias": bias}}}, apply)

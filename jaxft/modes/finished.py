@@ -80,7 +80,7 @@ def write_export(
     name, task = e.name or str(folder).split("/")[-1], job.task
     about = {"pipeline": task.pipeline, "usage": task.usage}
     text = model_card(name, config.to_dict(e), dict(results), command, e.model.path, **about)
-    architecture = job.body.model.module.HF_NAME + (task.head or "Model")
+    architecture = job.body.model.hf_class(task.head)
     files = task.files(job.body.model, e.data.max_length)
     hf_config = job.body.hf | task.hf_config() | ({"thresholds": dict(thresholds)} if thresholds else {})
     params = job.program.merge(*weights)

@@ -80,14 +80,15 @@ def rough(one: Setting, work: Work, chip: Chip) -> Rough:
     Activations are those of Korthikanti et al. 2022, equations 1 and 2 (with recomputation: the input of each layer,
     and all of one), less what this project's layers compute again; sums over devices are rings over two links.
     """
-    cfg, shards, shape = work.model.cfg, one.data * one.fsdp, work.shape
+    facts, shards, shape = work.model.facts, one.data * one.fsdp, work.shape
+    layers = len(facts.layers)
     tokens = shape.rows * shape.length / shards / one.accumulate
-    scores = 5 * cfg.num_attention_heads * shape.length if work.scores else 0
-    layer = tokens * (KEPT * cfg.hidden_size + scores) / one.tensor
-    kept = tokens * 2 * cfg.hidden_size * cfg.num_hidden_layers + layer if one.remat else layer * cfg.num_hidden_layers
+    scores = 5 * facts.heads * shape.length if work.scores else 0
+    layer = tokens * (KEPT * facts.width + scores) / one.tensor
+    kept = tokens * 2 * facts.width * layers + layer if one.remat else layer * layers
     whole = work.parameters / one.tensor
     ring = lambda n: (n - 1) / n  # noqa: E731
-    sums = one.accumulate * tokens * 2 * cfg.hidden_size * cfg.num_hidden_layers * (6 if one.remat else 4)
+    sums = one.accumulate * tokens * 2 * facts.width * layers * (6 if one.remat else 4)
     sent = (
         2 * sums * ring(one.tensor)
         + 2 * whole / one.fsdp * 2 * ring(one.data)
@@ -103,7 +104,7 @@ def rough(one: Setting, work: Work, chip: Chip) -> Rough:
 
 def settings(devices: int, model: Model, rows: int) -> Iterator[Setting]:
     """Every setting that divides the heads among `tensor` and the rows among the rest."""
-    heads = model.cfg.num_attention_heads
+    heads = model.facts.heads
     for tensor in (n for n in range(1, min(heads, devices) + 1) if heads % n == 0 and devices % n == 0):
         for fsdp in (n for n in range(1, devices // tensor + 1) if devices // tensor % n == 0):
             data = devices // tensor // fsdp

@@ -34,7 +34,7 @@ def experiment(path: str, task: config.Task | None = None) -> config.Experiment:
     model = config.Model(path=path)
     body = Body.of(model, 0)
     options = task_of(body.hf, body.directory, task)
-    length = body.model.cfg.max_position_embeddings
+    length = body.model.facts.longest
     return config.check(config.Experiment(model=model, task=options, data=config.Data(max_length=length)), data=False)
 
 

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 Host = Mapping[str, np.ndarray]
 """Outputs by name: `[examples, ...]` or, per token, `[tokens, ...]`, flat as in `Features`."""
 
-HEAD_SITE = 2**16
-"""A head's part number for dropout, beyond any layer's."""
-
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Of `[n, classes]`, in float64."""
@@ -64,7 +61,7 @@ class Steady:
     def tied(self: Any, model: Model) -> tuple[str, ...]:
         return ()
 
-    def places(self: Any, path: str, lengths: np.ndarray) -> np.ndarray:
+    def places(self: Any, model: Model, path: str, lengths: np.ndarray) -> np.ndarray:
         return lengths if set(self.outputs.values()) == {"token"} else np.ones_like(lengths)
 
     def files(self, model: Model, max_length: int) -> dict[str, Any]:
@@ -153,7 +150,7 @@ class Task(Protocol):
         """The paths of the body's embeddings that the head multiplies by as well."""
         ...
 
-    def places(self, path: str, lengths: np.ndarray) -> np.ndarray:
+    def places(self, model: Model, path: str, lengths: np.ndarray) -> np.ndarray:
         """At how many places of examples of so many tokens, `[n]`, the head's matrix at `path` is needed, `[n]`."""
         ...
 

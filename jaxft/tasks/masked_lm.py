@@ -57,23 +57,21 @@ print(predict(f"A {predict.tokenizer.mask_token}."))"""
         return (self.options.text,)
 
     def param_spec(self, model: Model) -> nn.Spec:
-        size, std = model.cfg.hidden_size, model.cfg.initializer_range
-        transform = {"dense": nn.dense_spec(size, size, ("embed", None), std), "LayerNorm": nn.layer_norm_spec(size)}
-        bias = nn.Leaf((model.cfg.vocab_size,), ("vocab",), "zeros")
-        return model.param_spec(pooler=False) | {"cls": {"predictions": {"transform": transform, "bias": bias}}}
+        return model.param_spec(model.head("word"))
 
     def tied(self, model: Model) -> tuple[str, ...]:
-        return (f"{model.prefix}/embeddings/word_embeddings/embedding",)
+        return (f"{model.facts.words}/embedding",)
 
-    def places(self, path: str, lengths: np.ndarray) -> np.ndarray:
+    def places(self, model: Model, path: str, lengths: np.ndarray) -> np.ndarray:
         """The head of hidden tokens is needed at these alone; another one, such as next_sentence's, once an example."""
-        hidden = path.startswith("cls/predictions/") or path.endswith("/embedding")
+        hidden = path in self.tied(model) or path in nn.flatten(model.head("word").spec)
         return self.options.mask_fraction * lengths if hidden else np.ones_like(lengths)
 
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
         """Of each hidden token the log probability that it is what it was, and 1 where it is the best guess; else 0."""
         at = self.hidden_places(batch)
-        return self.guesses(params, model, batch, model.encode(params, batch, run, at=at), at)
+        x = model.encode(params, batch, run, at=at)
+        return self.guesses(model.head("word").apply(params, x, run), batch, at)
 
     def hidden_places(self, batch: Batch) -> Int[Array, "rows places"]:
         """Where tokens are hidden in each row, and then any others: as many as a row can hold (see masking.most)."""
@@ -82,16 +80,9 @@ print(predict(f"A {predict.tokenizer.mask_token}."))"""
         count = min(int(self.options.mask_fraction * length) + batch["starts"].shape[1], length)
         return jnp.argsort(~hidden, axis=1, stable=True)[:, :count]
 
-    def guesses(
-        self, params: Params, model: Model, batch: Batch, x: Float[Array, "rows places embed"], at: Array
-    ) -> Outputs:
-        """The head on hidden states of these places."""
+    def guesses(self, logits: Float[Array, "rows places words"], batch: Batch, at: Array) -> Outputs:
+        """What these logits of the tokens at these places say."""
         rows, length = batch["labels"].shape
-        head = params["cls"]["predictions"]
-        x = nn.ACTIVATIONS[model.cfg.hidden_act](nn.dense(head["transform"]["dense"], x))
-        x = nn.layer_norm(head["transform"]["LayerNorm"], x, model.cfg.layer_norm_eps)
-        table = params[model.prefix]["embeddings"]["word_embeddings"]["embedding"]
-        logits = jnp.einsum("rce,ve->rcv", x, table.astype(x.dtype), preferred_element_type=jnp.float32) + head["bias"]
         labels = jnp.maximum(nn.pick(batch["labels"], at), 0)
         found = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
         right = (logits.argmax(-1) == labels).astype(jnp.float32)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxft import config
 from jaxft.batch import Target
 from jaxft.models import Model, nn
-from jaxft.tasks.base import HEAD_SITE, Host, Steady, softmax
+from jaxft.tasks.base import Host, Steady, softmax
 from jaxft.types import Array, Batch, Outputs, Params
 
 if TYPE_CHECKING:
@@ -57,14 +57,10 @@ print(choices[model(**{name: array[None] for name, array in inputs.items()}).log
         return tuple(filter(None, (self.options.context, self.options.question, *self.options.choices)))
 
     def param_spec(self, model: Model) -> nn.Spec:
-        head = nn.dense_spec(model.cfg.hidden_size, 1, ("embed", None), model.cfg.initializer_range)
-        return model.param_spec(pooler=True) | {"classifier": head}
+        return model.param_spec(model.head("choice", outputs=1))
 
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
-        pooled = model.pool(params, model.encode(params, batch, run, at=batch["starts"]))
-        rate = model.cfg.hidden_dropout_prob if model.cfg.classifier_dropout is None else model.cfg.classifier_dropout
-        pooled = run.over(batch["order"]).fold(HEAD_SITE).drop(pooled, rate)
-        return {"logits": nn.dense(params["classifier"], pooled)[..., 0].astype(jnp.float32)}
+        return {"logits": model.of_examples(model.head("choice", outputs=1), params, batch, run)[..., 0]}
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """-log softmax(logits)[right], the softmax over the choices of a question; and the number of questions."""

@@ -44,17 +44,15 @@ class NextSentence(MaskedLM):
         return {**super().outputs, "next_logits": "example"}
 
     def param_spec(self, model: Model) -> nn.Spec:
-        spec = super().param_spec(model) | model.param_spec(pooler=True)
-        relation = nn.dense_spec(model.cfg.hidden_size, 2, ("embed", None), model.cfg.initializer_range)
-        return spec | {"cls": {**spec["cls"], "seq_relationship": relation}}
+        return model.param_spec(model.head("word"), model.head("pair"))
 
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
         slots = batch["starts"].shape[1]
         at = self.hidden_places(batch)
         x = model.encode(params, batch, run, at=jnp.concatenate([batch["starts"], at], axis=1))
-        pooled = model.pool(params, x[:, :slots])
-        logits = nn.dense(params["cls"]["seq_relationship"], pooled).astype(jnp.float32)
-        return {**self.guesses(params, model, batch, x[:, slots:], at), "next_logits": logits}
+        logits = model.head("pair").apply(params, x[:, :slots], run)
+        words = model.head("word").apply(params, x[:, slots:], run)
+        return {**self.guesses(words, batch, at), "next_logits": logits}
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """The mean over hidden tokens plus that over examples, times the number of examples; and that number."""

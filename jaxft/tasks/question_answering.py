@@ -72,11 +72,10 @@ print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))"""
         return (self.options.question, self.options.context)
 
     def param_spec(self, model: Model) -> nn.Spec:
-        head = nn.dense_spec(model.cfg.hidden_size, 2, ("embed", None), model.cfg.initializer_range)
-        return model.param_spec(pooler=False) | {"qa_outputs": head}
+        return model.param_spec(model.head("span"))
 
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
-        logits = nn.dense(params["qa_outputs"], model.encode(params, batch, run)).astype(jnp.float32)
+        logits = model.of_tokens(model.head("span"), params, batch, run)
         return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:

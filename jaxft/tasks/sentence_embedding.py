@@ -73,7 +73,7 @@ print(model.encode(["A text."]))"""
         return self.options.texts[:1]
 
     def param_spec(self, model: Model) -> nn.Spec:
-        return model.param_spec(pooler=False)
+        return model.param_spec()
 
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
         if self.options.pooling == "cls":
@@ -155,7 +155,7 @@ print(model.encode(["A text."]))"""
             {"idx": i, "name": str(i), "path": path, "type": module + kind}
             for i, (path, kind) in enumerate(kinds.items())
         ]
-        pooling = {"word_embedding_dimension": model.cfg.hidden_size}
+        pooling = {"word_embedding_dimension": model.facts.width}
         pooling |= {
             f"pooling_mode_{mode}": mode.startswith(self.options.pooling) for mode in ("cls_token", "mean_tokens")
         }

@@ -1,6 +1,6 @@
 """Classify or score a text, or a pair of texts.
 
-The head and the loss are those of BertForSequenceClassification (transformers/models/bert/modeling_bert.py).
+The loss is that of the ...ForSequenceClassification classes (transformers/loss/loss_utils.py).
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxft import config
 from jaxft.batch import Target
-from jaxft.models import Model, nn
+from jaxft.models import Head, Model, nn
 from jaxft.tasks import losses
-from jaxft.tasks.base import HEAD_SITE, Host, Steady, sigmoid, softmax
+from jaxft.tasks.base import Host, Steady, sigmoid, softmax
 from jaxft.types import Array, Batch, Outputs, Params
 
 if TYPE_CHECKING:
@@ -60,15 +59,13 @@ print(predict("A text."))"""
         return tuple(column for column in (self.options.text, self.options.text_pair) if column)
 
     def param_spec(self, model: Model) -> nn.Spec:
-        size, std = model.cfg.hidden_size, model.cfg.initializer_range
-        head = nn.dense_spec(size, max(len(self.labels), 1), ("embed", None), std)
-        return model.param_spec(pooler=True) | {"classifier": head}
+        return model.param_spec(self._head(model))
+
+    def _head(self, model: Model) -> Head:
+        return model.head("text", outputs=max(len(self.labels), 1))
 
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
-        pooled = model.pool(params, model.encode(params, batch, run, at=batch["starts"]))
-        rate = model.cfg.hidden_dropout_prob if model.cfg.classifier_dropout is None else model.cfg.classifier_dropout
-        pooled = run.over(batch["order"]).fold(HEAD_SITE).drop(pooled, rate)
-        return {"logits": nn.dense(params["classifier"], pooled).astype(jnp.float32)}
+        return {"logits": model.of_examples(self._head(model), params, batch, run)}
 
     @property
     def numbers(self) -> Mapping[str, float]:

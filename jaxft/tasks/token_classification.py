@@ -17,8 +17,8 @@ import numpy as np
 from jaxft import config
 from jaxft.batch import Target
 from jaxft.errors import UserError, nearest
-from jaxft.models import Model, nn
-from jaxft.tasks.base import HEAD_SITE, Host, Steady, softmax
+from jaxft.models import Head, Model, nn
+from jaxft.tasks.base import Host, Steady, softmax
 from jaxft.tasks.losses import cross_entropy
 from jaxft.types import Array, Batch, Outputs, Params
 
@@ -64,16 +64,13 @@ print(predict("A text."))"""
         return (self.options.tokens,)
 
     def param_spec(self, model: Model) -> nn.Spec:
-        size, std = model.cfg.hidden_size, model.cfg.initializer_range
-        head = nn.dense_spec(size, len(self.labels), ("embed", None), std)
-        return model.param_spec(pooler=False) | {"classifier": head}
+        return model.param_spec(self._head(model))
+
+    def _head(self, model: Model) -> Head:
+        return model.head("token", outputs=len(self.labels))
 
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
-        hidden = model.encode(params, batch, run)
-        rate = model.cfg.hidden_dropout_prob if model.cfg.classifier_dropout is None else model.cfg.classifier_dropout
-        tokens = nn.token_numbers(batch, model.cfg.max_position_embeddings)
-        hidden = run.over(tokens).fold(HEAD_SITE).drop(hidden, rate)
-        return {"logits": nn.dense(params["classifier"], hidden).astype(jnp.float32)}
+        return {"logits": model.of_tokens(self._head(model), params, batch, run)}
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """-log softmax(logits)[label], summed over the tokens that carry a tag; and their number."""

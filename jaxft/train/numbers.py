@@ -7,11 +7,14 @@ import numpy as np
 
 from jaxft import config
 from jaxft.errors import UserError
+from jaxft.models.nn import Rate
 from jaxft.types import Array, Float, Int
 
 
 class Numbers(NamedTuple):
-    """What a training step is computed with. Whether a weight decay or a smoothing is zero is part of the program.
+    """What a training step is computed with.
+
+    Whether a weight decay, a smoothing or a dropout rate is zero is part of the program.
 
     Attributes:
       learning_rate: the peak.
@@ -20,6 +23,7 @@ class Numbers(NamedTuple):
       weight_decay: decoupled.
       loss: numbers of the task's loss by name; see `jaxft.tasks.base.Task.numbers`. Evaluation, which no state is
         handed to, is compiled for each value of these.
+      dropout: the rates above zero of the model and of the method, by name.
     """
 
     learning_rate: Float[Array, ""]
@@ -27,13 +31,20 @@ class Numbers(NamedTuple):
     steps: Int[Array, ""]
     weight_decay: Float[Array, ""]
     loss: Mapping[str, Float[Array, ""]]
+    dropout: Mapping[str, Rate]
 
 
-def of(options: config.Optimizer, steps: int, loss: Mapping[str, float] | None = None) -> Numbers:
+def of(
+    options: config.Optimizer,
+    steps: int,
+    loss: Mapping[str, float] | None = None,
+    dropout: Mapping[str, float] | None = None,
+) -> Numbers:
     """Returns the numbers of a run of so many steps, on the host.
 
     Args:
       loss: those of the task.
+      dropout: rates above zero.
 
     Raises:
       UserError: warmup is longer than the run.
@@ -47,5 +58,6 @@ def of(options: config.Optimizer, steps: int, loss: Mapping[str, float] | None =
         steps=np.int32(min(steps, np.iinfo(np.int32).max)),
         weight_decay=np.float32(options.weight_decay),
         loss={name: np.float32(value) for name, value in (loss or {}).items()},
+        dropout={name: Rate.of(rate) for name, rate in (dropout or {}).items()},
     )
     return Numbers(**values)

@@ -18,6 +18,9 @@ NOT_DECAYED = ("bias", "scale", "magnitude")
 Schedule = Callable[[Int[Array, "*counts"], Numbers], Float[Array, "*counts"]]
 """`(updates so far, numbers) -> learning rate`."""
 
+Depth = Callable[[str], int]
+"""Path of a parameter -> how far below the head it lies."""
+
 DECAYS: dict[str, Callable[[Array], Array]] = {
     "linear": lambda done: 1 - done,
     "cosine": lambda done: 0.5 * (1 + jnp.cos(jnp.pi * done)),
@@ -92,47 +95,39 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def make_optimizer(options: config.Optimizer, schedule: Schedule) -> optax.GradientTransformation:
+def make_optimizer(options: config.Optimizer, schedule: Schedule, depth: Depth) -> optax.GradientTransformation:
     """Returns clipping by global norm, then AdamW (Loshchilov and Hutter 2019).
 
     Its update needs the extra argument `numbers`. Of the options it reads what is no number of these, and whether the
     weight decay is zero.
+
+    Args:
+      depth: as `by_depth` takes it.
     """
     decay = add_decayed_weights(decayed) if options.weight_decay else optax.masked(optax.identity(), decayed)
     adamw = optax.chain(optax.scale_by_adam(options.b1, options.b2, options.eps), decay, scale_by_rate(schedule))
     clip = clip_by_global_norm(options.clip_norm) if options.clip_norm > 0 else optax.identity()
-    layers = options.layer_decay < 1 or options.unfreeze_every > 0
-    return optax.chain(clip, adamw, *[by_depth(options.layer_decay, options.unfreeze_every)] * layers)
+    if options.layer_decay == 1 and options.unfreeze_every == 0:
+        return optax.chain(clip, adamw)
+    return optax.chain(clip, adamw, by_depth(options.layer_decay, options.unfreeze_every, depth))
 
 
-def depths(params: Any) -> Any:
-    """How far below the head each parameter lies: 0 the head, 1 the last layer, ..., the embeddings; like `params`."""
-    names = lambda path: [str(entry.key) for entry in path]  # noqa: E731
-    numbers = [int(n) for path, _ in jax.tree_util.tree_leaves_with_path(params) for n in names(path) if n.isdigit()]
-    layers = max(numbers, default=-1) + 1
-
-    def depth(path: tuple, _: Any) -> int:
-        number = next((int(name) for name in names(path) if name.isdigit()), None)
-        if number is not None:
-            return layers - number
-        return layers + 1 if "embeddings" in names(path) else 0
-
-    return jax.tree_util.tree_map_with_path(depth, params)
-
-
-def by_depth(decay: float, every: int) -> optax.GradientTransformation:
+def by_depth(decay: float, every: int, depth: Depth) -> optax.GradientTransformation:
     """Multiplies the updates of what lies `depth` below the head by decay^depth (Clark et al. 2020, section 3.2).
 
     With `every` > 0 they are zero before step every * depth (gradual unfreezing, Howard and Ruder 2018, section 3.3).
     The optimizer's moments are kept up meanwhile, so that a layer's first updates are not too large.
+
+    Args:
+      depth: path of a parameter -> how far below the head it lies; see `jaxft.models.Model.depth`.
     """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        def scale(update: Any, depth: int) -> Any:
-            begun = state.count >= every * depth
-            return jnp.where(begun, update * decay**depth, 0)
+        def scale(path: tuple, update: Any) -> Any:
+            below = depth("/".join(entry.key for entry in path))
+            return jnp.where(state.count >= every * below, update * decay**below, 0)
 
-        scaled = jax.tree.map(scale, updates, depths(updates))
+        scaled = jax.tree_util.tree_map_with_path(scale, updates)
         return scaled, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
 
     return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32)), update)

@@ -23,7 +23,7 @@ from jaxft.hub.adapters import TYPES
 from jaxft.models import nn
 from jaxft.program import Program
 from jaxft.train.checkpoint import Checkpoints
-from jaxft.train.optimizer import Schedule, make_optimizer
+from jaxft.train.optimizer import Depth, Schedule, make_optimizer
 from jaxft.train.state import State
 from jaxft.types import Batch, Params
 
@@ -36,13 +36,13 @@ BEFORE = ("prefix", "prompt")
 """Methods that put something before each example: they change the model's outputs as soon as they are there."""
 
 
-def watched(options: config.Optimizer, schedule: Schedule) -> optax.GradientTransformation:
+def watched(options: config.Optimizer, schedule: Schedule, depth: Depth) -> optax.GradientTransformation:
     """AdamW, the state of which has the last gradient too."""
     watch = optax.GradientTransformation(
         lambda params: jax.tree.map(jnp.zeros_like, params),
         lambda updates, state, params=None: (updates, updates),
     )
-    return optax.chain(watch, make_optimizer(options, schedule))
+    return optax.chain(watch, make_optimizer(options, schedule, depth))
 
 
 class Adapted(NamedTuple):

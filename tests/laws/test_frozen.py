@@ -93,7 +93,7 @@ def rates(**keys: Any) -> list[dict[str, float]]:
     """How far each parameter moves in each of six steps by the same gradient, divided by how far the head does."""
     case, model = support.TASKS["single_label"], models.build(support.SMALL | {"num_hidden_layers": 3})
     options = config.Optimizer(learning_rate=1e-3, warmup=0.0, schedule="constant", weight_decay=0.0, **keys)
-    transform, values = make_optimizer(options, make_schedule("constant")), numbers.of(options, 6)
+    transform, values = make_optimizer(options, make_schedule("constant"), model.depth), numbers.of(options, 6)
     params = nn.unflatten({path: jnp.ones(1) for path in nn.flatten(case.task.param_spec(model))})
     state, update, found = transform.init(params), jax.jit(transform.update), []
     for _ in range(6):

@@ -206,7 +206,7 @@ def test_adalora_keeps_within_the_budget():
     model = models.build(support.SMALL)
     spec = case.task.param_spec(model)
     experiment = config.Experiment(task=case.options, **keys)
-    method = adalora.build(experiment, spec, model.prefix)
+    method = adalora.build(experiment, spec, model)
     transform = method.optimizer(optax.sgd(0.1))
     trainable: Any = method.split(method.extend(support.random_params(case.task, model, 0), jax.random.key(0)))[0]
     state, update, rng = transform.init(trainable), jax.jit(transform.update), np.random.default_rng(0)

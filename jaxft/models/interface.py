@@ -1,0 +1,56 @@
+"""What a file of this room gives: an architecture is a module with these names, and `jaxft.models.Model` asks it.
+
+Config                       a frozen dataclass; `from_hf(config.json)`, `with_dropout(rate)`, `prefix`, `hf_name`
+facts(cfg)                   what others ask about it
+param_spec(cfg)              declares the body
+encode(params, cfg, batch, run, at)   hidden states of the last layer, at all positions or at some
+head(cfg, purpose, outputs)  what stands on the body for a purpose; None: nothing does
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxft.models import nn
+from jaxft.types import Array, Float, Params
+
+PURPOSES = ("text", "choice", "pair", "token", "span", "word")
+"""What a head is for: classes or scores of an example; the same, of one choice of several; whether two segments belong
+together; classes of each token; the first and the last token of an answer; which word of the vocabulary a token is."""
+
+
+class Facts(NamedTuple):
+    """What those who do not compute a model need to know of it.
+
+    Attributes:
+      width: of the hidden states.
+      heads: of attention.
+      vocabulary: rows of the word embedding table.
+      longest: tokens an example, at most.
+      segment_types: rows of the table of token types; types are below it.
+      words: path of the word embedding table.
+      embeddings: path of all parameters below the first layer.
+      layers: paths of the parameters of each layer, the first layer first.
+      rates: dropout rates by the names that the model's parts use.
+    """
+
+    width: int
+    heads: int
+    vocabulary: int
+    longest: int
+    segment_types: int
+    words: str
+    embeddings: str
+    layers: tuple[str, ...]
+    rates: dict[str, float]
+
+
+class Head(NamedTuple):
+    """What an architecture computes for one purpose, from hidden states of its last layer.
+
+    Attributes:
+      spec: its parameters, those in the body's own tree (a pooler) included.
+      apply: `(params, x [rows, places, width], run of these places) -> [rows, places, outputs]`, logits in float32.
+    """
+
+    spec: nn.Spec
+    apply: Callable[[Params, Float[Array, "rows places width"], nn.Run], Float[Array, "rows places outputs"]]

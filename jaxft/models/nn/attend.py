@@ -1,0 +1,144 @@
+"""Attention: who asks, who is asked, and what may be seen."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxft.models.nn.run import Rate, Run, count, dropout, pick
+from jaxft.types import Array, Batch, Bool, Float, Int, Key, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """Tokens on their way through the layers.
+
+    Attributes:
+      x: their hidden states.
+      run: how they are computed; its numbers are theirs.
+      segments: which example of its row each is of; 0 is padding.
+      positions: of each in its example, from 0 and below `span`.
+      slots: examples a row, at most.
+      span: tokens an example, at most.
+    """
+
+    x: Float[Array, "rows length width"]
+    run: Run
+    segments: Int[Array, "rows length"]
+    positions: Int[Array, "rows length"]
+    slots: int
+    span: int
+
+    @classmethod
+    def of(cls, x: Float[Array, "rows length width"], batch: Batch, run: Run, span: int) -> "Stream":
+        """Returns the stream of all tokens of a batch, which `run` has the numbers of."""
+        return cls(x, run, batch["segment_ids"], batch["positions"], batch["starts"].shape[1], span)
+
+    def put(self, x: Float[Array, "rows length width"], key: Key[Array, ""] | None) -> "Stream":
+        """Returns the same tokens with other hidden states, and with the dropout key of another layer."""
+        return dataclasses.replace(self, x=x, run=dataclasses.replace(self.run, key=key))
+
+    def pick(self, at: Int[Array, "rows slots"] | None) -> "Stream":
+        """Returns the tokens at the given positions of each row alone; None: all of them."""
+        if at is None:
+            return self
+        x, segments, positions = (pick(part, at) for part in (self.x, self.segments, self.positions))
+        return dataclasses.replace(self, x=x, segments=segments, positions=positions, run=self.run.pick(at))
+
+
+class See(NamedTuple):
+    """Says which tokens each token sees: those of its own segment.
+
+    So examples that share a row do not see each other. Padding is segment 0 and sees padding alone: its rows of the
+    softmax stay finite and reach nothing.
+
+    Attributes:
+      asking: segments of the tokens that ask.
+      told: segments of those that are asked.
+    """
+
+    asking: Int[Array, "rows queries"]
+    told: Int[Array, "rows length"]
+
+    def mask(self) -> Bool[Array, "rows 1 queries length"]:
+        """Returns True where a token sees another, for all heads alike."""
+        return self.asking[:, None, :, None] == self.told[:, None, None, :]
+
+
+class PairDropout(NamedTuple):
+    """Dropout of attention probabilities, the mask a function of the query's token, the head and the key's position.
+
+    Attributes:
+      rate, key, bits: as in `dropout` and `Run`.
+      numbers: of the tokens that ask; see `token_numbers`.
+      keys: positions in their examples of the tokens that are asked, below `span`.
+    """
+
+    rate: Rate
+    key: Key[Array, ""]
+    bits: Callable[[Array, Array], Array]
+    numbers: Int[Array, "rows queries"]
+    keys: Int[Array, "rows length"]
+    span: int
+
+    def __call__(self, probs: Float[Array, "rows heads queries length"]) -> Float[Array, "rows heads queries length"]:
+        rows, heads, queries, _ = probs.shape
+        asking = count(self.numbers, (rows, queries, heads)).swapaxes(1, 2)[..., None]
+        pair = asking * jnp.uint32(self.span) + self.keys[:, None, None].astype(jnp.uint32)
+        return dropout(probs, self.rate, self.bits(self.key, pair))
+
+
+def attention(
+    query: Float[Array, "rows queries heads dim"],
+    key: Float[Array, "rows length heads dim"],
+    value: Float[Array, "rows length heads dim"],
+    see: See,
+    drop: PairDropout | None,
+) -> Float[Array, "rows queries heads dim"]:
+    """Computes softmax(Q K^T / sqrt(dim)) V over what is seen (Vaswani et al. 2017, eq. 1), the softmax in float32."""
+    scores = jnp.einsum("rqhd,rkhd->rhqk", query * query.shape[-1] ** -0.5, key).astype(jnp.float32)
+    probs = jax.nn.softmax(jnp.where(see.mask(), scores, -jnp.inf)).astype(value.dtype)
+    return jnp.einsum("rhqk,rkhd->rqhd", drop(probs) if drop else probs, value)
+
+
+def attend(
+    p: Params,
+    query: Float[Array, "rows queries heads dim"],
+    key: Float[Array, "rows length heads dim"],
+    value: Float[Array, "rows length heads dim"],
+    asking: Stream,
+    told: Stream,
+) -> Float[Array, "rows queries width"]:
+    """Computes the attention of one stream to another (or to itself), as its run says, dropout included.
+
+    Args:
+      p: the parameters of the projections; an adaptation may have put `states` beside those of `key` and `value`,
+        further keys and values before each example's own.
+      query, key, value: what the projections make of the streams.
+    """
+    segments, positions, span = told.segments, told.positions, told.span
+    if "states" in p["key"]:
+        key, value = (_before(_states(p[name]["states"], told, key), x) for name, x in (("key", key), ("value", value)))
+        # There are as many copies as examples a row, each of an example's segment; their positions come after the span.
+        size = p["key"]["states"].shape[0]
+        segments = _before(jnp.repeat(jnp.arange(1, told.slots + 1), size), segments)
+        positions = _before(span + jnp.tile(jnp.arange(size), told.slots), positions)
+        span += size
+    drop, rate, run = None, asking.run.rate("attention"), asking.run
+    if rate is not None:
+        assert run.key is not None and run.numbers is not None, "set by Stream.of"
+        drop = PairDropout(rate, jax.random.fold_in(run.key, 0), run.bits, run.numbers, positions, span)
+    compute = run.attention or attention
+    return compute(query, key, value, See(asking.segments, segments), drop).reshape(*query.shape[:2], -1)
+
+
+def _states(states: Float[Array, "size width"], told: Stream, like: Array) -> Array:
+    """A copy of further keys or values for each example that a row may hold, `[slots * size, heads, dim]`."""
+    return jnp.tile(states.reshape(len(states), *like.shape[2:]), (told.slots, 1, 1))
+
+
+def _before(x: Array, own: Array) -> Array:
+    """What each row has of its own, with the same x before it."""
+    return jnp.concatenate([jnp.broadcast_to(x, (len(own), *x.shape)).astype(own.dtype), own], axis=1)

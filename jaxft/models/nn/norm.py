@@ -1,0 +1,19 @@
+"""Normalization of hidden states."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxft.models.nn.dense import kept_narrow
+from jaxft.types import Array, Float, Params
+
+
+def layer_norm(p: Params, x: Float[Array, "*batch embed"], eps: float) -> Float[Array, "*batch embed"]:
+    """Layer normalization over the last axis (Ba et al. 2016), computed in float32."""
+
+    def wide(x: Array, scale: Array, bias: Array) -> Array:
+        h = x.astype(jnp.float32)
+        h = h - h.mean(-1, keepdims=True)
+        h = h * jax.lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + eps)
+        return (h * scale + bias).astype(x.dtype)
+
+    return kept_narrow(wide, x, p["scale"], p["bias"])
