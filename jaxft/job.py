@@ -79,18 +79,18 @@ class Body:
 
         def make(start: int, stop: int) -> dict[str, Any]:
             if not tokenizer:
-                tokenizer.append(self.tokenizer())
+                tokenizer.append(self.tokenizer(task.words))
             return task.features(split.slice(start, stop), tokenizer[0], data.max_length, labelled)
 
         return tokenize(split.table.num_rows, make, path)
 
-    def tokenizer(self) -> Any:
-        """Loads the tokenizer that belongs to the model.
+    def tokenizer(self, words: bool = False) -> Any:
+        """Loads the tokenizer that belongs to the model, for texts or for lists of words.
 
         Raises:
           UserError: it has more entries than the model's embedding.
         """
-        tokenizer = hub.load_tokenizer(self.directory)
+        tokenizer = hub.load_tokenizer(self.directory, words)
         if len(tokenizer) > self.model.facts.vocabulary:
             raise UserError(
                 f"{self.directory}: the tokenizer has {len(tokenizer)} entries, more than the model's embedding "

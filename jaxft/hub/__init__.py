@@ -2,10 +2,10 @@
 
 from jaxft.hub.directory import locate, read_config, read_json
 from jaxft.hub.parameters import Accounting, load_parameters
-from jaxft.hub.tokenizer import load_tokenizer, tokenizer_files, tokenizer_fingerprint
+from jaxft.hub.tokenizer import load_tokenizer, settings_for_words, tokenizer_files, tokenizer_fingerprint
 from jaxft.hub.weights import is_transposed, open_weights, torch_name
 
 __all__ = [
     "Accounting", "is_transposed", "load_parameters", "load_tokenizer", "locate", "open_weights", "read_config",
-    "read_json", "tokenizer_files", "tokenizer_fingerprint", "torch_name",
+    "read_json", "settings_for_words", "tokenizer_files", "tokenizer_fingerprint", "torch_name",
 ]  # fmt: skip

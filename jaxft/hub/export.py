@@ -40,7 +40,7 @@ def export(
       architecture: the transformers class that has these parameters, e.g. BertForSequenceClassification.
       tokenizer_source: the model directory that the tokenizer came from.
       card: the text of README.md.
-      files: further ones: name, with folders, -> JSON values.
+      files: further ones, or ones in place of the tokenizer's: name, with folders, -> JSON values.
       max_shard_size: of a weights file, in bytes or as "5GB"; more than that becomes several files and an index.
 
     Raises:
@@ -58,7 +58,7 @@ def export(
         for name, values in (files or {}).items():
             (new / name).parent.mkdir(exist_ok=True)
             (new / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        for file in tokenizer:
+        for file in (file for file in tokenizer if file.name not in (files or {})):
             shutil.copyfile(file, new / file.name)
     _write_weights(new, params, max_shard_size, writes)
     if writes:

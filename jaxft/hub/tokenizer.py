@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxft.errors import UserError
-from jaxft.hub.directory import TOKENIZER_FILES, VOCABULARIES, first_line
+from jaxft.hub.directory import TOKENIZER_FILES, VOCABULARIES, first_line, read_json
 
 
 def tokenizer_files(directory: Path) -> list[Path]:
@@ -20,8 +20,12 @@ def tokenizer_files(directory: Path) -> list[Path]:
     return [directory / name for name in TOKENIZER_FILES if (directory / name).exists()]
 
 
-def load_tokenizer(directory: Path) -> Any:
-    """The tokenizer of a model directory, a `transformers.PreTrainedTokenizerBase`.
+def load_tokenizer(directory: Path, words: bool = False) -> Any:
+    """Loads the tokenizer of a model directory, a `transformers.PreTrainedTokenizerBase`.
+
+    Args:
+      words: it will be given lists of words. One that works on bytes (RoBERTa's) tells a word after a blank from one
+        without; it then takes each word as if after a blank, the first one too.
 
     Raises:
       UserError: no tokenizer files, or transformers cannot read them.
@@ -31,9 +35,25 @@ def load_tokenizer(directory: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+        if words and needs_blanks(tokenizer):
+            tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, add_prefix_space=True)
+        return tokenizer
     except Exception as error:  # OSError, ValueError, KeyError, or a bare Exception from the Rust side
         raise UserError(f"transformers cannot read the tokenizer in {directory}: {first_line(error)}") from error
+
+
+def needs_blanks(tokenizer: Any) -> bool:
+    """Tells whether a tokenizer takes a word of a list as if it stood in the middle of another."""
+    return getattr(tokenizer.backend_tokenizer.pre_tokenizer, "add_prefix_space", None) is False
+
+
+def settings_for_words(directory: Path) -> dict[str, Any]:
+    """Returns the files that make an export's tokenizer take words as `load_tokenizer` does: name -> JSON."""
+    file = directory / "tokenizer_config.json"
+    if not file.exists() or not needs_blanks(load_tokenizer(directory)):
+        return {}
+    return {file.name: read_json(file) | {"add_prefix_space": True}}
 
 
 def tokenizer_fingerprint(directory: Path) -> str:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from jaxft import config
+from jaxft import config, hub
 from jaxft.data import rows
 from jaxft.devices import distributed
 from jaxft.hub import adapters
@@ -82,6 +82,7 @@ def write_export(
     text = model_card(name, config.to_dict(e), dict(results), command, e.model.path, **about)
     architecture = job.body.model.hf_class(task.head)
     files = task.files(job.body.model, e.data.max_length)
+    files |= hub.settings_for_words(job.body.directory) if task.words else {}
     hf_config = job.body.hf | task.hf_config() | ({"thresholds": dict(thresholds)} if thresholds else {})
     params = job.program.merge(*weights)
     hf.export(folder.export, params, hf_config, architecture, job.body.directory, text, files=files)

@@ -52,7 +52,7 @@ class Predictor:
           weights: the trainable and the frozen parameters, where `composed` has them.
         """
         self.experiment, self.task = experiment, task
-        self._tokenizer, self._program, self._weights = body.tokenizer(), composed, weights
+        self._tokenizer, self._program, self._weights = body.tokenizer(composed.task.words), composed, weights
         self._steps: dict[BatchShape, Compiled] = {}
 
     @classmethod

@@ -51,6 +51,7 @@ class Steady:
     numbers: Mapping[str, float] = MappingProxyType({})
     vary: Vary | None = None
     together: bool = False
+    words: bool = False
 
     def decide(self, thresholds: Mapping[str, float]) -> Any:
         return self
@@ -95,6 +96,11 @@ class Task(Protocol):
     @property
     def together(self) -> bool:
         """Whether the examples of a row of the table lie side by side in one row of a batch: the loss compares them."""
+        ...
+
+    @property
+    def words(self) -> bool:
+        """Whether `features` hands the tokenizer lists of words rather than texts."""
         ...
 
     @property

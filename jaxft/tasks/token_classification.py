@@ -36,6 +36,7 @@ class TokenClassification(Steady):
 
     options: config.TokenClassification
     head: str = "ForTokenClassification"
+    words: bool = True
     pipeline: str = "token-classification"
     lower: frozenset[str] = frozenset({"ece"})
     usage: str = """from transformers import pipeline

@@ -1,9 +1,7 @@
 """Law 1: the logits, the loss and the gradients of the Hugging Face PyTorch model, in float32, to 1e-4."""
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +15,9 @@ from hypothesis import strategies as st
 from jaxft import config, hub, tasks
 from jaxft.data.features import Features, tokenize
 from jaxft.data.sources import Split
-from jaxft.models import Model, nn
+from jaxft.models import nn
 from jaxft.tasks import Task
-from jaxft.types import Batch, Outputs, Params
+from jaxft.types import Params
 
 TEXTS = (
     "A film of quiet power, and the best thing that its director has done in years.",
@@ -29,45 +27,6 @@ TEXTS = (
     "Naïve? Perhaps. Unforgettable? Absolutely!",
 )
 SECOND = ("Critics praised it.", "Nobody could follow the story from one scene to the next.", "It was short.", "Yes")
-
-
-def ours(task: Task, model: Model, params: Params, batch: Mapping[str, Any], dtype: Any = jnp.float32):
-    """The loss, the outputs and the gradient of each parameter."""
-
-    def loss(params: Params, batch: Batch) -> tuple[jax.Array, Outputs]:
-        outputs = task.forward(params, model, batch, nn.Run(dtype=dtype))
-        total, weight = task.loss(outputs, batch)
-        return total / weight, outputs
-
-    (value, outputs), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch)
-    return value, outputs, nn.flatten(grads)
-
-
-def assert_parity(
-    theirs: Any,
-    inputs: Mapping[str, Any],
-    task: Task,
-    model: Model,
-    params: Params,
-    features: Features,
-    slots: int = 1,
-):
-    """The two models on the same examples: theirs a row each, ours that or packed (`slots=0`)."""
-    host = support.lay_out(features, task, inputs["attention_mask"].shape[-1], slots)
-    loss, expected = support.reference(task, theirs, inputs)
-    loss.backward()
-    prefix = "" if task.head else f"{model.prefix}."
-    grads = {prefix + name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
-    value, outputs, own = ours(task, model, params, host.arrays)
-    own = {hub.torch_name(path): g.T if hub.is_transposed(path) else g for path, g in own.items()}
-    taken = support.by_example(outputs, task, host, features) | {"loss": value}
-    expected["loss"] = loss.detach()
-    mask = inputs["attention_mask"].bool()
-    expected |= {name: expected[name][mask] for name, kind in task.outputs.items() if kind == "token"}
-    if task.together:
-        expected = {name: array.reshape(taken[name].shape) for name, array in expected.items()}
-    support.assert_close(taken, {name: array.numpy() for name, array in expected.items()}, 1e-4)
-    support.assert_close(own, grads, 1e-4, floor=1e-3)
 
 
 RANDOM = [("single_label", act) for act in support.ACTS] + [(name, "gelu") for name in support.TASKS][1:]
@@ -93,7 +52,9 @@ def test_random_models(torch, name: str, hidden_act: str, data: st.DataObject):
         theirs.save_pretrained(directory)
         model, params = support.load(Path(directory), case.task)
     inputs = support.torch_inputs(features, case.task, length)
-    assert_parity(theirs, inputs, case.task, model, params, features, slots)
+    support.assert_parity(
+        theirs, inputs, case.task, model, params, features, support.lay_out(features, case.task, length, slots)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +85,7 @@ def test_minilm(torch, minilm, second: str):
     encoded = AutoTokenizer.from_pretrained(minilm)(
         *map(list, texts), truncation=True, max_length=40, padding=True, return_tensors="pt"
     )
-    assert_parity(theirs, {**encoded, "labels": torch.tensor([2, 0, 1, 2])}, task, model, params, features)
+    support.assert_parity(theirs, {**encoded, "labels": torch.tensor([2, 0, 1, 2])}, task, model, params, features)
 
 
 def test_bfloat16_is_near(minilm):
