@@ -111,7 +111,7 @@ def assert_packed_is_padded(run: Path, file: Path, folder: Path) -> None:
     (packed, structure), (padded, same_structure) = found
     assert structure == same_structure
     for a, b in zip(packed, padded, strict=True):
-        assert a == (pytest.approx(b, abs=1e-4) if isinstance(b, float) else b)
+        assert a == (pytest.approx(b, rel=1e-5, abs=1e-4) if isinstance(b, float) else b)
 
 
 def weights(workdir: Path) -> bytes:

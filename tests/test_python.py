@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import pytest
 from runs import ROOT, experiment, lines, results, weights
 
@@ -142,6 +143,7 @@ def test_the_page(tmp_path, tiny_model, monkeypatch, capsys):
     names: dict[str, object] = {}
     for block in (first, *others):
         exec(compile(block, "docs/python.md", "exec"), names)
+    plt.close()
     accuracy, *answers, last = capsys.readouterr().out.splitlines()
     assert 0 <= float(accuracy) <= 1 and len(answers) == 2 and "prediction" in last
     assert (tmp_path / "loss.png").stat().st_size > 5000
