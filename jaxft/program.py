@@ -80,7 +80,6 @@ class Program:
       split: `params -> (trainable, frozen)`; what the adaptation adds is at its initial values, which change nothing.
       merge: `(trainable, frozen) -> params`, those of `spec` alone, that compute the same; None: there are no such.
       state: abstract, with shardings.
-      abstract_batch, abstract_inputs: `BatchShape -> batch` or `inputs`, abstract, with shardings.
     """
 
     mesh: Mesh
@@ -97,8 +96,14 @@ class Program:
     split: Callable[[Params], tuple[Params, Params]]
     merge: Callable[[Params, Params], Params] | None
     state: State
-    abstract_batch: Callable[[BatchShape], dict[str, jax.ShapeDtypeStruct]]
-    abstract_inputs: Callable[[BatchShape], dict[str, jax.ShapeDtypeStruct]]
+
+    def abstract_batch(self, shape: BatchShape) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns a batch of that shape, abstract, with shardings."""
+        return batch.abstract(shape, self.task.targets, self.batch_sharding)
+
+    def abstract_inputs(self, shape: BatchShape) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns what `outputs` takes of a batch of that shape, abstract, with shardings."""
+        return batch.abstract(shape, {name: self.task.targets[name] for name in self.task.reads}, self.batch_sharding)
 
     def placed_numbers(self) -> Numbers:
         """Returns the numbers on the devices of the mesh."""
@@ -181,21 +186,24 @@ def compose(
         spec=spec,
         init=partial(jax.jit(start, out_shardings=places, donate_argnums=0), values=values),
         numbers=values,
-        train_step=jax.jit(
-            step.make_train_step(gradient, transform, schedule),
-            in_shardings=(places, rows),
-            out_shardings=(places, everywhere),
-            donate_argnums=0,
-            compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
-        ),
+        train_step=_compiled_step(step.make_train_step(gradient, transform, schedule), places, mesh, rules),
         eval_step=evaluated(step.make_eval_step(objective({}, {}), join)),
         outputs=evaluated(outputs),
         adaptation=method,
         split=jax.jit(split, out_shardings=weights(places)),
         merge=_merge(method),
         state=state,
-        abstract_batch=partial(batch.abstract, targets=task.targets, place=rows),
-        abstract_inputs=partial(batch.abstract, targets={n: task.targets[n] for n in task.reads}, place=rows),
+    )
+
+
+def _compiled_step(train_step: step.TrainStep, state: State, mesh: Mesh, rules: Rules) -> step.TrainStep:
+    """The training step, jitted; its state, of these shardings, is donated."""
+    return jax.jit(
+        train_step,
+        in_shardings=(state, sharding.batch_sharding(mesh, rules)),
+        out_shardings=(state, sharding.replicated(mesh)),
+        donate_argnums=0,
+        compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxft import config
 from jaxft.batch import BatchShape
 from jaxft.errors import UserError
+from jaxft.plan import planned, topology
 
 
 def plan(
@@ -49,13 +50,11 @@ def failed(message: str) -> dict[str, Any]:
 
 
 def _answer(asked: dict[str, Any]) -> dict[str, Any]:
-    from jaxft.plan import mode, topology
-
     topology.start(asked["topology"])
     experiment = config.check(config.from_dict(asked["experiment"]), data=False)
     devices, shape = topology.devices(asked["topology"]), BatchShape(*asked["shape"])
     try:
-        return mode.one(experiment, devices, shape, asked["lengths"], asked["exact"])
+        return planned.one(experiment, devices, shape, asked["lengths"], asked["exact"])
     except UserError as error:
         return failed(str(error))
 

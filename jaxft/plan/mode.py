@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxft import config, program, sharding, tasks
+from jaxft import config, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.devices.flops import train_flops
 from jaxft.errors import UserError
@@ -26,20 +26,6 @@ from jaxft.report import page
 
 WORKERS = 4
 """Plans made at the same time, at most: a large model's compiler takes gigabytes."""
-
-
-def one(
-    experiment: config.Experiment,
-    devices: Sequence[Any],
-    shape: BatchShape,
-    lengths: Sequence[int] | np.ndarray,
-    exact: bool = False,
-) -> dict[str, Any]:
-    """What plan.json holds of a checked and resolved experiment on these devices, by `jaxft.plan.planned.plan`."""
-    model, task = Body.of(experiment.model, experiment.data.max_length).model, tasks.build(experiment.task)
-    mesh = sharding.make_mesh(experiment.mesh, devices)
-    composed = program.compose(experiment, model, task, steps=1000, mesh=mesh)
-    return planned.plan(experiment, composed, shape, lengths, experiment.data.cache, exact)
 
 
 @dataclass(frozen=True)
@@ -106,7 +92,7 @@ def plan(
         facts |= _search(about, name, devices, mesh)
     else:
         shape = about.shape_on(about.experiment, devices)
-        facts |= one(about.experiment, devices, shape, about.lengths, exact)
+        facts |= planned.one(about.experiment, devices, shape, about.lengths, exact)
         facts |= {"experiment": config.to_dict(about.experiment), "search": []}
     print(show.text(facts))
     if workdir:
@@ -138,7 +124,7 @@ def _search(about: Subject, name: str, devices: list[Any], mesh: Mesh) -> dict[s
         shape = about.shape_on(experiment, devices)
         if elsewhere:
             return apart.plan(experiment, name, shape, about.lengths, exact)
-        return one(experiment, devices, shape, about.lengths, exact)
+        return planned.one(experiment, devices, shape, about.lengths, exact)
 
     start = searching.setting(about.experiment, dict(mesh.shape))
     note = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731

@@ -8,14 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxft import config
+from jaxft import config, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.devices import flops
+from jaxft.job import Body
 from jaxft.plan import hlo, topology
 from jaxft.plan.build import Built, build, versions
 from jaxft.plan.reading import Collective, Work, read
 from jaxft.plan.topology import Chip
-from jaxft.program import Program, weights
+from jaxft.program import Program, compose, weights
 
 
 @dataclass(frozen=True)
@@ -146,3 +147,17 @@ def speed(facts: Mapping[str, Any], seconds: Estimate, chip: Chip) -> dict[str, 
         "examples_per_second": facts["examples"] / seconds.step,
         "tokens_per_day": facts["tokens"] / seconds.step * 86400,
     }
+
+
+def one(
+    experiment: config.Experiment,
+    devices: Sequence[Any],
+    shape: BatchShape,
+    lengths: Sequence[int] | np.ndarray,
+    exact: bool = False,
+) -> dict[str, Any]:
+    """What plan.json holds of a checked and resolved experiment on these devices, by `plan`."""
+    model, task = Body.of(experiment.model, experiment.data.max_length).model, tasks.build(experiment.task)
+    mesh = sharding.make_mesh(experiment.mesh, devices)
+    composed = compose(experiment, model, task, steps=1000, mesh=mesh)
+    return plan(experiment, composed, shape, lengths, experiment.data.cache, exact)

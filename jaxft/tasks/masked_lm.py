@@ -1,6 +1,6 @@
 """Learn the language of a text: guess tokens that are hidden in it (Devlin et al. 2019).
 
-Head and loss are those of BertForMaskedLM (transformers/models/bert/modeling_bert.py), its decoder the word embedding;
+Head and loss are those of BertForMaskedLM (transformers, modeling_bert.py), its decoder the word embedding;
 they are computed where a token is hidden, and nowhere else.
 """
 

@@ -1,6 +1,6 @@
 """Choose the best of several continuations of a text, or answers to a question about it.
 
-Head and loss are those of BertForMultipleChoice (transformers/models/bert/modeling_bert.py), but that questions may
+Head and loss are those of BertForMultipleChoice (transformers, modeling_bert.py), but that questions may
 have different numbers of choices.
 """
 

@@ -1,6 +1,6 @@
 """Masked language modelling that also learns which texts follow each other (Devlin et al. 2019, section 3.1).
 
-Head and loss are those of BertForPreTraining (transformers/models/bert/modeling_bert.py).
+Head and loss are those of BertForPreTraining (transformers, modeling_bert.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Find the answer to a question in a text (extractive question answering).
 
-Head and loss are those of BertForQuestionAnswering (transformers/models/bert/modeling_bert.py), but that padding has no
+Head and loss are those of BertForQuestionAnswering (transformers, modeling_bert.py), but that padding has no
 part in the softmax, so that packed and padded batches agree.
 """
 

@@ -1,7 +1,7 @@
 """Tag each word of a text: named entities, parts of speech.
 
 The first token of each word carries its tag. Head and loss are those of BertForTokenClassification
-(transformers/models/bert/modeling_bert.py).
+(transformers, modeling_bert.py).
 """
 
 from __future__ import annotations
