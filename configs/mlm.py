@@ -9,10 +9,7 @@ splits:
 
   python run.py --config=configs/mlm.py:notes.txt --workdir=/tmp/mlm --config.model.path=google-bert/bert-base-uncased
 
-  --config.task.next_sentence=true --config.data.documents=true
-
-after that learns besides whether one text follows another (BERT's next-sentence prediction), from lines that make up
-documents with blank lines between them. In a table a row is a document.
+configs/next_sentence.py learns besides whether one text follows another.
 
 A checkpoint of sentence-transformers, such as MiniLM from pip, has no head that guesses tokens: it is new, and learns
 first. For that head's sake the learning rate is higher than for a model that was pretrained this way.

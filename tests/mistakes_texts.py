@@ -22,7 +22,12 @@ TEXTS: Rows = {
     ),
     "a text file without text": (texts("mlm.py", "\n\n", name="a.txt"), ["a.txt is empty"]),
     "lines where documents are asked for": (
-        texts("mlm.py", "".join(f"Line {i}.\n" for i in range(30)), "--config.task.next_sentence=true", name="a.txt"),
+        texts(
+            "next_sentence.py",
+            "".join(f"Line {i}.\n" for i in range(30)),
+            "--config.data.documents=false",
+            name="a.txt",
+        ),
         ["a.txt: no text in 'text' has two sentences", "config.data.documents=true"],
     ),
     "too much to hide": (

@@ -146,7 +146,7 @@ TASKS = {
     ),
     "masked_lm": Case(config.MaskedLM(mask_fraction=0.3), {"labels": hidden}),
     "next_sentence": Case(
-        config.MaskedLM(mask_fraction=0.3, next_sentence=True),
+        config.NextSentence(mask_fraction=0.3),
         {"labels": hidden, "next_sentence_label": lambda rng, lengths: rng.integers(0, 2, len(lengths), np.int32)},
         coupled=True,
     ),
@@ -306,7 +306,7 @@ def reference(task: Task, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, d
     found = model(**inputs)
     if not isinstance(task.options, config.MaskedLM):
         return found.loss, {name: found[name].detach() for name in task.outputs}
-    pairs = task.options.next_sentence
+    pairs = isinstance(task.options, config.NextSentence)
     logits, labels = (found.prediction_logits if pairs else found.logits).detach(), inputs["labels"].clip(0)
     hidden = (inputs["labels"] >= 0).float()
     log_probs = torch.log_softmax(logits, -1).gather(-1, labels[..., None])[..., 0]

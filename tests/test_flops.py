@@ -26,7 +26,7 @@ def tags(count: int) -> Task:
 
 
 def tokens(next_sentence: bool) -> Task:
-    return support.Case(config.MaskedLM(mask_fraction=0.3, next_sentence=next_sentence), {}).task
+    return support.Case((config.NextSentence if next_sentence else config.MaskedLM)(mask_fraction=0.3), {}).task
 
 
 def both(task: Task, vocabulary: int) -> np.ndarray:

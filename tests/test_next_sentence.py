@@ -55,7 +55,7 @@ def test_sentences_of_any_length(tokenizer):
 
 
 def test_rows_that_are_no_documents(tokenizer):
-    task = tasks.build(config.MaskedLM(next_sentence=True))
+    task = tasks.build(config.NextSentence())
     split = Split(pa.table({"text": ["One line", "another"]}), "notes.txt")
     with pytest.raises(UserError, match=r"notes.txt: .*'text' .*config.data.documents=true"):
         task.features(split, tokenizer, 24)
@@ -80,7 +80,7 @@ def trained(tmp_path_factory, tiny_model, cache):
     )
     for key in ("train_examples", "validation_examples", "test_examples"):
         setattr(e.data, key, 0)
-    e.task = config.MaskedLM(next_sentence=True)
+    e.task = config.NextSentence()
     modes.train(e, str(folder / "run"))
     return folder / "run"
 
@@ -99,3 +99,11 @@ def test_a_run_learns_what_follows(torch, trained, tmp_path):
     assert logits.argmax(-1).tolist() == [sentences.NEXT, sentences.RANDOM]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS[:4]))
     assert_packed_is_padded(trained, tmp_path / "texts.jsonl", tmp_path)
+
+
+@pytest.mark.parametrize(("pairs", "options"), [(True, config.NextSentence), (False, config.MaskedLM)])
+def test_runs_of_0_1_0_are_read(pairs, options):
+    """It was a knob of masked language modelling then."""
+    new = config.to_dict(config.Experiment(task=config.MaskedLM(mask_fraction=0.3)))
+    new["task"] |= {"kind": "masked_lm", "next_sentence": pairs}
+    assert config.from_dict(new).task == options(mask_fraction=0.3)

@@ -105,7 +105,7 @@ CASES: dict[str, tuple[config.Task, list[Any]]] = {
     ),
     "masked": (config.MaskedLM(), ["a text of some words", "another text, of other words"]),
     "masked, with what follows": (
-        config.MaskedLM(next_sentence=True),
+        config.NextSentence(),
         ["a text of some words. And more.", "other words"],
     ),
     "choices": (

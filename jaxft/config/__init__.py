@@ -13,6 +13,7 @@ from jaxft.config.tasks import (
     TASKS,
     MaskedLM,
     MultipleChoice,
+    NextSentence,
     QuestionAnswering,
     SentenceEmbedding,
     SequenceClassification,
@@ -22,7 +23,7 @@ from jaxft.config.tasks import (
 
 __all__ = [
     "IA3", "METHODS", "RESUMABLE", "TASKS", "AdaLora", "Adapter", "Compute", "Data", "Experiment", "Freeze", "Lora",
-    "MaskedLM", "Mesh", "Model", "MultipleChoice", "Optimizer", "Prefix", "Prompt", "QuestionAnswering", "Section",
-    "SentenceEmbedding", "SequenceClassification", "Task", "TokenClassification", "Train", "check", "check_sections",
-    "defining", "differences", "from_dict", "keys", "knob", "load", "meaning", "to_dict", "walk",
+    "MaskedLM", "Mesh", "Model", "MultipleChoice", "NextSentence", "Optimizer", "Prefix", "Prompt", "QuestionAnswering",
+    "Section", "SentenceEmbedding", "SequenceClassification", "Task", "TokenClassification", "Train", "check",
+    "check_sections", "defining", "differences", "from_dict", "keys", "knob", "load", "meaning", "to_dict", "walk",
 ]  # fmt: skip

@@ -90,6 +90,8 @@ def from_dict(plain: Mapping[str, Any]) -> Experiment:
     def build(cls: Any, values: Mapping[str, Any]) -> Any:
         values = dict(values)
         kind = values.pop("kind", None)
+        if kind == "masked_lm" and values.pop("next_sentence", False):  # a run of 0.1.0
+            kind = "next_sentence"
         if kind is not None:
             if kind not in TASKS:
                 raise UserError(f"unknown task {kind!r} in config.json; {nearest(kind, TASKS)}")

@@ -82,9 +82,13 @@ class MaskedLM(Task):
     text: str = knob("text", "column with the text; rows are put one after the other, and cut at data.max_length")
     mask_fraction: float = knob(0.15, "share of the tokens of an example that are hidden", low=0.01, high=0.9)
     whole_words: bool = knob(False, "hide all tokens of a word together")
-    next_sentence: bool = knob(
-        False, "learn as well whether a text follows another; rows are documents then, cut into pairs of segments"
-    )
+
+
+@dataclass(kw_only=True)
+class NextSentence(MaskedLM):
+    """Learn the language of a text, and which of its sentences follow each other."""
+
+    text: str = knob("text", "column with documents, which are cut into pairs of segments; see data.documents")
 
 
 @dataclass(kw_only=True)
@@ -114,6 +118,7 @@ TASKS: dict[str, type[Task]] = {
     "token_classification": TokenClassification,
     "question_answering": QuestionAnswering,
     "masked_lm": MaskedLM,
+    "next_sentence": NextSentence,
     "multiple_choice": MultipleChoice,
     "sentence_embedding": SentenceEmbedding,
 }

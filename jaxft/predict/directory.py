@@ -78,10 +78,6 @@ def _answers(hf: Mapping[str, Any], directory: Path) -> Options:
     return {"unanswerable": "yes" if "no_answer" in hf.get("thresholds", {}) else "no"}
 
 
-def _documents(hf: Mapping[str, Any], directory: Path) -> Options:
-    return {"next_sentence": True}
-
-
 def _nothing(hf: Mapping[str, Any], directory: Path) -> Options:
     return {}
 
@@ -91,7 +87,7 @@ KINDS: dict[str, tuple[type[config.Task], Callable[[Mapping[str, Any], Path], Op
     "ForTokenClassification": (config.TokenClassification, _words),
     "ForQuestionAnswering": (config.QuestionAnswering, _answers),
     "ForMaskedLM": (config.MaskedLM, _nothing),
-    "ForPreTraining": (config.MaskedLM, _documents),
+    "ForPreTraining": (config.NextSentence, _nothing),
     "ForMultipleChoice": (config.MultipleChoice, _nothing),
 }
 """End of a Hugging Face class's name -> the task, and what config.json says of it."""

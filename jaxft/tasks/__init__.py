@@ -11,6 +11,7 @@ from jaxft.errors import UserError
 from jaxft.tasks import (
     masked_lm,
     multiple_choice,
+    next_sentence,
     question_answering,
     sentence_embedding,
     sequence_classification,
@@ -28,6 +29,7 @@ TASKS: dict[type[config.Task], Any] = {
     config.TokenClassification: token_classification,
     config.QuestionAnswering: question_answering,
     config.MaskedLM: masked_lm,
+    config.NextSentence: next_sentence,
     config.MultipleChoice: multiple_choice,
     config.SentenceEmbedding: sentence_embedding,
 }

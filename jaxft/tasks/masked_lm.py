@@ -162,9 +162,7 @@ print(predict(f"A {predict.tokenizer.mask_token}."))"""
 
 
 def build(options: config.MaskedLM) -> MaskedLM:
-    from jaxft.tasks.next_sentence import NextSentence
-
-    return (NextSentence if options.next_sentence else MaskedLM)(options)
+    return MaskedLM(options)
 
 
 def read(options: config.MaskedLM, split: Split, labelled: bool) -> Split:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxft import config
 from jaxft.batch import Target
 from jaxft.errors import UserError
 from jaxft.models import Model, nn
 from jaxft.tasks import losses
 from jaxft.tasks.base import Host, softmax
-from jaxft.tasks.masked_lm import MaskedLM
+from jaxft.tasks.masked_lm import MaskedLM, read, resolve
 from jaxft.types import Array, Batch, Outputs, Params
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class NextSentence(MaskedLM):
         if not pairs:
             raise UserError(
                 f"{split.origin}: no text in {self.options.text!r} has two sentences and others beside it, which "
-                "config.task.next_sentence needs; a row must be a document (of a .txt file: config.data.documents=true)"
+                "learning what follows needs; a row must be a document (of a .txt file: config.data.documents=true)"
             )
         columns = self.hide([pair.piece for pair in pairs], tokenizer)
         columns["token_type_ids"] = [pair.types for pair in pairs]
@@ -84,3 +85,10 @@ class NextSentence(MaskedLM):
         found = super().metrics(outputs, features, split)
         loss = {"loss": float(np.log(found["perplexity"]) - chosen)} if found else {}
         return loss | found | {"next_accuracy": float((probabilities.argmax(-1) == labels).mean())}
+
+
+def build(options: config.NextSentence) -> NextSentence:
+    return NextSentence(options)
+
+
+__all__ = ["NextSentence", "build", "read", "resolve"]
