@@ -46,7 +46,8 @@ SMALL = {
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bert": SMALL,
-    "roberta": SMALL | {"model_type": "roberta", "pad_token_id": 1, "type_vocab_size": 1},
+    "roberta": SMALL
+    | {"model_type": "roberta", "pad_token_id": 1, "type_vocab_size": 1, "max_position_embeddings": 30},
 }
 """A small model of each architecture."""
 

@@ -19,6 +19,7 @@ from jaxft.train import numbers
 from jaxft.types import Params
 
 HEAD = ["classifier", "pooler"]
+"""Modules of BERT that `peft` is told to train whole."""
 LINEAR = ["query", "key", "value", "dense"]
 SCALED = {"target_modules": ["key", "value", "output.dense"], "feedforward_modules": ["output.dense"]}
 
@@ -46,13 +47,15 @@ def peft(torch):
 class Ours:
     """A model with an adaptation, on the body in the folder's `base`, and four examples."""
 
-    def __init__(self, folder: Path, case: support.Case, keep_gradients: bool = False, **keys: Any):
+    def __init__(
+        self, folder: Path, case: support.Case, keep_gradients: bool = False, hf: Any = support.SMALL, **keys: Any
+    ):
         self._folder, self._case = folder, case
         self._experiment = config.Experiment(task=case.options, model=config.Model(path=str(folder / "base")), **keys)
         model, self.params = support.load(folder / "base", case.task, dropout=0.0)
         self.composed = support.compose(case.task, model, keep_gradients=keep_gradients, **keys)
-        self._features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
-        self.inputs = support.torch_inputs(self._features, case.task, 24)
+        self._features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], hf)
+        self.inputs = support.torch_inputs(self._features, case.task, 24, pad=hf.get("pad_token_id", 0))
         self._host = support.lay_out(self._features, case.task, 24, slots=0)
         self.batch = support.arrays(self._host)
 
@@ -78,15 +81,17 @@ def plain(name: str) -> str:
     return name.replace(".modules_to_save", "").replace(".default", "").replace("vector.weight", "vector")
 
 
+@pytest.mark.parametrize("architecture", support.ARCHITECTURES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_peft_computes_the_same(torch, peft, tmp_path, kind: str):
+def test_peft_computes_the_same(torch, peft, tmp_path, kind: str, architecture: str):
     """Logits, loss and gradients from its directory; and its logits from the directory that is written of that."""
-    case = support.TASKS["single_label"]
-    base = support.torch_model(support.SMALL, case.task, seed=0)
+    case, hf = support.TASKS["single_label"], support.ARCHITECTURES[architecture]
+    base = support.torch_model(hf, case.task, seed=0)
     base.save_pretrained(tmp_path / "base")
     name, arguments = KINDS[kind]
+    head = HEAD if architecture == "bert" else ["classifier"]
     theirs = peft.get_peft_model(
-        base, getattr(peft, name)(task_type="SEQ_CLS", modules_to_save=HEAD, **arguments)
+        base, getattr(peft, name)(task_type="SEQ_CLS", modules_to_save=head, **arguments)
     ).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -94,7 +99,7 @@ def test_peft_computes_the_same(torch, peft, tmp_path, kind: str):
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     theirs.save_pretrained(tmp_path / "theirs")
-    ours = Ours(tmp_path, case, keep_gradients=True, **adapters.options(tmp_path / "theirs"))
+    ours = Ours(tmp_path, case, keep_gradients=True, hf=hf, **adapters.options(tmp_path / "theirs"))
     found = theirs(**ours.inputs)
     found.loss.backward()
     logits = found.logits.detach().numpy()
