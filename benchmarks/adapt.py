@@ -136,7 +136,7 @@ class Method:
 
     def measure(self, weights: tuple[Params, Params], split: str) -> dict[str, float]:
         found = evaluate(self.job.program.eval_step, weights, self.job.feed(split), self.job.task.outputs)
-        metrics = self.job.task.metrics(found.outputs, self.job.features[split], self.job.splits[split])
+        metrics = self.job.table.metrics(found.outputs, self.job.features[split], self.job.splits[split])
         return {"loss": found.loss, "accuracy": metrics["accuracy"]}
 
 

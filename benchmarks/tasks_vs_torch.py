@@ -139,7 +139,7 @@ def by_torch(experiment: Experiment, export: Path) -> Metrics:
     groups = [{"params": others, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(options.b1, options.b2), eps=options.eps)
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, round(options.warmup * job.steps), job.steps)
-    sign = -1 if job.task.metric in job.task.lower else 1
+    sign = -1 if job.table.metric in job.table.lower else 1
     best = -np.inf
     for step in range(job.steps):
         model.train()
@@ -149,7 +149,7 @@ def by_torch(experiment: Experiment, export: Path) -> Metrics:
         schedule.step()
         optimizer.zero_grad()
         if (step + 1) % job.eval_every == 0 or step + 1 == job.steps:
-            score = measure(job, model, "validation")[job.task.metric]
+            score = measure(job, model, "validation")[job.table.metric]
             print(f"step {step + 1}/{job.steps}: {score:.4f}", file=sys.stderr, flush=True)
             if sign * score > best:
                 best = sign * score
@@ -165,7 +165,7 @@ CONTESTANTS = {"start": by_start, "jaxft": by_jaxft, "torch": by_torch}
 def kind(job: Job) -> Any:
     import transformers
 
-    return getattr(transformers, f"AutoModel{job.task.head}")
+    return getattr(transformers, f"AutoModel{job.task.hf_class}")
 
 
 def begin(experiment: Experiment) -> tuple[Job, Any]:
@@ -178,7 +178,8 @@ def begin(experiment: Experiment) -> tuple[Job, Any]:
     torch.manual_seed(experiment.seed)
     rate = experiment.model.dropout
     rates = {} if rate is None else {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate}
-    sizes = transformers.AutoConfig.from_pretrained(job.body.directory, **job.task.hf_config(), **rates)
+    published = job.table.published(job.body.model, experiment.data.max_length)
+    sizes = transformers.AutoConfig.from_pretrained(job.body.directory, **published.settings, **rates)
     return job, kind(job).from_pretrained(job.body.directory, config=sizes)
 
 
@@ -187,10 +188,10 @@ def batch(job: Job, step: int) -> tuple[Features, np.ndarray]:
     features, items = job.features["train"], job.order[step]
     bounds = features.items(job.task.together).bounds.tolist()
     examples = np.concatenate([np.arange(bounds[item], bounds[item + 1]) for item in items])
-    if job.task.vary is None:
+    if job.table.vary is None:
         return features, examples
     epoch = step // job.order.batches_per_epoch
-    varied = job.task.vary(features.take(examples), examples, job.experiment.seed, epoch)
+    varied = job.table.vary(features.take(examples), examples, job.experiment.seed, epoch)
     return varied, np.arange(len(examples))
 
 
@@ -217,9 +218,9 @@ def compute(job: Job, model: Any, given: dict[str, Any]) -> tuple[Any, dict[str,
     """The loss, and the outputs that the task measures."""
     import torch
 
-    if job.task.head:
+    if job.task.hf_class:
         found = model(**given)
-        if job.task.head != "ForMaskedLM":
+        if job.task.hf_class != "ForMaskedLM":
             return found.loss, {name: found[name] for name in job.task.outputs}
         hidden, labels = given["labels"] >= 0, given["labels"].clip(0)
         log_probs = torch.log_softmax(found.logits, -1).gather(-1, labels[..., None])[..., 0]
@@ -249,7 +250,7 @@ def measure(job: Job, model: Any, split: str) -> Metrics:
             array = outputs[name].numpy()
             found[name].append(array[mask] if per == "token" else array)
     host = {name: np.concatenate(parts) for name, parts in found.items()}
-    return job.task.metrics(host, features, job.splits[split])
+    return job.table.metrics(host, features, job.splits[split])
 
 
 def run(case: str, contestant: str, seed: int, a: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -11,10 +11,9 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft import config, tasks
+from jaxft import config, tables, tasks
 from jaxft.batch import Target
 from jaxft.data.sources import check_text, require_columns
-from jaxft.tasks.base import Steady
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -24,15 +23,17 @@ class Counts(config.Task):
 
 
 @dataclasses.dataclass(frozen=True)
-class Poisson(Steady):
+class Poisson(tasks.Task):
     options: Counts
-    targets, outputs = {"counts": Target("example", np.float32)}, {"log_rate": "example"}
-    head, pipeline, usage = "ForSequenceClassification", "text-classification", "(its logit is the log of the rate)"
-    metric = "log_likelihood"
+    hf_class: str = "ForSequenceClassification"
 
     @property
-    def inputs(self):
-        return (self.options.text,)
+    def targets(self):
+        return {"counts": Target("example", np.float32)}
+
+    @property
+    def outputs(self):
+        return {"log_rate": "example"}
 
     def param_spec(self, model):
         return model.param_spec(model.head("text", outputs=1))
@@ -44,6 +45,22 @@ class Poisson(Steady):
     def loss(self, outputs, batch):
         each = jnp.exp(outputs["log_rate"]) - batch["counts"] * outputs["log_rate"]
         return (batch["weights"] * each).sum(), batch["weights"].sum()
+
+
+@dataclasses.dataclass(frozen=True)
+class CountTable(tables.Table):
+    options: Counts
+    metric: str = "log_likelihood"
+
+    @property
+    def inputs(self):
+        return (self.options.text,)
+
+    def read(self, split, labelled=True):
+        columns = {"task.text": self.options.text, "task.count": self.options.count if labelled else ""}
+        require_columns(split, columns)
+        check_text(split, self.options.text)
+        return split
 
     def features(self, split, tokenizer, max_length, labelled=True):
         encoded = tokenizer(split.table[self.options.text].to_pylist(), truncation=True, max_length=max_length)
@@ -60,17 +77,12 @@ class Poisson(Steady):
     def plots(self, outputs, features, split):
         return {"labels": features.examples["counts"], "scores": np.exp(outputs["log_rate"])}
 
-    def hf_config(self):
-        return {"num_labels": 1, "problem_type": "regression"}
+    def published(self, model, max_length):
+        settings = {"num_labels": 1, "problem_type": "regression"}
+        return tables.Published("text-classification", "(its logit is the log of the rate)", settings)
 
 
-def read(options, split, labelled):
-    require_columns(split, {"task.text": options.text, "task.count": options.count if labelled else ""})
-    check_text(split, options.text)
-    return split
-
-
-tasks.register("counts", Counts, read=read, build=Poisson)
+tables.register("counts", Counts, task=Poisson, table=CountTable)
 
 
 def get_config(source=""):

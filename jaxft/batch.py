@@ -21,6 +21,9 @@ TOKEN_INPUTS = ("input_ids", "token_type_ids", "positions", "segment_ids")
 EXAMPLE_INPUTS = {"starts": np.int32, "weights": np.float32, "order": np.int32}
 """`[rows, slots]`: where an example begins in its row; 1 for it, 0 for an empty slot; which one of the batch it is."""
 
+IGNORED = -100
+"""The label of a token that has none to learn, as in PyTorch."""
+
 
 class Target(NamedTuple):
     """An array for the loss: per example `[rows, slots, *size]` or per token `[rows, length]`; `fill` where none is."""

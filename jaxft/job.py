@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxft import config, hub, kernels, models, program, sharding, tasks
+from jaxft import config, hub, kernels, models, program, sharding, tables, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources, splits
 from jaxft.data.batches import Feed, HostBatch, fitting
@@ -25,6 +25,7 @@ from jaxft.errors import UserError, nearest
 from jaxft.models import Model, nn
 from jaxft.program import Program
 from jaxft.storage import fingerprint
+from jaxft.tables import Table
 from jaxft.tasks import Task
 from jaxft.types import Params
 
@@ -66,12 +67,12 @@ class Body:
             )
         return cls(directory, hf, model)
 
-    def features(self, split: Split, task: Task, data: config.Data, labelled: bool = True) -> Features:
+    def features(self, split: Split, table: Table, data: config.Data, labelled: bool = True) -> Features:
         """The tokenized split, from the cache where it has been made before."""
         parts = {
             "table": splits.fingerprint(split.table),
             "tokenizer": hub.tokenizer_fingerprint(self.directory),
-            "task": config.to_dict(task.options),
+            "task": config.to_dict(table.options),
             "rest": [data.max_length, self.model.facts.vocabulary, labelled],
         }
         path = Path(data.cache).expanduser() / "features" / f"{cache_key(parts)}.arrow" if data.cache else None
@@ -79,8 +80,8 @@ class Body:
 
         def make(start: int, stop: int) -> dict[str, Any]:
             if not tokenizer:
-                tokenizer.append(self.tokenizer(task.words))
-            return task.features(split.slice(start, stop), tokenizer[0], data.max_length, labelled)
+                tokenizer.append(self.tokenizer(table.words))
+            return table.features(split.slice(start, stop), tokenizer[0], data.max_length, labelled)
 
         return tokenize(split.table.num_rows, make, path)
 
@@ -106,6 +107,7 @@ class Job:
     experiment: config.Experiment
     body: Body
     task: Task
+    table: Table
     splits: Mapping[str, Split]
     features: Mapping[str, Features]
     order: Order
@@ -124,12 +126,12 @@ class Job:
     @property
     def metric(self) -> str:
         """The metric of validation that selects the best checkpoint."""
-        return self.experiment.train.metric or self.task.metric
+        return self.experiment.train.metric or self.table.metric
 
     def score(self, validated: Mapping[str, float]) -> float:
         """How good a checkpoint is, by what validation found: the larger the better; NaN where that is not known."""
         value = validated.get(self.metric, math.nan)
-        return -value if self.metric == "loss" or self.metric in self.task.lower else value
+        return -value if self.metric == "loss" or self.metric in self.table.lower else value
 
     @property
     def origin(self) -> dict[str, str]:
@@ -178,7 +180,7 @@ class Job:
         return Compiled(self.program.train_step, self.program.state, self.program.abstract_batch, shapes)
 
     def feed(self, split: str) -> Feed:
-        data, vary, seed = self.experiment.data, self.task.vary, self.experiment.seed
+        data, vary, seed = self.experiment.data, self.table.vary, self.experiment.seed
         varied = vary and (lambda features, examples, epoch: vary(features, examples, seed, epoch))
         place, together = self.program.batch_sharding, self.task.together
         targets, workers = self.task.targets, data.workers
@@ -205,12 +207,12 @@ def prepare(
     row_shards = sharding.row_shards(mesh, sharding.read_rules(experiment.mesh.rules))
     parts = row_shards * experiment.train.accumulate
     body = Body.of(experiment.model, data.max_length)
-    raw = {name: tasks.read(experiment.task, split) for name, split in (given or sources.read(data)).items()}
-    options = tasks.resolve(experiment.task, raw)
-    experiment = config.check(replace(experiment, task=options))
-    task = tasks.build(options)
-    prepared, notes = splits.prepare(raw, data, experiment.seed, task.inputs)
-    features = {name: body.features(split, task, data) for name, split in prepared.items()}
+    unresolved = tables.build(experiment.task)
+    raw = {name: unresolved.read(split) for name, split in (given or sources.read(data)).items()}
+    experiment = config.check(replace(experiment, task=unresolved.resolve(raw)))
+    task, table = tasks.build(experiment.task), tables.build(experiment.task)
+    prepared, notes = splits.prepare(raw, data, experiment.seed, table.inputs)
+    features = {name: body.features(split, table, data) for name, split in prepared.items()}
     train, items = experiment.train, _items(features, task)
     order = Order(items["train"].lengths, train.batch_size, experiment.seed, data.group_by_length)
     steps = train.steps or max(round(train.epochs * order.batches_per_epoch), 1)
@@ -224,7 +226,7 @@ def prepare(
     composed = program.compose(experiment, body.model, task, steps, mesh=mesh, loss=loss)
     check_length(experiment, composed)
     distributed.wait_for_all("prepared")  # nobody is still tokenizing when the first collective runs
-    return Job(experiment, body, task, prepared, features, order, steps, shapes, composed, notes + doubts)
+    return Job(experiment, body, task, table, prepared, features, order, steps, shapes, composed, notes + doubts)
 
 
 def with_trusted_attention(
@@ -267,15 +269,17 @@ def _shapes(
     """The batch shapes of the run: those that its batches need, wide enough for the longest item of any split."""
     longest = max(int(part.lengths.max()) for part in items.values())
     batches = [order.lengths[order[i]] for i in _typical(order, steps)]
+    width = model.facts.width
+    compiling = COMPILATION / width**2 * len(batches) / steps
+    cost = packing.Cost(lambda rows, length: rows * length * (1 + length / (6 * width)), compiling)
     return packing.plan(
         batches,
         longest=longest,
         packing=data.packing != "off",
         rows_multiple=parts,
         count=data.shapes,
-        cost=lambda rows, length: rows * length * (1 + length / (6 * model.facts.width)),
+        cost=cost,
         most=max(part.most for part in items.values()),
-        price=COMPILATION / model.facts.width**2 * len(batches) / steps,
     )
 
 
@@ -302,7 +306,7 @@ def check_metric(job: Job) -> None:
       UserError: it has not.
     """
     metric = job.experiment.train.metric
-    if metric in ("", "loss", job.task.metric) or "validation" not in job.features:
+    if metric in ("", "loss", job.table.metric) or "validation" not in job.features:
         return
     features, shape = job.features["validation"], job.shapes[-1]
     weights = program.weights(job.program.state)
@@ -313,7 +317,7 @@ def check_metric(job: Job) -> None:
         name: rng.normal(size=(sizes[kind], *abstract[name].shape[2:])).astype(abstract[name].dtype)
         for name, kind in job.task.outputs.items()
     }
-    known = job.task.metrics(outputs, features, job.splits["validation"])
+    known = job.table.metrics(outputs, features, job.splits["validation"])
     if metric not in known:
         hint = nearest(metric, ["loss", *(name for name in known if "/" not in name)])
         raise UserError(f"config.train.metric is {metric!r}, but validation has no such metric; {hint}")

@@ -266,7 +266,7 @@ def spread(attend: Callable[..., Array], mesh: Mesh, rules: Rules = RULES) -> Ca
             if here:
                 numbers, keys, words, rate = data
                 here = here._replace(numbers=numbers, keys=keys, key=jax.random.wrap_key_data(words), rate=rate)
-            return attend(query, key, value, see, here, first_head=first, heads=total)
+            return attend(query, key, value, see, here, among=(first, total))
 
         specs = (wide, wide, wide, rows, (rows, rows, everywhere, everywhere) if drop else ())
         run = jax.shard_map(own, mesh=mesh, in_specs=specs, out_specs=wide, check_vma=False)

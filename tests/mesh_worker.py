@@ -119,7 +119,7 @@ def curve(
         packing=True,
         rows_multiple=sharding.row_shards(mesh, sharding.read_rules(rules)) * parts,
         count=1,
-        cost=lambda rows, length: rows * length,
+        cost=packing.Cost(lambda rows, length: rows * length),
         most=items.most,
     )
     model = models.build(support.SMALL | {"num_hidden_layers": layers}, dropout=rate)

@@ -12,14 +12,14 @@ import optax
 from hypothesis import Phase
 from hypothesis import strategies as st
 
-from jaxft import config, hub, models, program, tasks
-from jaxft.batch import BatchShape
-from jaxft.data import masking
+from jaxft import config, hub, models, program, tables, tasks
+from jaxft.batch import IGNORED, BatchShape
 from jaxft.data.batches import HostBatch, assemble, spread
 from jaxft.data.features import Features
 from jaxft.data.packing import pack
 from jaxft.models import Model, nn
 from jaxft.program import Program
+from jaxft.tables import Table, masking
 from jaxft.tasks import Task
 from jaxft.train.evaluate import token_places
 from jaxft.train.optimizer import Depth, Schedule
@@ -87,6 +87,10 @@ class Case:
     def task(self) -> Task:
         return tasks.build(self.options)
 
+    @property
+    def table(self) -> Table:
+        return tables.build(self.options)
+
 
 def classes(count: int) -> Case:
     options = config.SequenceClassification(labels=tuple("abcdefgh"[:count]), problem="single_label")
@@ -100,7 +104,7 @@ def positions(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
 
 def hidden(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
     """Labels of as many tokens of each example as can be hidden; of every third example of none."""
-    labels = np.full(lengths.sum(), masking.IGNORED, np.int32)
+    labels = np.full(lengths.sum(), IGNORED, np.int32)
     for number, (end, length) in enumerate(zip(np.cumsum(lengths), lengths, strict=True)):
         if number % 3 != 1:
             labels[end - 1 - rng.permutation(length)[: masking.most(int(length), 0.3)]] = rng.integers(0, 8)
@@ -253,15 +257,20 @@ def copy(tree: Any) -> Any:
     return jax.tree.map(jnp.copy, tree)
 
 
+def published(task: Task) -> dict[str, Any]:
+    """What the task's table adds to a Hugging Face config.json."""
+    return dict(tables.build(task.options).published(models.build(SMALL), 64).settings)
+
+
 def torch_model(hf: Mapping[str, Any], task: Task, seed: int) -> Any:
     """A random model of the task's class in eval mode, none of its parameters zero or one."""
     import torch
     import transformers
 
-    sizes = {**hf, **task.hf_config()}
+    sizes = {**hf, **published(task)}
     generator = torch.Generator().manual_seed(seed)
-    kind, settings = getattr(transformers, models.build(hf).hf_class(task.head)), type(hf_settings(hf))
-    bare = {} if task.head else {"add_pooling_layer": False}
+    kind, settings = getattr(transformers, models.build(hf).hf_class(task.hf_class)), type(hf_settings(hf))
+    bare = {} if task.hf_class else {"add_pooling_layer": False}
     model = kind(settings.from_dict(sizes, attn_implementation="eager"), **bare).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -363,7 +372,7 @@ def assert_parity(
     host = host or lay_out(features, task, inputs["attention_mask"].shape[-1])
     loss, expected = reference(task, theirs, inputs)
     loss.backward()
-    prefix = "" if task.head else f"{model.prefix}."
+    prefix = "" if task.hf_class else f"{model.prefix}."
     grads = {prefix + name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
     value, outputs, own = ours(task, model, params, host.arrays)
     own = {hub.torch_name(path): g.T if hub.is_transposed(path) else g for path, g in own.items()}

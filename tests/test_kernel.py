@@ -62,7 +62,7 @@ def test_kernel_is_attention(heads, dim, queries, dtype, rate):
 def test_the_masks_for_cudnn_are_those_of_attention(queries, dtype):
     """By XLA's operations in place of cuDNN's, which no CPU can run."""
     query, key, value, see, _ = arguments(np.random.default_rng(0), 4, 32, queries, 24, dtype)
-    found = cudnn.attention(query, key, value, see, None, implementation="xla", heads=4)
+    found = cudnn.attention(query, key, value, see, None, implementation="xla")
     plain = nn.attention(query, key, value, see, None)
     support.assert_close({"out": found}, {"out": plain}, 1e-5 if dtype == jnp.float32 else 2e-2)
 

@@ -9,10 +9,10 @@ import pytest
 from runs import assert_packed_is_padded, experiment, lines, results
 from sklearn.utils.class_weight import compute_class_weight
 
-from jaxft import config, modes, tasks
-from jaxft.data import labels
+from jaxft import config, modes, tables
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
+from jaxft.tables import labels
 
 NAMES = (["joy"], [], ["anger", "joy"], ["fear"])
 
@@ -20,8 +20,8 @@ NAMES = (["joy"], [], ["anger", "joy"], ["fear"])
 def resolved(table: dict, **options) -> tuple[config.SequenceClassification, Split]:
     raw = Split(pa.table({"text": ["a text"] * len(next(iter(table.values())))} | table), "texts")
     asked = config.SequenceClassification(**options)
-    read = tasks.read(asked, raw)
-    return tasks.resolve(asked, {"train": read}), read
+    read = tables.build(asked).read(raw)
+    return tables.build(asked).resolve({"train": read}), read
 
 
 @pytest.mark.parametrize(

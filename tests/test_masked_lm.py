@@ -9,13 +9,13 @@ import pytest
 import support
 from runs import MINILM, assert_packed_is_padded, experiment, results
 
-from jaxft import config, hub, models, modes, tasks
-from jaxft.data import masking
+from jaxft import config, hub, models, modes, tables, tasks
 from jaxft.data.batches import Feed
 from jaxft.data.features import Features, tokenize
 from jaxft.data.order import Order
-from jaxft.data.packing import plan
+from jaxft.data.packing import Cost, plan
 from jaxft.data.sources import Split
+from jaxft.tables import masking
 
 MASK, SIZE = 103, 30522
 TEXTS = ["The cat sat on the unbelievably uncomfortable mat.", "Yes", "Antidisestablishmentarianism, again and again."]
@@ -80,9 +80,9 @@ def test_nothing_is_lost_in_cutting(tokenizer, join):
         assert found == own and rows == sorted(rows)
 
 
-def made(tokenizer, options: config.MaskedLM, texts: list[str]) -> tuple[tasks.Task, Features]:
-    task, split = tasks.build(options), Split(pa.table({"text": texts}), "texts")
-    return task, tokenize(len(texts), lambda a, b: task.features(split.slice(a, b), tokenizer, 16), None)
+def made(tokenizer, options: config.MaskedLM, texts: list[str]) -> tuple[tables.Table, Features]:
+    table, split = tables.build(options), Split(pa.table({"text": texts}), "texts")
+    return table, tokenize(len(texts), lambda a, b: table.features(split.slice(a, b), tokenizer, 16), None)
 
 
 def joined(batches: list[dict]) -> list[dict]:
@@ -92,8 +92,8 @@ def joined(batches: list[dict]) -> list[dict]:
 
 def test_batches_of_a_resumed_run_and_of_other_sizes(tokenizer):
     """Epoch by epoch, an example is hidden the same way in whatever batch it comes, and the first time it is asked."""
-    task, features = made(tokenizer, config.MaskedLM(whole_words=True), TEXTS * 9)
-    vary = task.vary
+    table, features = made(tokenizer, config.MaskedLM(whole_words=True), TEXTS * 9)
+    task, vary = tasks.build(table.options), table.vary
     assert vary is not None
 
     def batches(size: int, start: int = 0) -> list[dict[int, tuple]]:
@@ -101,7 +101,7 @@ def test_batches_of_a_resumed_run_and_of_other_sizes(tokenizer):
         order = Order(features.lengths, size, seed=4)
         steps = 3 * order.batches_per_epoch
         shapes = plan([features.lengths[order[i]] for i in range(steps)], longest=16, packing=True, rows_multiple=1,
-                      count=1, cost=lambda rows, length: rows * length)  # fmt: skip
+                      count=1, cost=Cost(lambda rows, length: rows * length))  # fmt: skip
         place = support.compose(task, models.build(support.SMALL)).batch_sharding
         feed = Feed(
             features, task.targets, shapes, place, vary=lambda part, chosen, epoch: vary(part, chosen, 4, epoch)

@@ -12,12 +12,12 @@ import pytest
 import support
 from runs import assert_packed_is_padded, experiment, results
 
-from jaxft import config, models, modes, tasks
+from jaxft import config, models, modes, tables, tasks
 from jaxft.config import MultipleChoice
-from jaxft.data.choices import CHOICES, RIGHT
 from jaxft.data.features import Features
 from jaxft.data.sources import Split
 from jaxft.models import nn
+from jaxft.tables.choices import CHOICES, RIGHT
 
 COLUMNS = ("a", "b", "c")
 
@@ -32,7 +32,7 @@ FORMS = {
 @pytest.mark.parametrize(("names", "columns", "labels"), FORMS.values(), ids=FORMS)
 def test_forms_of_choices(names: tuple[str, ...], columns: dict, labels: list):
     table = pa.table({"context": ["one", "two"], "label": labels} | columns)
-    found = tasks.read(MultipleChoice(choices=names), Split(table, "here")).table
+    found = tables.build(MultipleChoice(choices=names)).read(Split(table, "here")).table
     assert found[CHOICES].to_pylist() == [["x", "y", "z"], ["x", "y"]] and found[RIGHT].to_pylist() == [2, 0]
 
 

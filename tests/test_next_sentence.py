@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 from runs import MINILM, assert_packed_is_padded, experiment, results
 
-from jaxft import config, hub, modes, tasks
-from jaxft.data import sentences
+from jaxft import config, hub, modes, tables
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
+from jaxft.tables import sentences
 
 DOCUMENTS = [
     " ".join(f"Text {number} says {line} things{' and more' * (line % 3)}." for line in range(count))
@@ -55,10 +55,10 @@ def test_sentences_of_any_length(tokenizer):
 
 
 def test_rows_that_are_no_documents(tokenizer):
-    task = tasks.build(config.NextSentence())
+    table = tables.build(config.NextSentence())
     split = Split(pa.table({"text": ["One line", "another"]}), "notes.txt")
     with pytest.raises(UserError, match=r"notes.txt: .*'text' .*config.data.documents=true"):
-        task.features(split, tokenizer, 24)
+        table.features(split, tokenizer, 24)
 
 
 @pytest.fixture(scope="module")

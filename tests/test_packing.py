@@ -14,7 +14,7 @@ from jaxft.data import packing
 from jaxft.data.batches import fitting
 from jaxft.data.features import Items
 from jaxft.data.order import Order
-from jaxft.data.packing import MULTIPLE, pack, plan, thresholds
+from jaxft.data.packing import MULTIPLE, Cost, best_sizes, pack, plan
 
 
 @st.composite
@@ -90,11 +90,11 @@ def cost_of(sizes: tuple[int, ...], needs: list[int], cost, price: float) -> flo
     st.sampled_from([0.5, 1, 2]),
     st.sampled_from([0, 3, 20]),
 )
-def test_thresholds_are_the_best_there_are(needs: list[int], count: int, power: float, price: float):
+def test_sizes_are_the_best_there_are(needs: list[int], count: int, power: float, price: float):
     def cost(size):
         return (3 + size) ** power
 
-    found = thresholds(np.asarray(needs), count, cost, price)
+    found = best_sizes(np.asarray(needs), count, cost, price)
     others = sorted(set(needs) - {max(needs)})
     choices = (c for n in range(min(count, len(others) + 1)) for c in itertools.combinations(others, n))
     best = min(cost_of((*choice, max(needs)), needs, cost, price) for choice in choices)
@@ -129,7 +129,7 @@ def served(batches: list[np.ndarray], shapes: list[BatchShape]) -> list[BatchSha
 @given(plans())
 def test_plans_hold_every_batch(drawn: tuple[list[np.ndarray], dict]):
     batches, wanted = drawn
-    shapes = plan(batches, cost=step_cost, **wanted)
+    shapes = plan(batches, cost=Cost(step_cost), **wanted)
     assert 1 <= len(shapes) <= wanted["count"] and shapes == sorted(set(shapes))
     assert len({shape.slots for shape in shapes}) == 1 and (wanted["packing"] or shapes[0].slots == 1)
     assert all(s.length % MULTIPLE == 0 and s.rows % wanted["rows_multiple"] == 0 for s in shapes)
@@ -142,7 +142,7 @@ def test_more_shapes_and_packing_never_cost_more(drawn: tuple[list[np.ndarray], 
     batches, wanted = drawn
 
     def cost(**changes) -> float:
-        shapes = served(batches, plan(batches, cost=step_cost, **wanted | changes))
+        shapes = served(batches, plan(batches, cost=Cost(step_cost), **wanted | changes))
         return sum(step_cost(shape.rows, shape.length) for shape in shapes)
 
     costs = [cost(count=count) for count in (1, 2, 3, 4)]

@@ -13,7 +13,7 @@ import pytest
 import support
 from runs import command, on_eight_devices
 
-from jaxft import config, models, program, tasks
+from jaxft import config, models, program, tables, tasks
 from jaxft.batch import BatchShape
 from jaxft.plan import apart, build, hlo, reading, search, show, topology
 
@@ -52,9 +52,9 @@ def test_a_plan_without_data(tmp_path):
 def test_what_only_data_would_tell(name: str):
     """Every task can be planned without data; what its options say is left as it is."""
     told = support.TASKS[name].options
-    assert {"problem", "labels"}.isdisjoint(tasks.assume(told))
+    assert {"problem", "labels"}.isdisjoint(tables.build(told).assume())
     bare = dataclasses.replace(told, labels=(), problem="auto") if hasattr(told, "labels") else told
-    assumed = dataclasses.replace(bare, **tasks.assume(bare))
+    assumed = dataclasses.replace(bare, **tables.build(bare).assume())
     model, task = models.build(support.SMALL), tasks.build(assumed)
     composed = program.compose(config.Experiment(task=assumed), model, task, steps=1)
     state, metrics = jax.eval_shape(composed.train_step, composed.state, composed.abstract_batch(BatchShape(4, 24, 1)))

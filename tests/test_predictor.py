@@ -11,7 +11,7 @@ import pytest
 from runs import MINILM, TINY, count_compilations
 from support import random_params
 
-from jaxft import cli, config, models, modes, tasks
+from jaxft import cli, config, models, modes, tables, tasks
 from jaxft.batch import BatchShape
 from jaxft.data.features import Items
 from jaxft.errors import UserError
@@ -122,11 +122,11 @@ def exports(tmp_path_factory) -> Path:
     assert MINILM
     folder, model = tmp_path_factory.mktemp("exports"), models.build(TINY)
     for name, (options, _) in CASES.items():
-        task = tasks.build(options)
+        task, published = tasks.build(options), tables.build(options).published(model, 64)
         extra = {"thresholds": dict.fromkeys("xyz", 0.25)} if name == "several" else {}
-        kind = f"Bert{task.head or 'Model'}"
-        hf, params = TINY | task.hf_config() | extra, random_params(task, model, seed=0)
-        export.export(folder / name, params, hf, kind, MINILM, "A test.", files=task.files(model, 64))
+        kind = f"Bert{task.hf_class or 'Model'}"
+        hf, params = TINY | {**published.settings} | extra, random_params(task, model, seed=0)
+        export.export(folder / name, params, hf, kind, MINILM, "A test.", files=published.files)
     return folder
 
 
@@ -140,7 +140,7 @@ def test_a_directory_says_its_task(exports, name):
     }
     predictor = Predictor.open(str(exports / name), task=columns.get(name))
     wanted = dataclasses.replace(options, thresholds=(0.25,) * 3) if name == "several" else options
-    assert predictor.task.options == wanted
+    assert predictor.table.options == wanted
     together = predictor(inputs)
     # Which tokens of a text are hidden depends on its place among the texts.
     alone = inputs[:1] if isinstance(options, config.MaskedLM) else inputs

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import assert_packed_is_padded, experiment, results
 
-from jaxft import config, modes, tasks
+from jaxft import config, modes, tables
 from jaxft.config import QuestionAnswering
-from jaxft.data.questions import STARTS, TEXTS
 from jaxft.data.sources import Split, read
 from jaxft.metrics import answers
+from jaxft.tables.questions import STARTS, TEXTS
 
 SQUAD = {
     # true answer, prediction -> exact, F1, by the definition of evaluate-v2.0.py, worked out by hand
@@ -131,7 +131,7 @@ FORMS = {
 def test_answers_are_lists(form, empty):
     none = empty if isinstance(form, list) or empty is None else {"text": [], "answer_start": []}
     table = pa.table({"question": ["who", "what"], "context": ["Ann in Rome"] * 2, "answers": [form, none]})
-    found = tasks.read(QuestionAnswering(), Split(table, "here")).table
+    found = tables.build(QuestionAnswering()).read(Split(table, "here")).table
     assert found[TEXTS].to_pylist() == [["Ann", "in Rome"], []]
     assert found[STARTS].to_pylist() == [[0, 4], []]
 
@@ -151,10 +151,8 @@ def test_a_squad_file_and_a_flat_one_are_the_same(tmp_path):
     (tmp_path / "a.csv").write_text(
         "question,context,answers,answer_start\nwho?,It was Ann.,Ann,7\nwhen?,It was Ann.,,\n"
     )
-    found = [
-        tasks.read(QuestionAnswering(), read(config.Data(source=str(tmp_path / name)))["train"]).table.to_pydict()
-        for name in ("a.json", "a.csv")
-    ]
+    sources = [read(config.Data(source=str(tmp_path / name)))["train"] for name in ("a.json", "a.csv")]
+    found = [tables.build(QuestionAnswering()).read(source).table.to_pydict() for source in sources]
     assert found[0] == found[1] == {
         "question": ["who?", "when?"],
         "context": ["It was Ann."] * 2,

@@ -7,7 +7,8 @@ import pytest
 import support
 from runs import experiment
 
-from jaxft import models, modes, tasks
+from jaxft import models, modes, tables
+from jaxft.tables.sequence_classification import SequenceClassification as Table
 from jaxft.tasks.sequence_classification import SequenceClassification
 
 
@@ -16,13 +17,13 @@ def test_a_task_of_ones_own_says_whether_less_is_better(lower, best, tiny_model,
     rates = iter([0.9, 0.2, 0.5])  # at steps 5, 10 and 15; then of the test split
 
     @dataclasses.dataclass(frozen=True)
-    class Own(SequenceClassification):
+    class Own(Table):
         metric = "wer"  # pyright: ignore
 
         def metrics(self, outputs, features, split):
             return {"wer": next(rates, 0.0)}
 
-    monkeypatch.setattr(tasks, "build", lambda options: Own(options, lower=lower))
+    monkeypatch.setattr(tables, "build", lambda options: Own(options, lower=lower))
     e = experiment(tiny_model, cache, train={"epochs": 1.5})
     results = modes.train(e, str(tmp_path / "run"))
     assert results["best_step"] == best and results["validation/wer"] == {5: 0.9, 10: 0.2}[best]
@@ -33,7 +34,8 @@ def test_a_task_of_ones_own_says_whether_less_is_better(lower, best, tiny_model,
     [("regression", {"mse"}), ("single_label", {"ece"}), ("token", {"ece"}), ("masked_lm", {"perplexity"})],
 )
 def test_which_metrics_of_the_tasks_less_is_better_of(name, lower):
-    assert lower <= support.TASKS[name].task.lower and support.TASKS[name].task.metric not in lower - {"perplexity"}
+    table = support.TASKS[name].table
+    assert lower <= table.lower and table.metric not in lower - {"perplexity"}
 
 
 def test_an_output_may_be_called_loss():

@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 from runs import ROOT, experiment, results
 
-from jaxft import cli, config, modes, tasks
+from jaxft import cli, config, modes, tables, tasks
 from jaxft.errors import UserError
 
 PAGE = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
@@ -19,7 +19,7 @@ PAGE = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
 @pytest.fixture
 def registries():
     """Those of the package, which forget what a test adds."""
-    registries: list[dict[Any, Any]] = [config.TASKS, tasks.TASKS]
+    registries: list[dict[Any, Any]] = [config.TASKS, tasks.TASKS, tables.TABLES]
     before = [dict(registry) for registry in registries]
     yield
     for registry, entries in zip(registries, before, strict=True):
@@ -31,7 +31,7 @@ def test_every_task_is_in_the_table():
     rows = re.findall(r"^\| `(\w+)` \|.*\| `\.\.\.(\w*)`.*\| (.*) \|$", PAGE, re.MULTILINE)
     assert [name for name, *_ in rows] == [kind.__name__ for kind in config.TASKS.values()]
     for (_, head, files), kind in zip(rows, config.TASKS.values(), strict=True):
-        assert head == tasks.build(kind()).head
+        assert head == tasks.build(kind()).hf_class
         assert all((ROOT / "configs" / name).is_file() for name in re.findall(r"`([\w.]+)`", files))
 
 
@@ -81,12 +81,11 @@ def test_a_name_of_the_package_is_not_taken_over(registries):
         raise AssertionError
 
     with pytest.raises(
-        UserError, match=r"tasks\.register: jaxft has a task 'masked_lm' of its own; choose another name"
+        UserError, match=r"tables\.register: jaxft has a task 'masked_lm' of its own; choose another name"
     ):
-        tasks.register("masked_lm", Mine, read=never, build=never)
-    assert config.TASKS["masked_lm"] is config.MaskedLM and Mine not in tasks.TASKS
+        tables.register("masked_lm", Mine, task=never, table=never)
+    assert config.TASKS["masked_lm"] is config.MaskedLM and Mine not in tasks.TASKS and Mine not in tables.TABLES
     for _ in range(2):  # a config file may be loaded twice
-        tasks.register("mine", Mine, read=never, build=never)
+        tables.register("mine", Mine, task=never, table=never)
     assert config.TASKS["mine"] is Mine
-    options = Mine()
-    assert tasks.resolve(options, {}) is options
+    assert tasks.TASKS[Mine] is never is tables.TABLES[Mine]

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import assert_packed_is_padded, experiment, results
 
-from jaxft import config, modes, tasks
+from jaxft import config, modes, tables
 from jaxft.config import TokenClassification
 from jaxft.data import tags as schemes
-from jaxft.data import windows
 from jaxft.data.sources import Split, read
-from jaxft.data.words import split_text
 from jaxft.errors import UserError
 from jaxft.metrics import entities
+from jaxft.tables import windows
+from jaxft.tables.words import split_text
 
 TYPES = ("PER", "LOC-A")
 SEQUENCES = st.lists(
@@ -98,7 +98,7 @@ def test_words_of_a_text():
 
 
 def taken(options: TokenClassification, **columns: list) -> list[list[str]]:
-    found = tasks.read(options, Split(pa.table(columns), "here"))
+    found = tables.build(options).read(Split(pa.table(columns), "here"))
     return found.table[options.tags].to_pylist()
 
 
@@ -124,10 +124,10 @@ def test_spans_of_characters_become_tags():
 def test_labels_are_closed_under_types():
     tags = [["B-X", "I-X", "O"], ["B-Y", "O", "O"]]
     split = {"train": Split(pa.table({"tokens": [list("abc")] * 2, "tags": tags}), "here")}
-    found = tasks.resolve(TokenClassification(), split)
+    found = tables.build(TokenClassification()).resolve(split)
     assert found.labels == ("O", "B-X", "I-X", "B-Y", "I-Y") and found.problem == "entities"
     pos = {"train": Split(pa.table({"tokens": [list("ab")], "tags": [["NN", "DT"]]}), "here")}
-    found = tasks.resolve(TokenClassification(), pos)
+    found = tables.build(TokenClassification()).resolve(pos)
     assert found.labels == ("DT", "NN") and found.problem == "words"
 
 
@@ -168,7 +168,7 @@ def test_japanese_iob2(tmp_path):
     (tmp_path / "train.bio").write_text("\n".join(cut))
     data = config.Data(source=str(tmp_path / "train.bio"), columns=("word", "iob"))
     options = TokenClassification(tokens="word", tags="iob", scheme="BIOES")
-    split = tasks.read(options, read(data)["train"])
+    split = tables.build(options).read(read(data)["train"])
     assert split.table.num_rows == text.strip().count("\n\n") + 1
     found = [schemes.read(tags) for tags in split.table["iob"].to_pylist()]  # two entities lack their B-
     assert sum(map(len, found)) == text.count("\tB-") + 2 and ("DAT", 0, 6) in found[0]

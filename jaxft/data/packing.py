@@ -14,6 +14,18 @@ MULTIPLE = 8
 """Row lengths are multiples of it, as vector units like them."""
 
 
+class Cost(NamedTuple):
+    """What shapes cost, in any unit of time.
+
+    Attributes:
+      step: `(rows, length) -> ` of a step of that shape.
+      shape: of compiling one.
+    """
+
+    step: Callable[[int, int], float]
+    shape: float = 0.0
+
+
 class Rows(NamedTuple):
     """Where each of n examples lies, each array `[n]`: its row, its slot in that row, its first position."""
 
@@ -62,7 +74,7 @@ def pack(lengths: Sequence[int] | np.ndarray, length: int, slots: int = 0) -> Ro
     return Rows(row, slot, start)
 
 
-def thresholds(
+def best_sizes(
     needs: np.ndarray, count: int, cost: Callable[[np.ndarray], np.ndarray], price: float = 0.0
 ) -> list[int]:
     """At most `count` sizes, each need served by the smallest size at or above it, at the least total cost.
@@ -102,9 +114,8 @@ def plan(
     packing: bool,
     rows_multiple: int,
     count: int,
-    cost: Callable[[int, int], float],
+    cost: Cost,
     most: int = 1,
-    price: float = 0.0,
 ) -> list[BatchShape]:
     """The shapes, at most `count`, that hold all of the given batches at the least cost.
 
@@ -113,26 +124,23 @@ def plan(
       longest: item that the largest shape must hold (validation may have longer ones than these batches).
       packing: several examples a row; otherwise one.
       rows_multiple: rows are split over so many devices and parts.
-      cost: `(rows, length) -> ` time of a step of that shape, in any unit.
       most: examples of an item.
-      price: of compiling a shape, in the same unit.
     """
     batches = list(batches)
     if not packing:
         rows = _up(max(len(lengths) for lengths in batches), rows_multiple)
         needs = np.asarray([_up(int(lengths.max()), MULTIPLE) for lengths in batches])
         needs = np.append(needs, _up(longest, MULTIPLE))
-        return [
-            BatchShape(rows, size, most) for size in thresholds(needs, count, lambda n: _costs(cost, rows, n), price)
-        ]
+        sizes = best_sizes(needs, count, lambda n: _costs(cost, rows, n), cost.shape)
+        return [BatchShape(rows, size, most) for size in sizes]
     whole, sample = len(batches), batches[:: max(len(batches) // 100, 1)]
 
     def shapes(length: int, batches: list[np.ndarray]) -> tuple[float, list[BatchShape]]:
         packed = [pack(lengths, length) for lengths in batches]
         needs = np.asarray([_up(rows.count, rows_multiple) for rows in packed])
-        share = len(batches) / whole
-        sizes = thresholds(needs, count, lambda n: _costs(cost, n, length), price * share)
-        total = sum(cost(min(s for s in sizes if s >= need), length) for need in needs) + len(sizes) * price * share
+        compiling = cost.shape * len(batches) / whole
+        sizes = best_sizes(needs, count, lambda n: _costs(cost, n, length), compiling)
+        total = sum(cost.step(min(s for s in sizes if s >= need), length) for need in needs) + len(sizes) * compiling
         slots = most * max(rows.slots for rows in packed)
         return total, [BatchShape(size, length, slots) for size in sizes]
 
@@ -145,5 +153,5 @@ def _up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
-def _costs(cost: Callable[[int, int], float], rows: np.ndarray | int, lengths: np.ndarray | int) -> np.ndarray:
-    return np.asarray([cost(int(r), int(n)) for r, n in zip(*np.broadcast_arrays(rows, lengths), strict=True)])
+def _costs(cost: Cost, rows: np.ndarray | int, lengths: np.ndarray | int) -> np.ndarray:
+    return np.asarray([cost.step(int(r), int(n)) for r, n in zip(*np.broadcast_arrays(rows, lengths), strict=True)])

@@ -88,7 +88,7 @@ def tensors(experiment: config.Experiment, flat: Mapping[str, np.ndarray]) -> di
 
 def _is_bare(experiment: config.Experiment) -> bool:
     """Whether PyTorch's model is the body alone, which its own name is not put before."""
-    return not tasks.build(experiment.task).head
+    return not tasks.build(experiment.task).hf_class
 
 
 def _name(adapt: str, path: str, bare: bool) -> str:
@@ -240,7 +240,7 @@ def read(directory: Path, composed: Program, start: Params) -> Params:
     there = _whole_ranks(read_json(directory / CONFIG), there)
     adapt = next((path.split("/")[0] for path in nn.flatten(composed.adaptation.spec)), "")
     added, found = nn.flatten(composed.adaptation.spec), nn.flatten(start)
-    states, unused, bare = _states(added), set(there), not composed.task.head
+    states, unused, bare = _states(added), set(there), not composed.task.hf_class
     for path, leaf in nn.flatten(composed.state.trainable).items():
         name = _name(adapt, path, bare)
         unused.discard(name)

@@ -31,9 +31,9 @@ def attention(
     drop: None,
     *,
     implementation: str = "cudnn",
-    **heads: Any,
+    among: Any = None,
 ) -> Float[Array, "rows queries heads dim"]:
-    """As `jaxft.models.nn.attention`, of what `supports` admits; which heads these are (`heads`) does not matter.
+    """As `jaxft.models.nn.attention`, of what `supports` admits; which heads these are (`among`) does not matter.
 
     Args:
       implementation: "xla" computes the same on any device, to test the masks.

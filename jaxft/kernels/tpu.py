@@ -48,22 +48,22 @@ def attention(
     see: nn.See,
     drop: nn.PairDropout | None,
     *,
-    first_head: Int[Array, ""] | int = 0,
-    heads: int = 0,
+    among: tuple[Int[Array, ""] | int, int] = (0, 0),
     interpret: bool = False,
 ) -> Float[Array, "rows queries heads dim"]:
     """As `jaxft.models.nn.attention`, of what `supports` admits.
 
     Args:
-      first_head, heads: which of how many heads these are, where others are on other devices; 0: these are all.
+      among: the number of the first head, and of how many, where others are on other devices; of 0: these are all.
       interpret: compute on any device, slowly, to test the kernel.
     """
     rows, queries, here, dim = query.shape
+    first, heads = among
     zeros = jnp.zeros((1, 1), jnp.uint32)
     scalars, numbers, keys = jnp.zeros(5, jnp.uint32), zeros, zeros
     if drop is not None:
         words = jax.lax.bitcast_convert_type(drop.rate.scale, jnp.uint32), drop.rate.threshold
-        scalars = jnp.stack([*jax.random.key_data(drop.key)[:2], jnp.uint32(first_head), *words])
+        scalars = jnp.stack([*jax.random.key_data(drop.key)[:2], jnp.uint32(first), *words])
         numbers, keys = drop.numbers, drop.keys
     marks = (
         see.asking[:, :, None],
@@ -122,7 +122,7 @@ def _call(static: Static, kernel: Any, scalars: Array, wide: tuple, marks: tuple
 def _forward(static: Static, scalars: Any, query: Any, key: Any, value: Any, *refs: Any) -> None:
     *marks, out = refs
     for group, part in enumerate(_heads(static)):
-        probs, keep = _probabilities(static, group, scalars, query[0, :, part], key[0, :, part], *marks)
+        probs, keep = _probabilities(static, group, scalars, query[0, :, part], key[0, :, part], marks)
         dropped = _drop(scalars, probs, keep).astype(value.dtype)
         out[0, :, part] = _product(dropped, value[0, :, part], ((1,), (0,))).astype(out.dtype)
 
@@ -132,7 +132,7 @@ def _backward(static: Static, scalars: Any, query: Any, key: Any, value: Any, gr
     scale = static.dim**-0.5
     for group, part in enumerate(_heads(static)):
         q, k, v, g = (x[0, :, part] for x in (query, key, value, grad))
-        probs, keep = _probabilities(static, group, scalars, q, k, *marks)
+        probs, keep = _probabilities(static, group, scalars, q, k, marks)
         d_value[0, :, part] = _product(_drop(scalars, probs, keep).astype(g.dtype), g, ((0,), (0,))).astype(v.dtype)
         d_probs = _drop(scalars, _product(g, v, ((1,), (1,))), keep)
         d_scores = (probs * (d_probs - (probs * d_probs).sum(-1, keepdims=True))).astype(q.dtype)
@@ -150,17 +150,10 @@ def _product(a: Array, b: Array, over: tuple[tuple[int], tuple[int]]) -> Array:
 
 
 def _probabilities(
-    static: Static,
-    group: int,
-    scalars: Any,
-    q: Array,
-    k: Array,
-    q_segments: Any,
-    segments: Any,
-    numbers: Any,
-    keys: Any,
+    static: Static, group: int, scalars: Any, q: Array, k: Array, marks: list[Any]
 ) -> tuple[Array, Array | None]:
-    """The softmax of one head, float32 `[queries, length]`, and which of its entries dropout keeps."""
+    """Computes the softmax of one head, float32 `[queries, length]`, and which of its entries dropout keeps."""
+    q_segments, segments, numbers, keys = marks
     scores = _product(q * static.dim**-0.5, k, ((1,), (1,)))
     scores = jnp.where(q_segments[0] == segments[0], scores, -jnp.inf)
     shares = jnp.exp(scores - scores.max(-1, keepdims=True))

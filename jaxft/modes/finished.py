@@ -38,9 +38,9 @@ def evaluate(workdir: str | Path, data: Mapping[str, rows.Rows] | None = None) -
     results = {}
     for split in (name for name in ("validation", "test") if name in job.features):
         values, found = measure(job, step, split, weights)
-        job = dataclasses.replace(job, task=job.task.decide(thresholds(values)))
+        job = dataclasses.replace(job, table=job.table.decide(thresholds(values)))
         results |= {f"{split}/{k}": v for k, v in values.items()}
-        names = job.task.plots(found.outputs, job.features[split], job.splits[split]).get("names", ())
+        names = job.table.plots(found.outputs, job.features[split], job.splits[split]).get("names", ())
         say(tables.metrics_table(results, split, names))
     return results
 
@@ -77,12 +77,11 @@ def write_export(
     if job.program.merge is None:
         return  # no Hugging Face model has layers like these
     command = command_line(sys.argv)
-    name, task = e.name or str(folder).split("/")[-1], job.task
-    about = {"pipeline": task.pipeline, "usage": task.usage}
+    name, published = e.name or str(folder).split("/")[-1], job.table.published(job.body.model, e.data.max_length)
+    about = {"pipeline": published.pipeline, "usage": published.usage}
     text = model_card(name, config.to_dict(e), dict(results), command, e.model.path, **about)
-    architecture = job.body.model.hf_class(task.head)
-    files = task.files(job.body.model, e.data.max_length)
-    files |= hub.settings_for_words(job.body.directory) if task.words else {}
-    hf_config = job.body.hf | task.hf_config() | ({"thresholds": dict(thresholds)} if thresholds else {})
+    architecture = job.body.model.hf_class(job.task.hf_class)
+    files = {**published.files, **(hub.settings_for_words(job.body.directory) if job.table.words else {})}
+    hf_config = job.body.hf | {**published.settings} | ({"thresholds": dict(thresholds)} if thresholds else {})
     params = job.program.merge(*weights)
     hf.export(folder.export, params, hf_config, architecture, job.body.directory, text, files=files)

@@ -47,7 +47,7 @@ def _read_inputs(inputs: str, predictor: Predictor) -> sources.Split:
     data = predictor.experiment.data
     encoding = sources.encoding_of(inputs, otherwise=data.encoding)
     if inputs.endswith(".txt"):
-        return sources.read_lines(inputs, predictor.task.inputs[0], encoding)
+        return sources.read_lines(inputs, predictor.table.inputs[0], encoding)
     none = dict.fromkeys(("train", "validation", "test", "subset"), "")
     return sources.read(dataclasses.replace(data, encoding=encoding, source=inputs, **none))["train"]
 

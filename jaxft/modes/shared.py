@@ -53,7 +53,7 @@ def measure(job: Job, step: Any, split: str, weights: tuple[Params, Params]) -> 
     found = run_evaluation(step, weights, job.feed(split), job.task.outputs)
     data = (job.features[split], job.splits[split])
     # By one process, so that all choose the same best step, whatever the rounding on their machines.
-    return distributed.once(lambda: {"loss": found.loss} | job.task.metrics(found.outputs, *data)), found
+    return distributed.once(lambda: {"loss": found.loss} | job.table.metrics(found.outputs, *data)), found
 
 
 def best_weights(
@@ -102,6 +102,6 @@ def model_of(folder: Workdir, experiment: config.Experiment) -> config.Model:
 
 
 def thresholds(validated: Mapping[str, float]) -> dict[str, float]:
-    """Those that validation has chosen, by name; see `jaxft.tasks.base.Task.decide`."""
+    """Those that validation has chosen, by name; see `jaxft.tables.Table.decide`."""
     prefix = "threshold/"
     return {name.removeprefix(prefix): value for name, value in validated.items() if name.startswith(prefix)}

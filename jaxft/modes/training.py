@@ -205,13 +205,13 @@ def _finish(
     if not validated and "validation" in job.features:  # as in the checkpoints of jaxft 0.1.0
         validated = measure(job, step, "validation", weights)[0]
     chosen = thresholds(validated)
-    job = dataclasses.replace(job, task=job.task.decide(chosen))
+    job = dataclasses.replace(job, table=job.table.decide(chosen))
     results, plots = {f"validation/{k}": v for k, v in validated.items()}, {}
     split = next((name for name in ("test", "validation") if name in job.features), "train")
     if split != "train":
         values, found = measure(job, step, split, weights)
         results |= {f"{split}/{k}": v for k, v in values.items()}
-        plots = job.task.plots(found.outputs, job.features[split], job.splits[split])
+        plots = job.table.plots(found.outputs, job.features[split], job.splits[split])
         if split == "test":
             log(best, split, values)
     results |= {"best_step": best, **trained}

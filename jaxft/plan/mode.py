@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxft import config, sharding, tasks
+from jaxft import config, sharding, tables, tasks
 from jaxft.batch import BatchShape
 from jaxft.devices.flops import train_flops
 from jaxft.errors import UserError
@@ -64,7 +64,7 @@ def subject(experiment: config.Experiment, mesh: Mesh) -> Subject:
         job = prepare(experiment, mesh=mesh)
         return Subject(job.experiment, job.order.lengths[job.order[0]], lambda parts: job.batch_shapes(parts)[-1])
     full = lambda parts: BatchShape(-(-batch // parts) * parts, data.max_length, 1)  # noqa: E731
-    known = tasks.assume(experiment.task)
+    known = tables.build(experiment.task).assume()
     told = tuple(f"config.task.{key}={value}" for key, value in known.items())
     experiment = config.check(
         dataclasses.replace(experiment, task=dataclasses.replace(experiment.task, **known)), False

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxft import config, hub, program, sharding, tasks
+from jaxft import config, hub, program, sharding, tables, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import rows
 from jaxft.data.batches import Feed
@@ -39,7 +39,7 @@ class Predictor:
         self,
         experiment: config.Experiment,
         body: Body,
-        task: tasks.Task,
+        table: tables.Table,
         composed: program.Program,
         weights: tuple[Params, Params],
     ):
@@ -48,11 +48,11 @@ class Predictor:
         Args:
           experiment: `data.max_length`, `data.packing` and `train.batch_size` are what is read of it.
           body: the tokenizer is that of its directory.
-          task: with the thresholds that it decides by.
+          table: with the thresholds that it decides by.
           weights: the trainable and the frozen parameters, where `composed` has them.
         """
-        self.experiment, self.task = experiment, task
-        self._tokenizer, self._program, self._weights = body.tokenizer(composed.task.words), composed, weights
+        self.experiment, self.table = experiment, table
+        self._tokenizer, self._program, self._weights = body.tokenizer(table.words), composed, weights
         self._steps: dict[BatchShape, Compiled] = {}
 
     @classmethod
@@ -73,13 +73,13 @@ class Predictor:
         experiment = on_these_devices(folder.experiment()) if folder else directory.experiment(str(path), task)
         if chosen:
             experiment = dataclasses.replace(experiment, **adapters.options(chosen))
-        built, length = tasks.build(experiment.task), experiment.data.max_length
+        length = experiment.data.max_length
         body = Body.of(model_of(folder, experiment) if folder and not chosen else experiment.model, length)
         mesh = sharding.make_mesh(experiment.mesh)
         experiment, doubts = with_trusted_attention(experiment, mesh, body.model, length)
         for line in doubts:
             say(line)
-        composed = program.compose(experiment, body.model, built, steps=10**9, mesh=mesh)
+        composed = program.compose(experiment, body.model, tasks.build(experiment.task), steps=10**9, mesh=mesh)
         check_length(experiment, composed)
         distributed.wait_for_all("prepared")
         if folder and not chosen:
@@ -87,7 +87,7 @@ class Predictor:
         else:
             weights = _base_weights(body, composed, chosen)
             thresholds = {} if chosen else body.hf.get("thresholds", {})
-        return cls(experiment, body, built.decide(thresholds), composed, weights)
+        return cls(experiment, body, tables.build(experiment.task).decide(thresholds), composed, weights)
 
     def __call__(self, data: Sequence[str] | rows.Rows) -> list[dict[str, Any]]:
         """Returns an answer for each text, or for each row: a dict of the columns that the model reads.
@@ -110,38 +110,38 @@ class Predictor:
           UserError: it lacks a column, or a row cannot be read.
         """
         have = split.table.column_names
-        for column in self.task.inputs:
+        for column in self.table.inputs:
             if column not in have:
                 listed = ", ".join(repr(name[:40]) for name in have[:20])
                 raise UserError(f"{split.origin} has no column {column!r}, which the run reads; it has {listed}")
-        split = tasks.read(self.task.options, split, labelled=False)
+        split = self.table.read(split, labelled=False)
         features = tokenize(
             split.table.num_rows,
-            lambda start, stop: self.task.features(
+            lambda start, stop: self.table.features(
                 split.slice(start, stop), self._tokenizer, self.experiment.data.max_length, labelled=False
             ),
             path=None,
         )
         distributed.wait_for_all("tokenized")  # nobody is still at it when the first collective runs
-        return self.task.predictions(self._outputs(features), features, split)
+        return self.table.predictions(self._outputs(features), features, split)
 
     def _column(self) -> str:
         """The column that texts are of."""
-        if len(self.task.inputs) > 1:
-            row = ", ".join(f"{name!r}: ..." for name in self.task.inputs)
-            raise UserError(f"the model reads {len(self.task.inputs)} columns; give rows, {{{row}}}, instead of texts")
-        return self.task.inputs[0]
+        if len(self.table.inputs) > 1:
+            row = ", ".join(f"{name!r}: ..." for name in self.table.inputs)
+            raise UserError(f"the model reads {len(self.table.inputs)} columns; give rows, {{{row}}}, instead of texts")
+        return self.table.inputs[0]
 
     def _outputs(self, features: Features) -> Mapping[str, Any]:
-        composed = self._program
-        shape = shape_for(features.items(self.task.together), self.experiment, composed.row_shards)
+        composed, task = self._program, self._program.task
+        shape = shape_for(features.items(task.together), self.experiment, composed.row_shards)
         if shape not in self._steps:
             abstract = program.weights(composed.state)
             self._steps[shape] = Compiled(composed.outputs, abstract, composed.abstract_inputs, [shape])
-        targets = {name: self.task.targets[name] for name in self.task.reads}
-        feed = Feed(features, targets, [shape], composed.batch_sharding, together=self.task.together)
+        targets = {name: task.targets[name] for name in task.reads}
+        feed = Feed(features, targets, [shape], composed.batch_sharding, together=task.together)
         step = self._steps[shape]
-        return collect(lambda *given: (step(*given), None), self._weights, feed, self.task.outputs)[0]
+        return collect(lambda *given: (step(*given), None), self._weights, feed, task.outputs)[0]
 
 
 def shape_for(items: Items, experiment: config.Experiment, parts: int) -> BatchShape:

@@ -1,90 +1,35 @@
-"""What is learned: one file a task, and this registry of them."""
+"""What is learned: one file a task, pure, and this registry of them. Their tables are in `jaxft.tables`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from jaxft import config
-from jaxft.errors import UserError
-from jaxft.tasks import (
-    masked_lm,
-    multiple_choice,
-    next_sentence,
-    question_answering,
-    sentence_embedding,
-    sequence_classification,
-    token_classification,
-)
 from jaxft.tasks.base import Task
+from jaxft.tasks.masked_lm import MaskedLM
+from jaxft.tasks.multiple_choice import MultipleChoice
+from jaxft.tasks.next_sentence import NextSentence
+from jaxft.tasks.question_answering import QuestionAnswering
+from jaxft.tasks.sentence_embedding import SentenceEmbedding
+from jaxft.tasks.sequence_classification import SequenceClassification
+from jaxft.tasks.token_classification import TokenClassification
 
-if TYPE_CHECKING:
-    from jaxft.data.sources import Split
-
-T = TypeVar("T", bound=config.Task)
-
-TASKS: dict[type[config.Task], Any] = {
-    config.SequenceClassification: sequence_classification,
-    config.TokenClassification: token_classification,
-    config.QuestionAnswering: question_answering,
-    config.MaskedLM: masked_lm,
-    config.NextSentence: next_sentence,
-    config.MultipleChoice: multiple_choice,
-    config.SentenceEmbedding: sentence_embedding,
+TASKS: dict[type[config.Task], Callable[[Any], Task]] = {
+    config.SequenceClassification: SequenceClassification,
+    config.TokenClassification: TokenClassification,
+    config.QuestionAnswering: QuestionAnswering,
+    config.MaskedLM: MaskedLM,
+    config.NextSentence: NextSentence,
+    config.MultipleChoice: MultipleChoice,
+    config.SentenceEmbedding: SentenceEmbedding,
 }
-"""Options -> the module, or anything else, that has `read`, `resolve` and `build`, as below."""
-
-
-def register(
-    name: str,
-    options: type[config.Task],
-    *,
-    read: Callable[[Any, Split, bool], Split],
-    build: Callable[[Any], Task],
-    resolve: Callable[[Any, Mapping[str, Split]], Any] = lambda options, splits: options,
-) -> None:
-    """Adds a task of one's own: an experiment may have such `options`, and config.json calls them `name`.
-
-    Args:
-      read, resolve, build: as the functions of these names below, of these options.
-
-    Raises:
-      UserError: the package has a task of this name.
-    """
-    if config.TASKS.get(name, options).__module__ == config.Task.__module__:
-        raise UserError(f"tasks.register: jaxft has a task {name!r} of its own; choose another name")
-    config.TASKS[name] = options
-    TASKS[options] = SimpleNamespace(read=read, resolve=resolve, build=build)
-
-
-def read(options: config.Task, split: Split, labelled: bool = True) -> Split:
-    """The split, checked row by row, as the task takes it: the same rows, columns in the one form that it works on.
-
-    Raises:
-      UserError: a column, a text or a label that the task cannot use, and where.
-    """
-    return TASKS[type(options)].read(options, split, labelled)
-
-
-def resolve(options: T, splits: Mapping[str, Split]) -> T:
-    """The options with everything in them that only the data, as `read` gives them, can tell (label names).
-
-    Raises:
-      UserError: splits that do not fit together, and where.
-    """
-    return TASKS[type(options)].resolve(options, splits)
+"""Type of the options -> what makes the task of such options."""
 
 
 def build(options: config.Task) -> Task:
-    """The task that resolved options describe."""
-    return TASKS[type(options)].build(options)
+    """Returns the task that resolved options describe."""
+    return TASKS[type(options)](options)
 
 
-def assume(options: config.Task) -> dict[str, Any]:
-    """Values that resolve the options where there are no data: what a plan of their run supposes, and says."""
-    supposed = getattr(TASKS[type(options)], "assume", None)  # few tasks leave anything to the data
-    return supposed(options) if supposed else {}
-
-
-__all__ = ["TASKS", "Task", "assume", "build", "read", "register", "resolve"]
+__all__ = ["TASKS", "Task", "build"]

@@ -7,34 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft import config
 from jaxft.batch import Target
-from jaxft.errors import UserError
 from jaxft.models import Model, nn
 from jaxft.tasks import losses
-from jaxft.tasks.base import Host, softmax
-from jaxft.tasks.masked_lm import MaskedLM, read, resolve
+from jaxft.tasks.masked_lm import MaskedLM
 from jaxft.types import Array, Batch, Outputs, Params
-
-if TYPE_CHECKING:
-    from jaxft.data.features import Features
-    from jaxft.data.sources import Split
 
 
 @dataclasses.dataclass(frozen=True)
 class NextSentence(MaskedLM):
-    """See `jaxft.tasks.base.Task`. Its examples are pairs of segments, as `jaxft.data.sentences.pair` makes them.
-
-    The loss is the sum of two means, over hidden tokens and over examples, so that the parts of a batch that
+    """The loss is the sum of two means, over hidden tokens and over examples, so that the parts of a batch that
     `train.accumulate` splits are batches by themselves here.
     """
 
-    head: str = "ForPreTraining"
+    hf_class: str = "ForPreTraining"
 
     @property
     def targets(self) -> Mapping[str, Target]:
@@ -62,33 +52,3 @@ class NextSentence(MaskedLM):
             outputs["next_logits"], batch["next_sentence_label"], batch["weights"]
         )
         return total / jnp.maximum(hidden, 1) * examples + relation, examples
-
-    def features(self, split: Split, tokenizer: Any, max_length: int, labelled: bool = True) -> dict[str, Any]:
-        from jaxft.data import sentences
-
-        if not labelled:
-            return super().features(split, tokenizer, max_length, labelled)
-        pairs = sentences.pair(tokenizer, split.table[self.options.text].to_pylist(), max_length)
-        if not pairs:
-            raise UserError(
-                f"{split.origin}: no text in {self.options.text!r} has two sentences and others beside it, which "
-                "learning what follows needs; a row must be a document (of a .txt file: config.data.documents=true)"
-            )
-        columns = self.hide([pair.piece for pair in pairs], tokenizer)
-        columns["token_type_ids"] = [pair.types for pair in pairs]
-        return columns | {"next_sentence_label": np.asarray([pair.label for pair in pairs], np.int32)}
-
-    def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
-        labels = features.examples["next_sentence_label"]
-        probabilities = softmax(outputs["next_logits"])
-        chosen = np.log(probabilities[np.arange(len(labels)), labels]).mean()
-        found = super().metrics(outputs, features, split)
-        loss = {"loss": float(np.log(found["perplexity"]) - chosen)} if found else {}
-        return loss | found | {"next_accuracy": float((probabilities.argmax(-1) == labels).mean())}
-
-
-def build(options: config.NextSentence) -> NextSentence:
-    return NextSentence(options)
-
-
-__all__ = ["NextSentence", "build", "read", "resolve"]

@@ -7,8 +7,7 @@ part in the softmax, so that packed and padded batches agree.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +15,9 @@ import numpy as np
 
 from jaxft import config
 from jaxft.batch import Target
-from jaxft.errors import UserError
 from jaxft.models import Model, nn
-from jaxft.tasks.base import Host, Steady
+from jaxft.tasks.base import Task
 from jaxft.types import Array, Batch, Float, Int, Outputs, Params
-
-if TYPE_CHECKING:
-    from jaxft.data.features import Features
-    from jaxft.data.sources import Split
-    from jaxft.metrics.answers import Span
 
 
 def position_loss(
@@ -43,21 +36,9 @@ def position_loss(
 
 
 @dataclasses.dataclass(frozen=True)
-class QuestionAnswering(Steady):
-    """See `jaxft.tasks.base.Task`. Its tables are as `jaxft.data.questions.read` makes them."""
-
+class QuestionAnswering(Task):
     options: config.QuestionAnswering
-    head: str = "ForQuestionAnswering"
-    pipeline: str = "question-answering"
-    metric: str = "f1"
-    usage: str = """from transformers import AutoModelForQuestionAnswering, AutoTokenizer
-
-path = "path/to/this/directory"
-tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForQuestionAnswering.from_pretrained(path)
-inputs = tokenizer("A question?", "A text that answers it.", return_tensors="pt")
-found = model(**inputs)
-start, end = found.start_logits.argmax(), found.end_logits.argmax()
-print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))"""
+    hf_class: str = "ForQuestionAnswering"
 
     @property
     def targets(self) -> Mapping[str, Target]:
@@ -66,10 +47,6 @@ print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))"""
     @property
     def outputs(self) -> Mapping[str, str]:
         return {"start_logits": "token", "end_logits": "token"}
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return (self.options.question, self.options.context)
 
     def param_spec(self, model: Model) -> nn.Spec:
         return model.param_spec(model.head("span"))
@@ -83,139 +60,3 @@ print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))"""
         start, starts = position_loss(outputs["start_logits"], batch["start_positions"], batch)
         end, ends = position_loss(outputs["end_logits"], batch["end_positions"], batch)
         return (start + end) / 2, (starts + ends) / 2
-
-    def features(self, split: Split, tokenizer: Any, max_length: int, labelled: bool = True) -> dict[str, Any]:
-        """`first` and `last` are the characters that a token of the context begins at and ends before; -1 elsewhere.
-
-        A window that does not hold the whole first answer is labelled with [CLS], as is a question without an answer.
-        """
-        from jaxft.data import windows
-        from jaxft.data.questions import STARTS, TEXTS
-
-        questions, contexts = (split.table[name].to_pylist() for name in self.inputs)
-        questions, used = _shortened(questions, tokenizer, self.options.question_length)
-        given = {"max_length": max_length, "stride": self.options.stride, "used": used}
-        encodings, rows = windows.encode(tokenizer, questions, contexts, **given)
-        columns: dict[str, Any] = {"input_ids": [e.ids for e in encodings], "row": rows}
-        columns |= {"token_type_ids": [e.type_ids for e in encodings]}
-        inside = [[i == 1 for i in e.sequence_ids] for e in encodings]
-        for at, name in enumerate(("first", "last")):
-            columns[name] = [
-                [place[at] if own else -1 for place, own in zip(e.offsets, part, strict=True)]
-                for e, part in zip(encodings, inside, strict=True)
-            ]
-        if labelled:
-            answers = list(zip(split.table[TEXTS].to_pylist(), split.table[STARTS].to_pylist(), strict=True))
-            ends = [
-                _positions(first, last, *answers[row])
-                for first, last, row in zip(columns["first"], columns["last"], rows, strict=True)
-            ]
-            columns["start_positions"], columns["end_positions"] = np.asarray(ends, np.int32).T.copy()
-        return columns
-
-    def _spans(self, outputs: Host, features: Features) -> Iterator[tuple[list[Span], float]]:
-        """Of each question its best spans, and by how much no answer scores above the best of them."""
-        from jaxft.metrics.answers import Window, best_spans
-
-        columns = (outputs["start_logits"], outputs["end_logits"], features.tokens["first"], features.tokens["last"])
-        for row in range(len(features.bounds) - 1):
-            windows = []
-            for i in range(features.bounds[row], features.bounds[row + 1]):
-                starts, ends, first, last = (c[features.offsets[i] : features.offsets[i + 1]] for c in columns)
-                own = first >= 0
-                windows.append(Window(starts[own], ends[own], first[own], last[own], float(starts[0] + ends[0])))
-            spans = best_spans(windows, self.options.n_best, self.options.answer_length)
-            best = spans[0].score if spans else -1e9
-            yield spans, min(window.null for window in windows) - best
-
-    def _limit(self) -> float | None:
-        """A larger doubt means no answer; None: not chosen yet."""
-        return self.options.null_threshold if self.options.unanswerable == "yes" else np.inf
-
-    def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
-        from jaxft.data.questions import TEXTS
-        from jaxft.metrics import answers
-
-        contexts, texts = split.table[self.options.context].to_pylist(), split.table[TEXTS].to_pylist()
-        found = list(self._spans(outputs, features))
-        best = [c[s[0].start : s[0].end] if s else "" for c, (s, _) in zip(contexts, found, strict=True)]
-        doubts = [doubt for _, doubt in found]
-        return answers.scores(texts, best, doubts, self._limit(), self.options.unit)
-
-    def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
-        """`prediction` (empty where there is no answer), its ends in the context and its share of the `n_best`, by a
-        softmax of their scores; where answers may be missing also `doubt`, the score of none less that of the best.
-        """
-        contexts, limit = split.table[self.options.context].to_pylist(), self._limit() or 0.0
-        for context, (spans, doubt) in zip(contexts, self._spans(outputs, features), strict=True):
-            scores = np.exp([span.score - spans[0].score for span in spans])
-            listed = [
-                {"text": context[s.start : s.end], "start": s.start, "end": s.end, "score": float(score)}
-                for s, score in zip(spans, scores / scores.sum(), strict=True)
-            ]
-            answer = {"text": "", "start": None, "end": None, "score": None}
-            if listed and doubt <= limit:
-                answer = listed[0]
-            known = {"doubt": float(doubt)} if self.options.unanswerable == "yes" else {}
-            yield {"prediction": answer["text"], **{k: answer[k] for k in ("start", "end", "score")}, **known} | {
-                "n_best": listed
-            }
-
-    def decide(self, thresholds: Mapping[str, float]) -> QuestionAnswering:
-        limit = thresholds.get("no_answer", self.options.null_threshold)
-        return dataclasses.replace(self, options=dataclasses.replace(self.options, null_threshold=limit))
-
-    def plots(self, outputs: Host, features: Features, split: Split) -> dict[str, Any]:
-        return {}
-
-    def hf_config(self) -> dict[str, Any]:
-        names = ("LABEL_0", "LABEL_1")
-        return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-
-
-def _shortened(questions: list[str], tokenizer: Any, length: int) -> tuple[list[str], int]:
-    """The questions cut at `length` tokens, and how many tokens the longest of them has."""
-    encoded = tokenizer(
-        questions, add_special_tokens=False, truncation=True, max_length=length, return_offsets_mapping=True
-    )
-    places = encoded["offset_mapping"]
-    cut = [text[: part[-1][1]] if part else text for text, part in zip(questions, places, strict=True)]
-    return cut, max(map(len, places))
-
-
-def _positions(first: list[int], last: list[int], texts: list[str], starts: list[int]) -> tuple[int, int]:
-    """The first and the last token of the first answer; of [CLS] where the window does not hold it."""
-    if not texts:
-        return 0, 0
-    start, end = starts[0], starts[0] + len(texts[0])
-    inside = [at for at, place in enumerate(first) if place >= 0]
-    held = [at for at in inside if last[at] > start and first[at] < end]
-    if not held or first[inside[0]] > start or last[inside[-1]] < end:
-        return 0, 0
-    return held[0], held[-1]
-
-
-def build(options: config.QuestionAnswering) -> QuestionAnswering:
-    return QuestionAnswering(options)
-
-
-def read(options: config.QuestionAnswering, split: Split, labelled: bool) -> Split:
-    from jaxft.data import questions
-
-    return questions.read(options, split, labelled)
-
-
-def resolve(options: config.QuestionAnswering, splits: Mapping[str, Split]) -> config.QuestionAnswering:
-    """Finds out whether some questions have no answer."""
-    from jaxft.data.questions import TEXTS
-
-    answered = [bool(part) for part in splits["train"].table[TEXTS].to_pylist()]
-    if not any(answered):
-        raise UserError(f"{splits['train'].origin}: no question in {options.answers!r} has an answer")
-    known = options.unanswerable != "auto"
-    return options if known else dataclasses.replace(options, unanswerable="no" if all(answered) else "yes")
-
-
-def assume(options: config.QuestionAnswering) -> dict[str, Any]:
-    """Every question has an answer."""
-    return {"unanswerable": "no"} if options.unanswerable == "auto" else {}

@@ -100,7 +100,7 @@ def reference(torch: Any, a: Adapted, tokenizer: Any, folder: Any) -> Any:
     trainable, change = a.trainable, a.experiment.adapt == "adapter"
     base = nn.flatten(a.params) | {path: x for path, x in nn.flatten(trainable).items() if path in nn.flatten(a.params)}
     params = nn.unflatten(base) if change else a.program.merge(trainable, a.frozen)  # pyright: ignore
-    hf = HF | CASE.task.hf_config()
+    hf = HF | support.published(CASE.task)
     export.export(folder, params, hf, "BertForSequenceClassification", tokenizer, "A small random model.\n")
     model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
 

@@ -48,10 +48,10 @@ def test_it_is_the_model_of_transformers(torch, kind: str, name: str, tiny_model
     host = support.lay_out(features, case.task, 2 * max(lengths), slots=0)
     assert host.rows.slots > 1, "several examples share a row"
     support.assert_parity(theirs, inputs, case.task, model, params, features, host)
-    settings = hf | case.task.hf_config()
-    export.export(tmp_path / "ours", params, settings, model.hf_class(case.task.head), tiny_model, "A small model.\n")
+    settings, kind = hf | support.published(case.task), model.hf_class(case.task.hf_class)
+    export.export(tmp_path / "ours", params, settings, kind, tiny_model, "A small model.\n")
     there, here = (load_file(tmp_path / side / "model.safetensors") for side in ("theirs", "ours"))
-    here = {name.removeprefix("" if case.task.head else f"{model.prefix}."): x for name, x in here.items()}
+    here = {name.removeprefix("" if case.task.hf_class else f"{model.prefix}."): x for name, x in here.items()}
     assert {name: x.dtype for name, x in here.items()} == {name: x.dtype for name, x in there.items()}
     assert all((here[name] == there[name]).all() for name in there)
 

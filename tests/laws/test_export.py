@@ -60,10 +60,10 @@ def test_every_task(torch, case: support.Case, tiny_model, tmp_path):
 
     model = models.build(support.SMALL, dropout=0.0)
     params, task = support.random_params(case.task, model, seed=0), case.task
-    hf = support.SMALL | task.hf_config()
-    export.export(tmp_path / "export", params, hf, f"Bert{task.head or 'Model'}", tiny_model, "A small random model.\n")
-    theirs = getattr(transformers, f"AutoModel{task.head}").from_pretrained(tmp_path / "export").eval()
-    assert type(theirs).__name__ == f"Bert{task.head or 'Model'}"
+    hf, kind = support.SMALL | support.published(task), f"Bert{task.hf_class or 'Model'}"
+    export.export(tmp_path / "export", params, hf, kind, tiny_model, "A small random model.\n")
+    theirs = getattr(transformers, f"AutoModel{task.hf_class}").from_pretrained(tmp_path / "export").eval()
+    assert type(theirs).__name__ == kind
     features = support.random_features(np.random.default_rng(0), case, [9, 9], support.SMALL)
     host = support.lay_out(features, task, 9, slots=0)
     ours = support.by_example(task.forward(params, model, support.arrays(host), nn.Run()), task, host, features)

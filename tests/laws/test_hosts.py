@@ -246,7 +246,9 @@ def test_they_stop_together_and_resume(tmp_path, config_file, single):
             codes = pair.wait()
             assert time.monotonic() - killed < 60
             assert codes[dies] == -signal.SIGKILL and codes[1 - dies] != 0
-            assert "another process" in pair.printed(1 - dies) or "another task died" in pair.printed(1 - dies)
+            # Whoever notices first says it: the loop, JAX's service, or Gloo, whose abort nobody can catch.
+            said = pair.printed(1 - dies)
+            assert any(words in said for words in ("another process", "another task died", "gloo::EnforceNotMet"))
             assert f"resuming at step {begun} of" in pair.printed(0)
             assert ("cannot be read" in pair.printed(0)) == (dies == 1)
         newest = begun = last_saved(workdir / "checkpoints")

@@ -12,7 +12,7 @@ import support
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxft import config, hub, tasks
+from jaxft import config, hub, tables, tasks
 from jaxft.data.features import Features, tokenize
 from jaxft.data.sources import Split
 from jaxft.models import nn
@@ -66,10 +66,11 @@ def minilm() -> Path:
 def reviews(directory: Path, second: str) -> tuple[Task, Features]:
     """Texts, or pairs of texts, as a run reads them."""
     labels = ("bad", "fair", "good")
-    task = tasks.build(config.SequenceClassification(text_pair=second, labels=labels, problem="single_label"))
+    options = config.SequenceClassification(text_pair=second, labels=labels, problem="single_label")
     split = Split(pa.table({"text": TEXTS, "second": SECOND, "label": ["good", "bad", "fair", "good"]}), "reviews")
     tokenizer = hub.load_tokenizer(directory)
-    return task, tokenize(len(TEXTS), lambda start, stop: task.features(split, tokenizer, 40), None)
+    table = tables.build(options)
+    return tasks.build(options), tokenize(len(TEXTS), lambda *_: table.features(split, tokenizer, 40), None)
 
 
 @pytest.mark.parametrize("second", ["", "second"])

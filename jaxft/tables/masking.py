@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-IGNORED = -100
-"""The label of a token that is not to be guessed, as in PyTorch."""
+from jaxft.batch import IGNORED
 
 FIXED = -1
 """The epoch of the masking that evaluation uses."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxft.data.masking import Piece
+from jaxft.tables.masking import Piece
 
 NEXT, RANDOM = 0, 1
 """The label of a pair, as in transformers."""

@@ -1,0 +1,132 @@
+"""The interface of a table: the host's side of a task, from rows to examples and from outputs to answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxft.data.features import Features
+from jaxft.data.sources import Split
+from jaxft.models import Model
+
+Host = Mapping[str, np.ndarray]
+"""Outputs by name: `[examples, ...]` or, per token, `[tokens, ...]`, flat as in `Features`."""
+
+Vary = Callable[[Features, np.ndarray, int, int], Features]
+"""`(features of some examples, their numbers [n], seed, epoch) -> ` the same examples, as that epoch sees them."""
+
+
+class Published(NamedTuple):
+    """What an export says beside parameters and tokenizer.
+
+    Attributes:
+      pipeline: what the Hugging Face Hub calls the task.
+      usage: Python that predicts with the export in `path/to/this/directory`, for its model card.
+      settings: what the head adds to a Hugging Face config.json.
+      files: further files of the export: name -> what it holds as JSON.
+    """
+
+    pipeline: str
+    usage: str
+    settings: Mapping[str, Any] = {}
+    files: Mapping[str, Any] = {}
+
+
+class Table(ABC):
+    """How rows become examples of a task, and what its outputs say of them.
+
+    A row of the table (a text, a sentence, a question) may become several examples, such as the windows of a long text.
+
+    Attributes:
+      options: the section of the experiment that it was built from. `read`, `resolve` and `assume` come before the
+        options are resolved, all else after it.
+      words: whether `features` hands the tokenizer lists of words rather than texts.
+      lower: the names of its metrics of which less is better. The loss, which every run has, is none of them.
+      vary: how examples change from epoch to epoch of training; None: not at all.
+    """
+
+    options: Any
+    words: bool = False
+    lower: frozenset[str] = frozenset()
+    vary: Vary | None = None
+
+    @property
+    @abstractmethod
+    def metric(self) -> str:
+        """The metric that selects the best checkpoint."""
+
+    @property
+    @abstractmethod
+    def inputs(self) -> Sequence[str]:
+        """The columns that it predicts from, the first for lines of text; rows that agree in them are the same."""
+
+    @abstractmethod
+    def read(self, split: Split, labelled: bool = True) -> Split:
+        """Returns the split, checked row by row: the same rows, columns in the one form that the task works on.
+
+        Raises:
+          UserError: a column, a text or a label that the task cannot use, and where.
+        """
+
+    def resolve(self, splits: Mapping[str, Split]) -> Any:
+        """Returns the options with all in them that only the data, as `read` gives them, can tell (label names).
+
+        Raises:
+          UserError: splits that do not fit together, and where.
+        """
+        return self.options
+
+    def assume(self) -> dict[str, Any]:
+        """Returns values that resolve the options where there are no data: what a plan of their run supposes."""
+        return {}
+
+    @abstractmethod
+    def features(self, split: Split, tokenizer: Any, max_length: int, labelled: bool = True) -> dict[str, Any]:
+        """Returns `input_ids` and `token_type_ids`, a list of ints an example, and, if labelled, a column a target.
+
+        Further columns are kept for `metrics` and `predictions`. Where a row of the table can become several examples,
+        one of them is `row`: the row in `split` that each example is of, ascending; no row is left out.
+        """
+
+    @abstractmethod
+    def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
+        """Measures the outputs for a labelled split and its features.
+
+        Thresholds that the options do not give are chosen on this very split: `threshold/NAME` of the result.
+        """
+
+    def decide(self, thresholds: Mapping[str, float]) -> Table:
+        """Returns the same table with the thresholds, by NAME, that its metrics have chosen on the validation split."""
+        return self
+
+    @abstractmethod
+    def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
+        """Yields what a user wants to know of each row, as JSON values."""
+
+    def plots(self, outputs: Host, features: Features, split: Split) -> dict[str, Any]:
+        """Returns what `jaxft.report.page` draws."""
+        return {}
+
+    @abstractmethod
+    def published(self, model: Model, max_length: int) -> Published:
+        """Returns what an export of such a model, trained on texts of so many tokens, says beside its parameters."""
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Computes the softmax of `[n, classes]` in float64."""
+    e = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Computes 1 / (1 + exp(-logit)) elementwise, in float64."""
+    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+
+
+def named(labels: Sequence[str]) -> dict[str, Any]:
+    """Returns the settings by which a Hugging Face config.json names the outputs of a head."""
+    numbered = list(enumerate(labels))
+    return {"id2label": {str(i): name for i, name in numbered}, "label2id": {name: i for i, name in numbered}}

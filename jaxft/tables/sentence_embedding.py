@@ -1,0 +1,114 @@
+"""Texts that belong together, perhaps one that does not; or two and a score.
+
+An example is one text; the texts of a row of the table stay together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxft import config
+from jaxft.data.features import Features
+from jaxft.data.sources import Split, check_text, require_columns
+from jaxft.errors import UserError
+from jaxft.metrics import classification, retrieval
+from jaxft.models import Model
+from jaxft.tables.base import Host, Published, Table
+
+USAGE = """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/directory")
+print(model.encode(["A text."]))"""
+
+
+@dataclasses.dataclass(frozen=True)
+class SentenceEmbedding(Table):
+    options: config.SentenceEmbedding
+    lower: frozenset[str] = frozenset({"mse"})
+
+    @property
+    def metric(self) -> str:
+        return "spearman" if self.options.score else "mrr@10"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.options.texts[:1]
+
+    def read(self, split: Split, labelled: bool = True) -> Split:
+        names = self.options.texts if labelled else self.options.texts[:1]
+        most = 2 if self.options.score else 3
+        if not 2 <= len(self.options.texts) <= most:
+            raise UserError(
+                f"config.task.texts names {len(self.options.texts)} columns; it must name two{' or three' * (most > 2)}"
+            )
+        require_columns(split, {f"task.texts[{i}]": name for i, name in enumerate(names)})
+        require_columns(split, {"task.score": self.options.score} if labelled else {})
+        for name in names:
+            check_text(split, name)
+        if labelled and self.options.score:
+            for row, value in enumerate(split.table[self.options.score].to_pylist()):
+                if isinstance(value, bool) or not isinstance(value, int | float) or not -1 <= value <= 1:
+                    hint = "it must be a number from -1 to 1; divide by the largest"
+                    raise UserError(f"{split.where(row)}: score {value!r} in {self.options.score!r}; {hint}")
+        return split
+
+    def features(self, split: Split, tokenizer: Any, max_length: int, labelled: bool = True) -> dict[str, Any]:
+        names = self.options.texts if labelled else self.inputs
+        columns = [split.table[name].to_pylist() for name in names]
+        texts = [text for row in zip(*columns, strict=True) for text in row]
+        encoded = tokenizer(
+            texts, truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=True
+        )
+        found = {name: encoded[name] for name in ("input_ids", "token_type_ids")}
+        found["row"] = np.repeat(np.arange(split.table.num_rows), len(names))
+        if not self.options.score:  # texts of the same tokens have the same number
+            numbers = [zlib.crc32(np.asarray(ids, np.int32).tobytes()) for ids in found["input_ids"]]
+            found["twins"] = np.asarray(numbers, np.uint32).view(np.int32)
+        elif labelled:
+            found["scores"] = np.repeat(np.asarray(split.table[self.options.score], np.float32), len(names))
+        return found
+
+    def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
+        size = len(self.options.texts)
+        vectors = outputs["embeddings"].reshape(-1, size, outputs["embeddings"].shape[-1])
+        if self.options.score:
+            cosines = (vectors[:, 0] * vectors[:, 1]).sum(-1)
+            return classification.regression(features.examples["scores"][::size], cosines)
+        columns = [split.table[name].to_pylist() for name in self.options.texts]
+        asked, query = retrieval.distinct(columns[0])
+        places, entry = retrieval.distinct([text for row in zip(*columns[1:], strict=True) for text in row])
+        relevant: list[list[int]] = [[] for _ in asked]
+        for number, found in zip(query, entry[:: size - 1], strict=True):
+            relevant[number].append(int(found))
+        corpus = vectors[:, 1:].reshape(-1, vectors.shape[-1])[places]
+        loss = retrieval.contrastive(vectors[:, 0], corpus, entry[:: size - 1], self.options.scale)
+        return {"loss": loss} | retrieval.scores(vectors[asked, 0], corpus, relevant)
+
+    def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
+        """The vector of each text of the first column, of length 1."""
+        yield from ({"embedding": vector.tolist()} for vector in outputs["embeddings"].astype(np.float64))
+
+    def published(self, model: Model, max_length: int) -> Published:
+        """Returns what makes the export a model of sentence-transformers."""
+        module = "sentence_transformers.models."
+        kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+        modules = [
+            {"idx": i, "name": str(i), "path": path, "type": module + kind}
+            for i, (path, kind) in enumerate(kinds.items())
+        ]
+        pooling = {"word_embedding_dimension": model.facts.width}
+        pooling |= {
+            f"pooling_mode_{mode}": mode.startswith(self.options.pooling) for mode in ("cls_token", "mean_tokens")
+        }
+        files = {
+            "modules.json": modules,
+            "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
+            "1_Pooling/config.json": pooling,
+            "2_Normalize/config.json": {},
+        }
+        return Published("sentence-similarity", USAGE, files=files)

@@ -1,0 +1,119 @@
+"""Texts, or pairs of texts, with a label, several labels or a score."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxft import config
+from jaxft.data.features import Features
+from jaxft.data.sources import Split, check_text, require_columns
+from jaxft.metrics import classification
+from jaxft.models import Model
+from jaxft.tables import labels
+from jaxft.tables.base import Host, Published, Table, named, sigmoid, softmax
+
+USAGE = """from transformers import pipeline
+
+predict = pipeline("text-classification", model="path/to/this/directory")
+print(predict("A text."))"""
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceClassification(Table):
+    """Without labels it is a regression with one output."""
+
+    options: config.SequenceClassification
+    lower: frozenset[str] = frozenset({"mse", "ece"})
+
+    @property
+    def metric(self) -> str:
+        return {"regression": "pearson", "multi_label": "f1_macro"}.get(self.options.problem, "accuracy")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(column for column in (self.options.text, self.options.text_pair) if column)
+
+    def read(self, split: Split, labelled: bool = True) -> Split:
+        options = self.options
+        columns = {"task.text": options.text, "task.text_pair": options.text_pair}
+        if labelled:
+            names = options.label_columns
+            columns |= {f"task.label_columns[{i}]": one for i, one in enumerate(names)} or {"task.label": options.label}
+        require_columns(split, columns)
+        for column in self.inputs:
+            check_text(split, column)
+        return labels.read(options, split) if labelled else split
+
+    def resolve(self, splits: Mapping[str, Split]) -> config.SequenceClassification:
+        return labels.resolve(self.options, splits)
+
+    def assume(self) -> dict[str, Any]:
+        """Returns two labels, one a text."""
+        options = self.options
+        columns = options.label_columns
+        known = {"problem": "multi_label" if columns else "single_label"} if options.problem == "auto" else {}
+        unnamed = not options.labels and options.problem != "regression"
+        return known | ({"labels": columns or ("0", "1")} if unnamed else {})
+
+    def features(self, split: Split, tokenizer: Any, max_length: int, labelled: bool = True) -> dict[str, Any]:
+        texts = [split.table.column(column).to_pylist() for column in self.inputs]
+        encoded = tokenizer(
+            *texts, truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=True
+        )
+        columns = {name: encoded[name] for name in ("input_ids", "token_type_ids")}
+        return columns | ({"labels": labels.ids(self.options, split)} if labelled else {})
+
+    def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
+        labels, names = features.examples["labels"], self.options.labels
+        if not names:
+            return classification.regression(labels, outputs["logits"][:, 0])
+        if self.options.problem == "multi_label":
+            probabilities = sigmoid(outputs["logits"])
+            thresholds = self.options.thresholds or classification.best_thresholds(labels, probabilities)
+            chosen = {f"threshold/{name}": value for name, value in zip(names, thresholds, strict=True)}
+            return classification.multi_label(labels, probabilities, thresholds, names) | chosen
+        return classification.single_label(labels, softmax(outputs["logits"]), names)
+
+    def decide(self, thresholds: Mapping[str, float]) -> SequenceClassification:
+        if self.options.problem != "multi_label" or not thresholds:
+            return self
+        values = tuple(thresholds[name] for name in self.options.labels)
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, thresholds=values))
+
+    def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
+        if not self.options.labels:
+            yield from ({"score": float(score)} for score in outputs["logits"][:, 0])
+            return
+        if self.options.problem == "multi_label":
+            least = np.asarray(self.options.thresholds or [0.5] * len(self.options.labels))
+            for probabilities in sigmoid(outputs["logits"]):
+                named = {name: float(p) for name, p in zip(self.options.labels, probabilities, strict=True)}
+                held = [name for name, over in zip(self.options.labels, probabilities >= least, strict=True) if over]
+                yield {"prediction": held, "probabilities": named}
+            return
+        for probabilities in softmax(outputs["logits"]):
+            best = int(probabilities.argmax())
+            named = {name: float(p) for name, p in zip(self.options.labels, probabilities, strict=True)}
+            yield {
+                "prediction": self.options.labels[best],
+                "probability": float(probabilities[best]),
+                "probabilities": named,
+            }
+
+    def plots(self, outputs: Host, features: Features, split: Split) -> dict[str, Any]:
+        labels = features.examples["labels"]
+        if not self.options.labels:
+            return {"labels": labels, "scores": outputs["logits"][:, 0]}
+        if self.options.problem == "multi_label":
+            return {"names": self.options.labels}
+        return {"labels": labels, "probabilities": softmax(outputs["logits"]), "names": self.options.labels}
+
+    def published(self, model: Model, max_length: int) -> Published:
+        names = self.options.labels or ("LABEL_0",)
+        kinds = {"regression": "regression", "multi_label": "multi_label_classification"}
+        kind = kinds.get(self.options.problem, "single_label_classification")
+        return Published("text-classification", USAGE, {**named(names), "problem_type": kind})
