@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxft import config, tables, tasks
 from jaxft.batch import Target
-from jaxft.data.sources import check_text, require_columns
+from jaxft.data.columns import with_numbers, with_text
+from jaxft.data.sources import require_columns
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -59,8 +60,8 @@ class CountTable(tables.Table):
     def read(self, split, labelled=True):
         columns = {"task.text": self.options.text, "task.count": self.options.count if labelled else ""}
         require_columns(split, columns)
-        check_text(split, self.options.text)
-        return split
+        split = with_text(split, self.options.text)
+        return with_numbers(split, self.options.count) if labelled else split
 
     def features(self, split, tokenizer, max_length, labelled=True):
         encoded = tokenizer(split.table[self.options.text].to_pylist(), truncation=True, max_length=max_length)

@@ -224,9 +224,9 @@ DATA: Rows = {
         ["a.jsonl, row 5: column 'text' holds null", "1 of 8 rows"],
     ),
     "empty text": (data("a.csv", csv("x,1", " ,2")), ["a.csv, row 2: column 'text' holds empty text", "1 of 2 rows"]),
-    "numbers for text": (
-        data("a.csv", csv("1,a", "2,b")),
-        ["a.csv, row 1: column 'text' must hold text", "int64 values such as 1"],
+    "true for text": (
+        data("a.jsonl", '{"text": true, "label": "a"}\n{"text": false, "label": "b"}\n'),
+        ["a.jsonl, row 1: column 'text' must hold text", "bool values such as True"],
     ),
     "a number among text": (
         data("a.jsonl", jsonl(3, text=7)),
@@ -271,7 +271,7 @@ DATA: Rows = {
     "no label at all": (data("a.csv", csv("x,", "y,"), SEVERAL), ["a.csv: no labels in 'label'"]),
     "a number other than 0 and 1 for a label": (
         data("a.csv", "text,joy,anger\nx,0,1\ny,1,2\n", "--config.task.label_columns=('joy', 'anger')"),
-        ["a.csv, row 2: 'anger' is 2; a column of a label holds 0 or 1"],
+        ["a.csv, row 2: 'anger' is '2'; a column of a label holds 0 or 1"],
     ),
     "no such column of a label": (
         flags("--config.task.label_columns=('joy', 'anger')"),

@@ -31,8 +31,16 @@ TAGS: Rows = {
     "an empty cell": (tagged("Ann\tO\n\tO\n"), ["a.conll, line 2: cell 1 is empty"]),
     "no tags": (tagged("Ann\nBob\n"), ["a.conll has no column 'tags'; it has 'tokens'", "config.task.tags"]),
     "a tag of another scheme": (
-        tagged(SENTENCE + "Bob U-PER\n"),
-        ["a.conll, row 2: tag 'U-PER' in 'tags' is none of O, B-X, I-X, E-X, S-X", "config.task.problem=words"],
+        tagged(SENTENCE + "Bob X-PER\n"),
+        ["a.conll, row 2: tag 'X-PER' in 'tags' is none of O, B-X, I-X, E-X, S-X", "config.task.problem=words"],
+    ),
+    "a tag that is nearly one": (
+        tagged(SENTENCE + "Bob B_PER\n"),
+        ["a.conll, row 2: tag 'B_PER' in 'tags' is none of", "did you mean 'B-PER'? or, for tags that are no entities"],
+    ),
+    "names of another scheme": (
+        tagged("Ann U-PER\nwent O\n\n" * 9, "--config.task.labels=('O', 'U-PER')"),
+        ["config.task.labels holds 'U-PER', a tag of another scheme; write S-PER, as BIOES does"],
     ),
     "one tag only": (tagged("Ann NN\n\nBob NN\n"), ["a.conll: all tags in 'tags' are 'NN'"]),
     "a tag that was not named": (
@@ -45,7 +53,7 @@ TAGS: Rows = {
     ),
     "numbers for tags": (
         tagged('{"tokens": ["a", "b"], "tags": [0, 3]}\n', name="a.jsonl"),
-        ["a.jsonl, row 1: 'tags' holds [0, 3]; it must be a list of a tag a word"],
+        ["a.jsonl, row 1: 'tags' holds [0, 3]; it must be a list of a tag a word", "numbers in config.task.labels"],
     ),
     "no words": (
         tagged('{"tokens": ["a"], "tags": ["O"]}\n{"tokens": [], "tags": []}\n', name="a.jsonl"),
@@ -99,6 +107,22 @@ ANSWERS: Rows = {
     "an answer that is elsewhere": (
         asked(answer() + answer(answers=[{"text": "Paris", "answer_start": 8}])),
         ["a.jsonl, row 2: the answer 'Paris' in 'answers' is not in 'context' at 8; it is at 7 (counted in characters"],
+    ),
+    "a number of answers that are elsewhere": (
+        asked(
+            answer() * 3
+            + answer(answers=[{"text": "Paris", "answer_start": 8}]) * 2
+            + answer(answers=[{"text": "Rome", "answer_start": 7}])
+        ),
+        [
+            "a.jsonl, row 4: the answer 'Paris'",
+            "so it is with 3 of 6 answers, 1 of which occur nowhere",
+            "config.task.repair=nearest moves them, drop leaves them out",
+        ],
+    ),
+    "more answers than places": (
+        asked(answer(answers={"text": ["Ann", "in"], "answer_start": [0]})),
+        ["a.jsonl, row 1: 'answers' holds 2 texts, but 1 places of them"],
     ),
     "an answer that is nowhere": (
         asked(answer(answers=[{"text": "Rome", "answer_start": 7}])),

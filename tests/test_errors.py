@@ -154,7 +154,7 @@ RUNS: Rows = {
     ),
     "a file of another kind": (predict("a.docx", "x"), ["a.docx is no file that can be read", ".csv"]),
     "an empty file": (predict("a.txt", ""), ["a.txt is empty"]),
-    "an empty line": (predict("a.txt", "x\n\ny\n"), ["a.txt, row 2: column 'text' holds empty text"]),
+    "blank lines alone": (predict("a.txt", "\n \n"), ["a.txt is empty: its 2 rows hold no 'text'"]),
     "an output that is a folder": (
         predict("a.txt", "x\n", "--output=/tmp"),
         ["--output /tmp: Is a directory", "choose a file that can be written"],

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
 from jaxft.config.base import Section, walk
-from jaxft.config.experiment import RESUMABLE, Experiment
+from jaxft.config.experiment import ADDED, RESUMABLE, Experiment
 from jaxft.config.tasks import TASKS
 from jaxft.errors import UserError, nearest
 
@@ -109,7 +109,11 @@ def from_dict(plain: Mapping[str, Any]) -> Experiment:
 
 def defining(experiment: Experiment) -> dict[str, Any]:
     """The keys that say what is computed, not how, with their values."""
-    flat = {key: getattr(holder, field.name) for key, holder, field in walk(experiment)}
+    flat = {
+        key: getattr(holder, field.name)
+        for key, holder, field in walk(experiment)
+        if key not in ADDED or getattr(holder, field.name) != field.default
+    }
     return {k: v for k, v in flat.items() if not any(k == r or k.startswith(r + ".") for r in RESUMABLE)}
 
 

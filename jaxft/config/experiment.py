@@ -35,6 +35,10 @@ class Data(Section):
     )
     test: str = knob("test", "split to test on at the end; empty or absent: none, unless test_examples carves one")
     encoding: str = knob("utf-8", "character encoding of CSV, JSON and text files")
+    delimiter: str = knob(
+        "",
+        "what separates the cells of CSV/TSV files; empty: a comma or a tab, or else ; , tab or | as the header tells",
+    )
     columns: tuple[str, ...] = knob(
         (), "column names of CSV/TSV files without a header line, or of CoNLL files (else tokens, ..., tags)"
     )
@@ -157,3 +161,6 @@ RESUMABLE = (
     "data.cache",
 )
 """Keys that may change between two starts of one run: they say how it is computed and shown, not what."""
+
+ADDED = ("data.delimiter", "task.repair", "task.label_form")
+"""Keys that 0.1.0 does not have: at their defaults they say nothing, so that its runs resume."""

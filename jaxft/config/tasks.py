@@ -43,7 +43,9 @@ class TokenClassification(Task):
     """Tag each word of a text: named entities, parts of speech."""
 
     tokens: str = knob("tokens", "column with the words: a list of them, or a text, which is cut into words")
-    tags: str = knob("tags", "column with a tag a word, or, of a text, a list of spans {start, end, label}")
+    tags: str = knob(
+        "tags", "column with a tag a word, or, of a text, a list of spans {start, end, label} or [start, end, label]"
+    )
     labels: tuple[str, ...] = knob((), "tags in the order of their ids; empty: those of the training data, sorted")
     problem: str = knob(
         "auto", "what tags say; auto: entities where all are like O and B-PER", choices=("auto", "entities", "words")
@@ -60,6 +62,12 @@ class QuestionAnswering(Task):
     context: str = knob("context", "column with the text that holds the answer")
     answers: str = knob("answers", "column with the answers, as SQuAD has them, or with the text of the one answer")
     answer_start: str = knob("answer_start", "column with the character that a text in `answers` begins at")
+    repair: str = knob(
+        "",
+        "what is done with answers that are not where they say; empty: an error, nearest: moved to where they occur "
+        "nearest, or left out if nowhere, drop: left out",
+        choices=("", "nearest", "drop"),
+    )
     unanswerable: str = knob(
         "auto", "whether a text may hold no answer; auto: as in the training data", choices=("auto", "yes", "no")
     )
@@ -99,6 +107,11 @@ class MultipleChoice(Task):
     question: str = knob("", "column with a question, or the words that each choice goes on from; empty: none")
     choices: tuple[str, ...] = knob(("choices",), "column with a list of the choices, or a column a choice")
     label: str = knob("label", "column with the right choice: its number from 0, its letter from A, or its text")
+    label_form: str = knob(
+        "auto",
+        "what a label is, where it could be two of these; auto: an error there",
+        choices=("auto", "number", "letter", "text"),
+    )
 
 
 @dataclass(kw_only=True)

@@ -4,14 +4,11 @@ CSV and JSON lines are parsed by the standard library: Arrow's own parsers accep
 2020-01-01 into timestamps, and count rows where a user needs line numbers.
 """
 
-import csv
 import gzip
-import io
-import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +17,14 @@ import pyarrow.compute
 from pyarrow import parquet
 
 from jaxft.config import Data
-from jaxft.data import squad
+from jaxft.data import conll, delimited, json_rows
+from jaxft.data.delimited import DELIMITERS
 from jaxft.errors import UserError
 
 pc: Any = pyarrow.compute  # its functions are made at run time, where no type checker sees them
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 CONLL = (".conll", ".iob", ".bio")
 SUFFIXES = (*DELIMITERS, ".json", ".jsonl", ".ndjson", ".parquet", ".txt", *CONLL)
-BATCH = 1 << 16  # rows that become one Arrow chunk
-# What makes a CSV column numeric. No leading zeros, at most 15 digits before a point: codes and long ids stay text.
-NUMBERS = {
-    r"^-?(0|[1-9]\d{0,17})$": pa.int64(),
-    r"^-?((0|[1-9]\d{0,14})(\.\d*)?|\.\d+)([eE][+-]?\d+)?$": pa.float64(),
-}
 
 
 def suffix_of(path: Path) -> str:
@@ -45,11 +36,20 @@ def suffix_of(path: Path) -> str:
 
 def class_folders(folder: Path) -> list[Path]:
     """The subfolders that hold text files, in the order of their names."""
-    return sorted(d for d in folder.iterdir() if d.name[0] != "." and d.is_dir() and any(d.glob("*.txt")))
+    return sorted(d for d in folder.iterdir() if d.name[0] != "." and d.is_dir() and text_files(d))
 
 
-def read_table(path: Path, data: Data) -> pa.Table:
-    """Reads one file, or one folder of class folders."""
+def text_files(folder: Path) -> list[Path]:
+    """The files of a folder whose names end in .txt, whatever their case, in the order of their names."""
+    return sorted(file for file in folder.iterdir() if file.name.lower().endswith(".txt"))
+
+
+def read_table(path: Path, data: Data, notes: list[str]) -> pa.Table:
+    """Reads one file, or one folder of class folders.
+
+    Args:
+      notes: what there is to say of it is put at its end.
+    """
     suffix = suffix_of(path)
     if path.is_dir():
         return _class_texts(path, data.encoding)
@@ -67,8 +67,10 @@ def read_table(path: Path, data: Data) -> pa.Table:
         rows = re.split(r"\n(?:[^\S\n]*\n)+" if data.documents else r"\n", text.replace("\r\n", "\n").strip("\n"))
         return pa.table({"text": pa.array([row for row in rows if row.strip()], pa.large_string())})
     if suffix in CONLL:
-        return _conll(text, path.name, data.columns)
-    return _delimited(text, path, data.columns) if suffix in DELIMITERS else _json(text, path.name)
+        return conll.read(text, path.name, data.columns, notes)
+    if suffix in DELIMITERS:
+        return delimited.read(text, path.name, suffix, data, notes)
+    return of_rows(json_rows.objects(text, path.name), path.name)
 
 
 def concat(tables: Sequence[pa.Table], files: Sequence[Path]) -> pa.Table:
@@ -78,21 +80,6 @@ def concat(tables: Sequence[pa.Table], files: Sequence[Path]) -> pa.Table:
         return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
         raise UserError(f"the parts {files[0]} to {files[-1].name} do not fit together ({short(error)})") from error
-
-
-def with_numbers(tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
-    """Makes columns of nothing but numbers, in every split, int64 or float64; an empty cell becomes null in them."""
-    for name in dict.fromkeys(name for table in tables.values() for name in table.column_names):
-        keys = [key for key, table in tables.items() if name in table.column_names]
-        cells = pa.chunked_array([chunk for key in keys for chunk in tables[key][name].chunks], pa.string())
-        cells = cells.filter(pc.not_equal(cells, ""))
-        fitting = (kind for regex, kind in NUMBERS.items() if pc.all(pc.match_substring_regex(cells, regex)).as_py())
-        kind = next(fitting, None) if len(cells) else None
-        for key in keys if kind else ():
-            column = tables[key][name]
-            column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column).cast(kind)
-            tables[key] = tables[key].set_column(tables[key].column_names.index(name), name, column)
-    return tables
 
 
 def decode(path: Path, encoding: str) -> str:
@@ -109,6 +96,8 @@ def decode(path: Path, encoding: str) -> str:
             f"{path} is not {encoding}: byte 0x{byte:02x} at offset {error.start} (line {line}); set "
             "config.data.encoding to what the file is encoded in (e.g. cp1252, latin-1, mac_roman)"
         ) from error
+    except UnicodeError as error:
+        raise UserError(f"{path} is not {encoding} ({short(error)}); set config.data.encoding to what it is") from error
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read {path} ({short(error)})") from error
 
@@ -116,78 +105,13 @@ def decode(path: Path, encoding: str) -> str:
 def _class_texts(folder: Path, encoding: str) -> pa.Table:
     texts, labels = [], []
     for one in class_folders(folder):
-        for file in sorted(one.glob("*.txt")):
+        for file in text_files(one):
             text = decode(file, encoding)
             if not text.strip():
                 raise UserError(f"{file} is empty; remove it or fill it")
             texts.append(text[:-2] if text.endswith("\r\n") else text.removesuffix("\n"))
             labels.append(one.name)
     return pa.table({"text": pa.array(texts, pa.large_string()), "label": pa.array(labels, pa.string())})
-
-
-def _delimited(text: str, path: Path, columns: Sequence[str]) -> pa.Table:
-    """Parses CSV (RFC 4180) or TSV (no quoting); every cell stays the text that it is."""
-    delimiter = DELIMITERS[suffix_of(path)]
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    csv.field_size_limit(2**31 - 1)  # the default takes a document of more than 128 KiB for an error
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-
-    def rows() -> Iterator[list[str]]:
-        line, width = 1, len(columns)
-        try:
-            for row in reader:
-                width = width or len(row)
-                if row and len(row) != width:
-                    source = "config.data.columns names" if columns else "the first line has"
-                    raise UserError(f"{path.name}, line {line} has {len(row)} cell(s), but {source} {width}")
-                if row:
-                    yield row
-                line = reader.line_num + 1
-        except csv.Error as error:
-            raise UserError(f"{path.name}, line {line}: broken quotes in the row that begins here ({error})") from error
-
-    parsed = rows()
-    names = list(columns) or next(parsed)
-    twice = max(names, key=names.count)
-    if names.count(twice) > 1:
-        raise UserError(f"{path.name}: two columns are named {twice!r}; rename one, or set config.data.columns")
-    tables = [pa.table({name: pa.array([], pa.string()) for name in names})]
-    while batch := list(itertools.islice(parsed, BATCH)):
-        tables.append(pa.table([pa.array(cells, pa.string()) for cells in zip(*batch, strict=True)], names=names))
-    return pa.concat_tables(tables)
-
-
-def _conll(text: str, origin: str, columns: Sequence[str]) -> pa.Table:
-    """A line a word, its cells separated by a tab or by blanks; an empty line ends a sentence, which is a row.
-
-    Where no columns are named, the first is `tokens`, the last `tags` and those between are `column2` and so on.
-    """
-    names, sentences, open_one = list(columns), [], False
-    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
-        if not line.strip() or line.startswith("-DOCSTART-"):
-            open_one = False
-            continue
-        cells = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
-        if not names:
-            names = ["tokens", *(f"column{i}" for i in range(2, len(cells))), *(["tags"] if len(cells) > 1 else [])]
-        if len(cells) != len(names):
-            source = "config.data.columns names" if columns else "the first line has"
-            raise UserError(f"{origin}, line {number} has {len(cells)} cell(s), but {source} {len(names)}")
-        if "" in cells:
-            raise UserError(f"{origin}, line {number}: cell {cells.index('') + 1} is empty; fill it or remove the line")
-        if not open_one:
-            sentences.append([])
-        open_one = True
-        sentences[-1].append(cells)
-    parts = (
-        zip(*(zip(*sentence, strict=True) for sentence in sentences), strict=True) if sentences else [[]] * len(names)
-    )
-    return pa.table({name: pa.array(part, pa.list_(pa.string())) for name, part in zip(names, parts, strict=True)})
-
-
-def _json(text: str, origin: str) -> pa.Table:
-    """Parses JSON lines, a file that is one array of objects, or SQuAD."""
-    return of_rows(_objects(text, origin), origin)
 
 
 def of_rows(rows: Iterable[tuple[str, Mapping[str, Any]]], origin: str) -> pa.Table:
@@ -211,39 +135,12 @@ def of_rows(rows: Iterable[tuple[str, Mapping[str, Any]]], origin: str) -> pa.Ta
                 raise UserError(f"{origin}, {place}: column {name!r} is {kind} ({str(value)[:40]}), but {above}")
     arrays = {}
     for name, column in columns.items():
+        column = json_rows.spans(column)
         try:
             arrays[name] = pa.array(column + [None] * (count - len(column)))
         except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
             raise UserError(f"{origin}: column {name!r} holds what Arrow cannot store ({short(error)})") from error
     return pa.table(arrays)
-
-
-def _objects(text: str, origin: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each object of a JSON file, or each question of one in the format of SQuAD, with the name of its place."""
-    try:
-        data = squad.articles(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{origin}, line {error.lineno}, column {error.colno}: broken JSON ({error.msg})") from error
-    if data is not None:
-        yield from squad.questions(data, origin)
-        return
-    whole = text.lstrip().startswith("[")
-    for number, part in enumerate([text] if whole else io.StringIO(text), 1):
-        if part.isspace():
-            continue
-        try:
-            value = json.loads(part)
-        except json.JSONDecodeError as error:
-            line = error.lineno if whole else number
-            raise UserError(
-                f"{origin}, line {line}, column {error.colno}: broken JSON ({error.msg}); "
-                "each line must be one JSON object, or the file one array of them"
-            ) from error
-        for row, one in enumerate(value, 1) if whole else ((number, value),):
-            place = f"{'row' if whole else 'line'} {row}"
-            if not isinstance(one, dict):
-                raise UserError(f"{origin}, {place}: {str(one)[:40]!r} is not a JSON object of columns and values")
-            yield place, one
 
 
 def plain(table: pa.Table) -> pa.Table:

@@ -28,12 +28,31 @@ SHARD = re.compile(r"(?P<stem>.+)-(?P<index>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]+)
 class Split(NamedTuple):
     """The examples of one split.
 
-    `origin` is the file or data set they come from; `rows[i]` is the row of example i there (None: row i itself).
+    Attributes:
+      origin: the file or data set they come from.
+      rows: `[n]`, the row of each example there; None: row i itself.
+      key: "train", "validation" or "test"; empty where it is none of them.
+      cells: whether the file has no types (CSV, TSV): every value is the text of its cell.
+      notes: what there is to say of how it was read, a line each.
     """
 
     table: pa.Table
     origin: str
     rows: np.ndarray | None = None
+    key: str = ""
+    cells: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def hint(self) -> str:
+        """Ends an error about a label that validation or test lacks: what to do if its labels are hidden."""
+        if self.key not in ("validation", "test"):
+            return ""
+        return f"; if its labels are hidden, leave it out by --config.data.{self.key}=, and predict on it"
+
+    def noting(self, *lines: str) -> "Split":
+        """The same with more notes, each of which then begins with the origin."""
+        return self._replace(notes=self.notes + tuple(f"{self.origin}: {line}" for line in lines))
 
     def where(self, row: int) -> str:
         """Names an example to the user: `reviews.csv, row 17`, counted from 1, the header not counted."""
@@ -42,12 +61,12 @@ class Split(NamedTuple):
     def slice(self, start: int, stop: int) -> "Split":
         """The examples start .. stop - 1, which still know the row they came from."""
         rows = np.arange(start, stop) if self.rows is None else self.rows[start:stop]
-        return Split(self.table.slice(start, stop - start), self.origin, rows)
+        return self._replace(table=self.table.slice(start, stop - start), rows=rows)
 
     def take(self, indices: np.ndarray) -> "Split":
         """The examples at `indices`, which still know the row they came from."""
         rows = indices if self.rows is None else self.rows[indices]
-        return Split(self.table.take(pa.array(indices, pa.int64())), self.origin, rows)
+        return self._replace(table=self.table.take(pa.array(indices, pa.int64())), rows=rows)
 
 
 def read(data: Data) -> dict[str, Split]:
@@ -90,12 +109,12 @@ def require_columns(split: Split, columns: Mapping[str, str]) -> None:
       UserError: a column is missing; names the columns there are and the config key.
     """
     have = split.table.column_names
-    delimited = split.origin.removesuffix(".gz").endswith(tuple(formats.DELIMITERS))
-    hint = ", or, if the file has no header line, name its columns in config.data.columns" if delimited else ""
+    hint = ", or, if the file has no header line, name its columns in config.data.columns" if split.cells else ""
     for key, column in columns.items():
         if column and column not in have:
-            listed = f"it has {', '.join(repr(name[:40]) for name in have[:20])}; set config.{key} to one of them{hint}"
-            raise UserError(f"{split.origin} has no column {column!r}; {listed}")
+            listed = ", ".join(repr(name[:40]) for name in have[:20])
+            what = f"{split.origin} has no column {column!r}; it has {listed}"
+            raise UserError(f"{what}; set config.{key} to one of them{hint}{split.hint}")
 
 
 def check_text(split: Split, column: str) -> None:
@@ -107,9 +126,14 @@ def check_text(split: Split, column: str) -> None:
     values = split.table[column]
     if not (pa.types.is_null(values.type) or pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         row = max(pc.index(pc.is_valid(values), True).as_py(), 0)
+        hint = "name another column or turn the values into text"
+        if len(values) == 1 and (pa.types.is_list(values.type) or pa.types.is_struct(values.type)):
+            hint = (
+                "a file that holds a list a column must hold an object a row instead: one a line, or an array of them"
+            )
         raise UserError(
             f"{split.where(row)}: column {column!r} must hold text, but all {len(values)} rows hold {values.type} "
-            f"values such as {str(values[row].as_py())[:40]}; name another column or turn the values into text"
+            f"values such as {str(values[row].as_py())[:40]}; {hint}"
         )
     text = values.cast(pa.large_string())
     bad = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(text), ""), True)
@@ -120,6 +144,21 @@ def check_text(split: Split, column: str) -> None:
         raise UserError(f"{split.where(row)}: column {column!r} holds {what}; {hint}")
 
 
+def blank(split: Split, columns: Sequence[str]) -> np.ndarray:
+    """Returns of each row, `[n]`, whether all of these columns are null, or text without a character but blanks."""
+    found = np.ones(split.table.num_rows, bool)
+    for column in columns:
+        if column not in split.table.column_names:
+            return np.zeros_like(found)
+        values = split.table[column]
+        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            values = pc.utf8_trim_whitespace(values.cast(pa.large_string()))
+            found &= pc.fill_null(pc.equal(values, ""), True).to_numpy()
+        else:
+            found &= pc.is_null(values).to_numpy()
+    return found
+
+
 def read_lines(file: str, column: str, encoding: str) -> Split:
     """Each line of a text file as an example with one column.
 
@@ -127,7 +166,7 @@ def read_lines(file: str, column: str, encoding: str) -> Split:
       UserError: the file cannot be read or is empty.
     """
     path = Path(file).expanduser()
-    lines = formats.decode(path, encoding).removesuffix("\n").replace("\r\n", "\n").split("\n")
+    lines = formats.decode(path, encoding).replace("\r\n", "\n").removesuffix("\n").split("\n")
     if lines == [""]:
         raise UserError(f"{path} is empty")
     return Split(pa.table({column: pa.array(lines, pa.large_string())}), path.name)
@@ -174,7 +213,8 @@ def _from_datasets(path: Path | None, data: Data) -> dict[str, Split]:
         ) from error
     there: Any = found if isinstance(found, dict) else {data.train: found}
     chosen = _select(there, data, name)
-    return {key: Split(formats.plain(one.with_format("arrow")[:]), f"{name}, {key}") for key, one in chosen.items()}
+    tables = {key: formats.plain(one.with_format("arrow")[:]) for key, one in chosen.items()}
+    return {key: Split(table, f"{name}, {key}", key=key) for key, table in tables.items()}
 
 
 def _from_file(path: Path, data: Data) -> dict[str, Split]:
@@ -234,11 +274,11 @@ def _check_shards(key: str, files: Sequence[Path]) -> None:
 
 
 def _read_all(chosen: Mapping[str, Sequence[Path]], data: Data) -> dict[str, Split]:
-    tables = {
-        key: formats.concat([formats.read_table(file, data) for file in files], files) for key, files in chosen.items()
-    }
-    tables |= formats.with_numbers(
-        {key: table for key, table in tables.items() if formats.suffix_of(chosen[key][0]) in formats.DELIMITERS}
-    )
-    origins = {key: re.sub(r"-\d+-of-", "-*-of-" if len(f) > 1 else r"\g<0>", f[0].name) for key, f in chosen.items()}
-    return {key: Split(table, origins[key]) for key, table in tables.items()}
+    splits = {}
+    for key, files in chosen.items():
+        notes: list[str] = []
+        table = formats.concat([formats.read_table(file, data, notes) for file in files], files)
+        origin = re.sub(r"-\d+-of-", "-*-of-" if len(files) > 1 else r"\g<0>", files[0].name)
+        cells = formats.suffix_of(files[0]) in formats.DELIMITERS
+        splits[key] = Split(table, origin, key=key, cells=cells, notes=tuple(notes))
+    return splits

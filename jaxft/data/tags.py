@@ -1,4 +1,4 @@
-"""Tags of words and the entities that they spell, in the schemes IOB1, IOB2 and BIOES.
+"""Tags of words and the entities that they spell, in the schemes IOB1, IOB2 and BIOES; BILOU and BMES are read.
 
 A tag is `O` or a prefix (B begins, I is inside, E ends, S is alone) and a type, as in B-PER. Sequences that no scheme
 allows are read as conlleval.pl (CoNLL-2000) and the default mode of seqeval read them.
@@ -11,8 +11,45 @@ TAG = re.compile("O|[BIES]-.+", re.DOTALL)
 
 SCHEMES = ("IOB1", "IOB2", "BIOES")
 
+OTHERS = {"L": "E", "U": "S", "M": "I"}
+"""Prefixes of BILOU (last, unit) and BMES (middle) -> those of BIOES."""
+
+NEAR = (
+    (re.compile("[bielsmuBIELSMU]-.+", re.DOTALL), lambda tag: tag.upper()),
+    (re.compile("[bielsmuBIELSMU]_.+", re.DOTALL), lambda tag: f"{tag[0].upper()}-{tag[2:]}"),
+    (re.compile(".+[-_][bielsmuBIELSMU]", re.DOTALL), lambda tag: f"{tag[-1].upper()}-{tag[:-2]}"),
+    (re.compile("[BIES]"), lambda tag: f"{tag}-X"),
+)
+"""What is nearly a tag of an entity, and the tag that it nearly is."""
+
 Entity = tuple[str, int, int]
 """Type, first word, last word plus one."""
+
+
+def bioes(tag: str) -> str:
+    """Returns a tag of BILOU or BMES as BIOES writes it; any other as it is."""
+    return OTHERS[tag[0]] + tag[1:] if tag[:1] in OTHERS and tag[1:2] == "-" and len(tag) > 2 else tag
+
+
+def some_entity(tags: Iterable[str]) -> bool:
+    """Whether tags have those of entities among them, in a scheme of ours, or are all such in one that is read."""
+    different = set(tags) - {"O"}
+    ours = any(TAG.fullmatch(tag) for tag in different)
+    return ours or (bool(different) and all(TAG.fullmatch(bioes(tag)) for tag in different))
+
+
+def nearly(tags: Iterable[str]) -> tuple[str, str] | None:
+    """Returns a tag, and what it should be, where tags other than O are nearly those of entities: b-per, B_PER, PER-B.
+
+    None: they are, or nothing like it.
+    """
+    different = sorted(set(tags) - {"O", "o"})
+    if not different or any(TAG.fullmatch(bioes(tag)) for tag in different):
+        return None
+    for pattern, meant in NEAR:
+        if all(pattern.fullmatch(tag) for tag in different):
+            return different[0], meant(different[0])
+    return None
 
 
 def read(tags: Sequence[str]) -> list[Entity]:
@@ -22,7 +59,7 @@ def read(tags: Sequence[str]) -> list[Entity]:
     """
     found: list[Entity] = []
     open_type = None
-    for at, tag in enumerate(tags):
+    for at, tag in enumerate(map(bioes, tags)):
         prefix, _, kind = tag.partition("-")
         if prefix == "O":
             open_type = None

@@ -2,17 +2,21 @@
 
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from jaxft.data import sources
+import numpy as np
+
+from jaxft.data import formats, sources
 from jaxft.devices import distributed
 from jaxft.errors import UserError
+from jaxft.modes.shared import say
 from jaxft.predict.predictor import Predictor
 from jaxft.storage import paths
 
@@ -33,12 +37,12 @@ def predict(workdir: str, inputs: str, output: str = "", adapter: str = "") -> N
         raise UserError(f"--input: {paths.missing(inputs)}")
     predictor = Predictor.open(workdir, adapter)
     split = _read_inputs(inputs, predictor)
-    rows = zip(split.table.to_pylist(), predictor.answers(split), strict=True)
+    rows = zip(split.table.to_pylist(), _answers(split, predictor), strict=True)
 
     def write() -> None:
         with _opened(output) as out:
             for row, answer in rows:
-                out.write(json.dumps(row | answer, ensure_ascii=False, default=str) + "\n")
+                out.write(json.dumps(beside(row, answer), ensure_ascii=False, default=str) + "\n")
 
     distributed.once(write)
 
@@ -46,10 +50,42 @@ def predict(workdir: str, inputs: str, output: str = "", adapter: str = "") -> N
 def _read_inputs(inputs: str, predictor: Predictor) -> sources.Split:
     data = predictor.experiment.data
     encoding = sources.encoding_of(inputs, otherwise=data.encoding)
-    if inputs.endswith(".txt"):
+    if formats.suffix_of(Path(inputs)) == ".txt":
         return sources.read_lines(inputs, predictor.table.inputs[0], encoding)
     none = dict.fromkeys(("train", "validation", "test", "subset"), "")
     return sources.read(dataclasses.replace(data, encoding=encoding, source=inputs, **none))["train"]
+
+
+def _answers(split: sources.Split, predictor: Predictor) -> Iterator[dict[str, Any]]:
+    """Returns an answer for each row; a blank one has an empty answer.
+
+    Raises:
+      UserError: all rows are blank.
+    """
+    blank = sources.blank(split, predictor.table.inputs)
+    if not blank.any():
+        return predictor.answers(split)
+    if blank.all():
+        raise UserError(f"{split.origin} is empty: its {len(blank):,} rows hold no {predictor.table.inputs[0]!r}")
+    say(f"{split.origin}: {blank.sum():,} of {len(blank):,} rows are blank; their answers are null")
+    return with_empty(predictor.answers(split.take(np.flatnonzero(~blank))), blank)
+
+
+def beside(row: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    """Returns a row with its answer; a column of the row that has the name of a part of it is `input.NAME` there."""
+    return {f"input.{name}" if name in answer else name: value for name, value in row.items()} | answer
+
+
+def with_empty(answers: Iterator[dict[str, Any]], blank: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Yields the answers in order, and among them, where `blank` (`[n]`) says so, one whose parts are null.
+
+    Args:
+      answers: one or more, all with the same parts.
+    """
+    first = next(answers)
+    left = itertools.chain([first], answers)
+    for one in blank:
+        yield dict.fromkeys(first) if one else next(left)
 
 
 @contextmanager

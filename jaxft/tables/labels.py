@@ -6,29 +6,38 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 
 from jaxft.config import SequenceClassification
+from jaxft.data.columns import is_text, numbered, with_numbers, with_scores
 from jaxft.data.sources import Split
 from jaxft.errors import UserError, nearest
+from jaxft.tables import several
+from jaxft.tables.several import is_list, label_name, spells_lists
+
+pc: Any = pyarrow.compute  # its functions are made at run time, where no type checker sees them
 
 
 def read(options: SequenceClassification, split: Split) -> Split:
-    """The split with its labels checked; where a text can have several, `options.label` is a list of their names.
+    """Returns the split with its labels checked: classes, or a list of names where a text can have several, or scores.
+
+    Blanks around a label do not count. Labels that are numbers of `options.labels` become those names.
 
     Raises:
       UserError: a label that is none, and where.
     """
     if options.problem == "regression":
-        _check_scores(split, options.label)
-    elif (
-        options.problem == "multi_label"
-        or options.label_columns
-        or (options.problem == "auto" and _lists(split, options))
-    ):
-        return _several(options, split)
-    else:
-        _check_classes(split, options.label)
-    return split
+        return with_scores(split, options.label, "label")
+    if options.problem == "multi_label" or options.label_columns:
+        return several.read(options, split)
+    if options.problem == "auto" and (is_list(split, options.label) or spells_lists(split, options.label)):
+        return several.read(options, split)
+    if all(name == name.strip() for name in options.labels):
+        split = _stripped(split, options.label)
+    if split.cells:
+        split = with_numbers(split, options.label)
+    _check_classes(split, options.label)
+    return _named(options, split)
 
 
 def resolve(options: SequenceClassification, splits: Mapping[str, Split]) -> SequenceClassification:
@@ -38,8 +47,8 @@ def resolve(options: SequenceClassification, splits: Mapping[str, Split]) -> Seq
       UserError: labels that are not among them, or options that do not fit them.
     """
     train = splits["train"]
-    several = options.problem != "regression" and _lists(train, options)
-    problem = options.problem if options.problem != "auto" else "multi_label" if several else "single_label"
+    listed = options.problem != "regression" and is_list(train, options.label)
+    problem = options.problem if options.problem != "auto" else "multi_label" if listed else "single_label"
     for key, fits in (("class_weights", "single_label multi_label"), ("thresholds", "multi_label")):
         if getattr(options, key) and problem not in fits:
             raise UserError(f"config.task.{key} is set, but the problem is {problem}; it is for {fits}")
@@ -47,9 +56,10 @@ def resolve(options: SequenceClassification, splits: Mapping[str, Split]) -> Seq
         key = "balanced" if options.balanced else "label_smoothing"
         raise UserError(f"config.task.{key} is set, but the problem is {problem}; unset it")
     if problem == "regression":
+        _check_hidden(splits, options.label)
         return dataclasses.replace(options, labels=())
     names = options.labels or options.label_columns or _names(train, options.label)
-    if len(names) < (1 if several else 2):
+    if len(names) < (1 if listed else 2):
         what = (
             f"all labels in {options.label!r} are {names[0]!r}; there must be two or more"
             if names
@@ -58,7 +68,7 @@ def resolve(options: SequenceClassification, splits: Mapping[str, Split]) -> Seq
         raise UserError(f"{train.origin}: {what}")
     known = "config.task.labels" if options.labels else f"those of {train.origin}"
     for split in splits.values():
-        if _lists(split, options) != several:
+        if is_list(split, options.label) != listed:
             raise UserError(f"{split.origin}: labels in {options.label!r} are of another kind than in {train.origin}")
         _check_known(split, options.label, names, known)
     resolved = dataclasses.replace(options, labels=names, problem=problem)
@@ -85,49 +95,27 @@ def ids(options: SequenceClassification, split: Split) -> np.ndarray:
     return np.asarray([number[label_name(value)] for value in values], np.int32)
 
 
-def label_name(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _stripped(split: Split, column: str) -> Split:
+    """The split without blanks around its labels, and a note of how many had some."""
+    values = split.table[column]
+    if not is_text(values):
+        return split
+    bare = pc.utf8_trim_whitespace(values.cast(pa.large_string()))
+    count = pc.sum(pc.not_equal(bare, values.cast(pa.large_string()))).as_py()
+    if not count:
+        return split
+    at = split.table.column_names.index(column)
+    return split._replace(table=split.table.set_column(at, column, bare)).noting(several.blanks(count, column))
 
 
-def _lists(split: Split, options: SequenceClassification) -> bool:
-    kind = split.table[options.label].type
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
-
-
-def _several(options: SequenceClassification, split: Split) -> Split:
-    """A list of names a row, from such a list, from names in a text, or from columns of 0 and 1."""
-    table = split.table
-    if options.label_columns:
-        held = [_zeros_and_ones(split, column) for column in options.label_columns]
-        lists = [
-            [n for n, one in zip(options.label_columns, row, strict=True) if one] for row in zip(*held, strict=True)
-        ]
-    else:
-        values = table[options.label].to_pylist()
-        lists = [_listed(value, options, split.where(row)) for row, value in enumerate(values)]
-    array = pa.array(lists, pa.list_(pa.string()))
-    at = table.column_names.index(options.label) if options.label in table.column_names else table.num_columns
-    table = table.remove_column(at) if at < table.num_columns else table
-    return split._replace(table=table.add_column(at, options.label, array))
-
-
-def _listed(value: Any, options: SequenceClassification, where: str) -> list[str]:
-    if value is None:
-        raise UserError(f"{where}: no label in {options.label!r}; write an empty list for none, or remove the row")
-    parts = [part.strip() for part in value.split(options.delimiter)] if isinstance(value, str) else value
-    names = [label_name(part) for part in (parts if isinstance(parts, list) else [parts])]
-    bad = next((part for part in names if part in ("", "None")), None)
-    if bad is not None and value != "":
-        raise UserError(f"{where}: {options.label!r} holds {str(value)[:60]!r}, with an empty label in it; remove it")
-    return sorted(set(names) - {""})
-
-
-def _zeros_and_ones(split: Split, column: str) -> list[Any]:
-    values = split.table[column].to_pylist()
-    for row, value in enumerate(values):
-        if value not in (0, 1):
-            raise UserError(f"{split.where(row)}: {column!r} is {value!r}; a column of a label holds 0 or 1")
-    return values
+def _named(options: SequenceClassification, split: Split) -> Split:
+    """The split with names in place of their numbers, if that is what its labels are."""
+    values = [label_name(value) for value in split.table[options.label].to_pylist()]
+    if not numbered(values, options.labels):
+        return split
+    names = pa.array([options.labels[int(value)] for value in values], pa.string())
+    at = split.table.column_names.index(options.label)
+    return split._replace(table=split.table.set_column(at, options.label, names)).noting(several.by_number(options))
 
 
 def _balanced(ids: np.ndarray, classes: int) -> tuple[float, ...]:
@@ -152,21 +140,27 @@ def _check_classes(split: Split, column: str) -> None:
                 f"{split.where(row)}: label {value} in {column!r} is a number with a point, no class; {hint}"
             )
         if value is None or value == "":
-            raise UserError(f"{split.where(row)}: no label in {column!r}; fill it in or remove the row")
+            raise UserError(f"{split.where(row)}: no label in {column!r}; fill it in or remove the row{split.hint}")
         if not isinstance(value, str | int):
             kind = type(value).__name__
             raise UserError(f"{split.where(row)}: label {value} in {column!r} is a {kind}; make it text or an integer")
 
 
 def _check_known(split: Split, column: str, names: tuple[str, ...], known: str) -> None:
+    there = set(names)
     for row, value in enumerate(split.table[column].to_pylist()):
         for one in value if isinstance(value, list) else [value]:
-            if label_name(one) not in names:
-                hint = nearest(label_name(one), names)
+            if label_name(one) not in there:
+                hint = nearest(label_name(one), names) + (split.hint if label_name(one) == "-1" else "")
                 raise UserError(f"{split.where(row)}: label {label_name(one)!r} is not among {known}; {hint}")
 
 
-def _check_scores(split: Split, column: str) -> None:
-    for row, value in enumerate(split.table[column].to_pylist()):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-            raise UserError(f"{split.where(row)}: label {value!r} in {column!r} is not a finite number")
+def _check_hidden(splits: Mapping[str, Split], column: str) -> None:
+    """Sees to it that -1 is no score of a split where it stands for a hidden one, as in GLUE."""
+    for split in splits.values():
+        if (
+            split.hint
+            and set(split.table[column].to_pylist()) == {-1}
+            and min(splits["train"].table[column].to_pylist()) > -1
+        ):
+            raise UserError(f"{split.origin}: all scores in {column!r} are -1, as training has none{split.hint}")

@@ -13,8 +13,9 @@ import numpy as np
 
 from jaxft import config
 from jaxft.batch import IGNORED
+from jaxft.data.columns import with_text
 from jaxft.data.features import Features
-from jaxft.data.sources import Split, check_text, require_columns
+from jaxft.data.sources import Split, require_columns
 from jaxft.models import Model
 from jaxft.tables import masking
 from jaxft.tables.base import Host, Published, Table
@@ -38,8 +39,7 @@ class MaskedLM(Table):
 
     def read(self, split: Split, labelled: bool = True) -> Split:
         require_columns(split, {"task.text": self.options.text})
-        check_text(split, self.options.text)
-        return split
+        return with_text(split, self.options.text)
 
     def features(self, split: Split, tokenizer: Any, max_length: int, labelled: bool = True) -> dict[str, Any]:
         pieces, rows = masking.cut(tokenizer, split.table[self.options.text].to_pylist(), max_length, join=labelled)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from jaxft import config
+from jaxft.data.columns import with_scores, with_text
 from jaxft.data.features import Features
-from jaxft.data.sources import Split, check_text, require_columns
+from jaxft.data.sources import Split, require_columns
 from jaxft.errors import UserError
 from jaxft.metrics import classification, retrieval
 from jaxft.models import Model
@@ -49,10 +50,11 @@ class SentenceEmbedding(Table):
         require_columns(split, {f"task.texts[{i}]": name for i, name in enumerate(names)})
         require_columns(split, {"task.score": self.options.score} if labelled else {})
         for name in names:
-            check_text(split, name)
+            split = with_text(split, name)
         if labelled and self.options.score:
+            split = with_scores(split, self.options.score, "score")
             for row, value in enumerate(split.table[self.options.score].to_pylist()):
-                if isinstance(value, bool) or not isinstance(value, int | float) or not -1 <= value <= 1:
+                if not -1 <= value <= 1:
                     hint = "it must be a number from -1 to 1; divide by the largest"
                     raise UserError(f"{split.where(row)}: score {value!r} in {self.options.score!r}; {hint}")
         return split

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from jaxft import config
+from jaxft.data.columns import with_text
 from jaxft.data.features import Features
-from jaxft.data.sources import Split, check_text, require_columns
+from jaxft.data.sources import Split, require_columns
 from jaxft.metrics import classification
 from jaxft.models import Model
 from jaxft.tables import labels
@@ -45,7 +46,7 @@ class SequenceClassification(Table):
             columns |= {f"task.label_columns[{i}]": one for i, one in enumerate(names)} or {"task.label": options.label}
         require_columns(split, columns)
         for column in self.inputs:
-            check_text(split, column)
+            split = with_text(split, column)
         return labels.read(options, split) if labelled else split
 
     def resolve(self, splits: Mapping[str, Split]) -> config.SequenceClassification:
