@@ -211,7 +211,7 @@ def prepare(
     raw = {name: unresolved.read(split) for name, split in (given or sources.read(data)).items()}
     experiment = config.check(replace(experiment, task=unresolved.resolve(raw)))
     task, table = tasks.build(experiment.task), tables.build(experiment.task)
-    prepared, carved = splits.prepare(raw, data, experiment.seed, table.inputs)
+    prepared, carved = splits.prepare(raw, data, experiment.seed, table.inputs, splits.carving(experiment.task))
     notes = [line for split in raw.values() for line in split.notes] + carved
     features = {name: body.features(split, table, data) for name, split in prepared.items()}
     train, items = experiment.train, _items(features, task)

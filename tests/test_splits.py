@@ -4,9 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from jaxft import config
 from jaxft.config import Data
 from jaxft.data.sources import Split, read
-from jaxft.data.splits import fingerprint, prepare
+from jaxft.data.splits import Carving, carving, fingerprint, prepare
 from jaxft.errors import UserError
 
 
@@ -181,3 +182,73 @@ def test_different_tables_have_different_fingerprints():
         pa.table({"x": [*many[:-1], "other"]}),
     ]
     assert len({fingerprint(table) for table in tables}) == len(tables)
+
+
+def of_class(labels: list[str]) -> Split:
+    return Split(pa.table({"text": [f"text {i}" for i in range(len(labels))], "label": labels}), "a.csv")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_class_of_two_rows_is_left_out(seed):
+    """Three rows of c and two of d among ninety: by chance most seeds leave them out of a split of ten."""
+    source = of_class(["a"] * 60 + ["b"] * 30 + ["c"] * 3 + ["d"] * 2 + ["e"])
+    heed = Carving(classes="label")
+    found, _ = prepare({"train": source}, Data(validation_examples=10), seed, ("text",), heed)
+    held = {key: split.table["label"].to_pylist() for key, split in found.items()}
+    assert {key: len(column) for key, column in held.items()} == {"train": 86, "validation": 10}
+    assert set(held["validation"]) >= {"a", "b", "c", "d"} and set(held["train"]) >= {"a", "b", "c", "d"}
+    rows = [row for split in found.values() for row in texts({"x": split})["x"]]
+    assert sorted(rows) == sorted(source.table["text"].to_pylist())
+    three, _ = prepare({"train": source}, Data(validation_examples=10, test_examples=10), seed, ("text",), heed)
+    assert all({"a", "b", "c"} <= set(split.table["label"].to_pylist()) for split in three.values())
+
+
+def test_carving_that_leaves_no_class_out_stays_as_it_is():
+    source = of_class(["a", "b"] * 50)
+    found, _ = prepare({"train": source}, Data(), 0, ("text",), Carving(classes="label"))
+    assert texts(found) == texts(prepare({"train": source}, Data(), 0, ("text",))[0])
+
+
+def test_more_classes_than_room():
+    found, _ = prepare(
+        {"train": of_class(list("abcdef") * 4)}, Data(validation_examples=3), 1, ("text",), Carving(classes="label")
+    )
+    assert len(set(found["validation"].table["label"].to_pylist())) == 3
+    assert len(set(found["train"].table["label"].to_pylist())) == 6
+
+
+def anchored(anchors: int, each: int) -> Split:
+    return Split(pa.table({"text": [f"question {i // each}" for i in range(anchors * each)]}), "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("anchors", "each", "knobs", "sizes"),
+    [
+        (100, 8, {}, {"train": 720, "validation": 80}),
+        (3, 20, {}, {"train": 40, "validation": 20}),
+        (100, 8, {"test_examples": 77}, {"train": 640, "validation": 80, "test": 77}),
+        (50, 1, {}, {"train": 45, "validation": 5}),
+    ],
+)
+def test_whole_anchors_are_carved(anchors, each, knobs, sizes):
+    source = anchored(anchors, each)
+    found, notes = prepare({"train": source}, Data(**knobs), 0, ("text",), Carving(whole=True))
+    assert {key: split.table.num_rows for key, split in found.items()} == sizes
+    held = [set(column) for column in texts(found).values()]
+    assert sum(map(len, held)) == anchors and not any("dropped" in note for note in notes)
+    assert f"carved {sizes['validation']} of {anchors * each} training examples off for validation" in notes
+    if each == 1:
+        assert texts(found) == texts(prepare({"train": source}, Data(), 0, ("text",))[0])
+
+
+def test_one_anchor_cannot_be_carved():
+    with pytest.raises(UserError, match=r"a\.csv has so few different text that carving validation off leaves none"):
+        prepare({"train": anchored(1, 30)}, Data(), 0, ("text",), Carving(whole=True))
+
+
+def test_what_carving_pays_heed_to():
+    single = config.SequenceClassification(problem="single_label", label="stars")
+    assert carving(single) == Carving(classes="stars")
+    assert carving(config.SequenceClassification(problem="regression")) == Carving()
+    assert carving(config.SentenceEmbedding()) == Carving(whole=True)
+    assert carving(config.MaskedLM()) == Carving()

@@ -3,6 +3,7 @@
 import pyarrow as pa
 import pytest
 
+from jaxft import tables
 from jaxft.config import TokenClassification
 from jaxft.data import tags as schemes
 from jaxft.data.sources import Split

@@ -3,13 +3,13 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from jaxft.config import Data
+from jaxft.config import Data, SentenceEmbedding, SequenceClassification, Task
 from jaxft.data.order import permutation
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
@@ -21,8 +21,34 @@ STREAMS = {name: 2**32 + i for i, name in enumerate(("carve", "train", "validati
 BATCH = 1 << 16
 
 
+class Carving(NamedTuple):
+    """What carving pays heed to.
+
+    Attributes:
+      classes: the column of a class a row: none of two rows or more is left out of a split that has room for it.
+      whole: whether rows that agree in their inputs go to one split, all of them.
+    """
+
+    classes: str = ""
+    whole: bool = False
+
+
+BY_CHANCE = Carving()
+
+
+def carving(options: Task) -> Carving:
+    """Returns what carving pays heed to, by the options of a task that have been resolved.
+
+    An anchor of embeddings has many texts that belong to it: a part of them in validation would take the others from
+    training.
+    """
+    if isinstance(options, SequenceClassification) and options.problem == "single_label":
+        return Carving(classes=options.label)
+    return Carving(whole=isinstance(options, SentenceEmbedding))
+
+
 def prepare(
-    splits: dict[str, Split], data: Data, seed: int, inputs: Sequence[str]
+    splits: dict[str, Split], data: Data, seed: int, inputs: Sequence[str], heed: Carving = BY_CHANCE
 ) -> tuple[dict[str, Split], list[str]]:
     """Makes the splits that a run uses. Rows stay in the order of their source; equal data and seed, equal splits.
 
@@ -35,6 +61,7 @@ def prepare(
       data: the numbers of examples wanted.
       seed: of the random choices.
       inputs: the columns that make an example what it is; every split has them.
+      heed: what carving pays heed to; see `carving`.
 
     Returns:
       "train", "validation" (unless `data` wants none) and perhaps "test"; and a line for the log about each thing done
@@ -43,7 +70,7 @@ def prepare(
     Raises:
       UserError: more examples are to be carved off than there are, or none remain to train on.
     """
-    splits, notes = _carve(splits, data, seed)
+    splits, notes = _carve(splits, data, seed, inputs, heed)
     for key, limit in (("validation", data.validation_examples), ("test", data.test_examples)):
         if key in splits:
             splits[key] = _limit(splits[key], key, limit, seed, notes)
@@ -69,7 +96,9 @@ def fingerprint(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def _carve(splits: dict[str, Split], data: Data, seed: int) -> tuple[dict[str, Split], list[str]]:
+def _carve(
+    splits: dict[str, Split], data: Data, seed: int, inputs: Sequence[str], heed: Carving
+) -> tuple[dict[str, Split], list[str]]:
     train = splits["train"]
     count = train.table.num_rows
     wanted = {}
@@ -87,10 +116,74 @@ def _carve(splits: dict[str, Split], data: Data, seed: int) -> tuple[dict[str, S
             "config.data.validation_examples, validation_fraction or test_examples"
         )
     order = permutation(count, seed, STREAMS["carve"])
-    cuts = np.split(order, np.cumsum(list(wanted.values())))
+    if heed.whole:
+        order, sizes = _grouped(order, _input_ids([train.table], inputs)[0], list(wanted.values()))
+    else:
+        sizes = list(wanted.values())
+    if sum(sizes) >= count:
+        raise UserError(
+            f"{train.origin} has so few different {', '.join(inputs)} that carving {', '.join(wanted)} off leaves none "
+            f"to train on; give more data, or a file in config.data.{next(iter(wanted))}"
+        )
+    cuts = np.split(order, np.cumsum(sizes))
+    if heed.classes:
+        codes = _input_ids([train.table], [heed.classes])[0]
+        cuts = _with_every_class(cuts, codes)
     carved = {key: train.take(np.sort(rows)) for key, rows in zip((*wanted, "train"), cuts, strict=True)}
-    notes = [f"carved {n:,} of {count:,} training examples off for {key}" for key, n in wanted.items()]
+    notes = [f"carved {n:,} of {count:,} training examples off for {key}" for key, n in zip(wanted, sizes, strict=True)]
     return splits | carved, notes
+
+
+def _grouped(order: np.ndarray, groups: np.ndarray, wanted: Sequence[int]) -> tuple[np.ndarray, list[int]]:
+    """Puts the rows of a group side by side, each group where its first row is, and cuts between groups.
+
+    Args:
+      order: rows in random order, `[n]`.
+      groups: the number of each row's group, `[n]`.
+      wanted: sizes of the parts to cut off.
+
+    Returns:
+      The rows in their new order, and the sizes nearest to those wanted, each of a group at least.
+    """
+    first = np.full(groups.max() + 1, len(order))
+    np.minimum.at(first, groups[order], np.arange(len(order)))
+    order = order[np.argsort(first[groups[order]], kind="stable")]
+    ends = np.flatnonzero(np.diff(groups[order], append=-1)) + 1
+    sizes, begun = [], 0
+    for size in wanted:
+        ahead = ends[ends > begun]
+        end = int(ahead[np.abs(ahead - begun - size).argmin()]) if len(ahead) else len(order)
+        sizes.append(end - begun)
+        begun = end
+    return order, sizes
+
+
+def _with_every_class(cuts: Sequence[np.ndarray], classes: np.ndarray) -> list[np.ndarray]:
+    """Exchanges rows so that each part has one of each class, as far as classes have the rows and parts the room.
+
+    Args:
+      cuts: the rows of each part, the last of them what remains to train on, which goes first.
+      classes: the number of each row's class, `[n]`.
+
+    Returns:
+      The parts, of the same sizes; the same rows where nothing was missing.
+    """
+    parts = [list(map(int, rows)) for rows in cuts]
+    counts = [np.bincount(classes[rows], minlength=classes.max() + 1) for rows in cuts]
+    for at in (len(parts) - 1, *range(len(parts) - 1)):
+        for missing in np.flatnonzero((counts[at] == 0) & (np.bincount(classes) > 0)):
+            givers = [one for one in range(len(parts)) if counts[one][missing] > 1]
+            spare = int(counts[at].argmax())
+            if not givers or counts[at][spare] < 2:
+                continue
+            giver = max(givers, key=lambda one: counts[one][missing])
+            given = next(row for row in parts[giver] if classes[row] == missing)
+            back = next(row for row in reversed(parts[at]) if classes[row] == spare)
+            parts[giver][parts[giver].index(given)], parts[at][parts[at].index(back)] = back, given
+            for part, lost, won in ((giver, missing, spare), (at, spare, missing)):
+                counts[part][lost] -= 1
+                counts[part][won] += 1
+    return [np.asarray(rows, np.int64) for rows in parts]
 
 
 def _limit(split: Split, key: str, limit: int, seed: int, notes: list[str]) -> Split:
