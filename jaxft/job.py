@@ -25,7 +25,7 @@ from jaxft.errors import UserError, nearest
 from jaxft.models import Model, nn
 from jaxft.program import Program
 from jaxft.storage import fingerprint
-from jaxft.tables import Table
+from jaxft.tables import Table, census
 from jaxft.tasks import Task
 from jaxft.types import Params
 
@@ -83,7 +83,11 @@ class Body:
                 tokenizer.append(self.tokenizer(table.words))
             return table.features(split.slice(start, stop), tokenizer[0], data.max_length, labelled)
 
-        return tokenize(split.table.num_rows, make, path)
+        def about(made: Features) -> dict[str, float]:
+            unknown, special = tokenizer[0].unk_token_id, tokenizer[0].all_special_ids
+            return {"unknown": census.unknown_share(made.tokens["input_ids"], unknown, special)}
+
+        return tokenize(split.table.num_rows, make, path, about)
 
     def tokenizer(self, words: bool = False) -> Any:
         """Loads the tokenizer that belongs to the model, for texts or for lists of words.
@@ -214,6 +218,7 @@ def prepare(
     prepared, carved = splits.prepare(raw, data, experiment.seed, table.inputs, splits.carving(experiment.task))
     notes = [line for split in raw.values() for line in split.notes] + carved
     features = {name: body.features(split, table, data) for name, split in prepared.items()}
+    notes += census.of_classes(experiment.task, prepared) + census.of_tokens(experiment.task, features, data.max_length)
     train, items = experiment.train, _items(features, task)
     order = Order(items["train"].lengths, train.batch_size, experiment.seed, data.group_by_length)
     steps = train.steps or max(round(train.epochs * order.batches_per_epoch), 1)

@@ -6,7 +6,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,11 @@ import pyarrow as pa
 
 from jaxft.data import ragged
 
-FORMAT = 2
+FORMAT = 3
 """Part of each cache key; a change of the columns' meaning changes it."""
+
+ABOUT = b"jaxft"
+"""Key of what is kept beside the columns."""
 
 CHUNK = 10_000
 """Rows tokenized at a time."""
@@ -47,11 +50,13 @@ class Features:
       offsets: `[n + 1]`; example i has the tokens offsets[i] .. offsets[i + 1] of each flat array.
       tokens: flat arrays per token: input_ids, token_type_ids and the targets per token.
       examples: arrays `[n, ...]`: the targets per example, and `row` where a row can have several examples.
+      about: what was found out when they were made, by name; kept with them.
     """
 
     offsets: np.ndarray
     tokens: Mapping[str, np.ndarray]
     examples: Mapping[str, np.ndarray]
+    about: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -97,7 +102,8 @@ class Features:
                 examples[name] = column.flatten().to_numpy().reshape(-1, column.type.list_size)
             else:
                 examples[name] = column.to_numpy(zero_copy_only=False)
-        return cls(offsets, tokens, examples)
+        about = (table.schema.metadata or {}).get(ABOUT)
+        return cls(offsets, tokens, examples, json.loads(about) if about else {})
 
 
 def cache_key(parts: Mapping[str, Any]) -> str:
@@ -105,12 +111,18 @@ def cache_key(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps([FORMAT, parts], sort_keys=True).encode()).hexdigest()[:24]
 
 
-def tokenize(count: int, make: Callable[[int, int], dict[str, Any]], path: Path | None) -> Features:
-    """The features of `count` rows of a table: from the file if it is there, else made and written to it.
+def tokenize(
+    count: int,
+    make: Callable[[int, int], dict[str, Any]],
+    path: Path | None,
+    about: Callable[[Features], Mapping[str, float]] | None = None,
+) -> Features:
+    """Returns the features of `count` rows of a table: from the file if it is there, else made and written to it.
 
     Args:
       make: `(start, stop) -> columns` of those rows; a column `row` counts from `start`.
       path: of the Arrow file; None: keep them in memory. An unwritable cache is no error.
+      about: finds out what is kept with them.
     """
     if path and path.exists():
         with pa.memory_map(str(path)) as source:
@@ -121,6 +133,8 @@ def tokenize(count: int, make: Callable[[int, int], dict[str, Any]], path: Path 
         return _table(columns | ({"row": start + columns["row"]} if "row" in columns else {}))
 
     table = pa.concat_tables([chunk(start) for start in range(0, count, CHUNK)])
+    if about:
+        table = table.replace_schema_metadata({ABOUT: json.dumps(dict(about(Features.of(table))))})
     if path:
         _write(table, path)
     return Features.of(table)
