@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from jaxft import config, hub, kernels, models, program, sharding, tables, tasks
 from jaxft.batch import BatchShape
-from jaxft.data import packing, sources, splits
+from jaxft.data import packing, sources, splits, truncation
 from jaxft.data.batches import Feed, HostBatch, fitting
 from jaxft.data.features import Features, Items, cache_key, tokenize
 from jaxft.data.order import Order
@@ -73,14 +73,14 @@ class Body:
             "table": splits.fingerprint(split.table),
             "tokenizer": hub.tokenizer_fingerprint(self.directory),
             "task": config.to_dict(table.options),
-            "rest": [data.max_length, self.model.facts.vocabulary, labelled],
+            "rest": [data.max_length, data.truncate, self.model.facts.vocabulary, labelled],
         }
         path = Path(data.cache).expanduser() / "features" / f"{cache_key(parts)}.arrow" if data.cache else None
         tokenizer: list[Any] = []
 
         def make(start: int, stop: int) -> dict[str, Any]:
             if not tokenizer:
-                tokenizer.append(self.tokenizer(table.words))
+                tokenizer.append(truncation.keeping(self.tokenizer(table.words), table.options, data.truncate))
             return table.features(split.slice(start, stop), tokenizer[0], data.max_length, labelled)
 
         def about(made: Features) -> dict[str, float]:

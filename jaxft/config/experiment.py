@@ -55,6 +55,12 @@ class Data(Section):
     )
     test_examples: int = knob(0, "use (or carve off) at most so many test examples; 0: all, carve none", low=0)
     max_length: int = knob(128, "longest input in tokens, special tokens included; longer ones are cut", low=4)
+    truncate: str = knob(
+        "head",
+        "what is kept of a text that is cut; head+tail: a quarter from its beginning, the rest from its end. Of pairs "
+        "the longer text is cut first, until both are of one length",
+        choices=("head", "tail", "head+tail"),
+    )
     packing: str = knob("auto", "rows of a batch; auto: several examples a row, off: one", choices=("auto", "off"))
     group_by_length: bool = knob(False, "put examples of like length into one batch (for packing=off)")
     shapes: int = knob(4, "how many batch shapes a run may compile", low=1, high=16)
@@ -162,5 +168,5 @@ RESUMABLE = (
 )
 """Keys that may change between two starts of one run: they say how it is computed and shown, not what."""
 
-ADDED = ("data.delimiter", "task.repair", "task.label_form")
+ADDED = ("data.delimiter", "data.truncate", "task.repair", "task.label_form")
 """Keys that 0.1.0 does not have: at their defaults they say nothing, so that its runs resume."""

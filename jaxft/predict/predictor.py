@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxft import config, hub, program, sharding, tables, tasks
 from jaxft.batch import BatchShape
-from jaxft.data import rows
+from jaxft.data import rows, truncation
 from jaxft.data.batches import Feed
 from jaxft.data.features import Features, Items, tokenize
 from jaxft.data.packing import MULTIPLE, pack
@@ -52,7 +52,9 @@ class Predictor:
           weights: the trainable and the frozen parameters, where `composed` has them.
         """
         self.experiment, self.table = experiment, table
-        self._tokenizer, self._program, self._weights = body.tokenizer(table.words), composed, weights
+        tokenizer = body.tokenizer(table.words)
+        self._tokenizer = truncation.keeping(tokenizer, table.options, experiment.data.truncate)
+        self._program, self._weights = composed, weights
         self._steps: dict[BatchShape, Compiled] = {}
 
     @classmethod
