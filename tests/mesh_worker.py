@@ -133,17 +133,15 @@ def curve(
     return [float(loss) for loss in losses]
 
 
-def curves(*names: str) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Task -> dropout -> run -> loss of each step, of one layer; of two for the first task without dropout."""
-    found: dict[str, Any] = {name: {} for name in names}
-    for name in names:
-        first = name == next(iter(support.TASKS))
-        for kind, chosen in (CHOSEN if first else OTHERS).items():
-            layers = 2 if first and kind == "off" else 1
-            found[name][kind] = {
-                run: curve(support.TASKS[name], *DROPOUT[kind], *RUNS[run], layers=layers) for run in chosen
-            }
-    return found
+def curves(name: str) -> dict[str, dict[str, list[float]]]:
+    """Dropout -> run -> loss of each step of a task, of one layer; of two for the first task without dropout."""
+    case, first = support.TASKS[name], name == next(iter(support.TASKS))
+    return {
+        kind: {
+            run: curve(case, *DROPOUT[kind], *RUNS[run], layers=2 if first and kind == "off" else 1) for run in chosen
+        }
+        for kind, chosen in (CHOSEN if first else OTHERS).items()
+    }
 
 
 def methods() -> dict[str, dict[str, list[float]]]:

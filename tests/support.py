@@ -1,7 +1,7 @@
 """What the tests build: small random models and data for every task, and the same as PyTorch has them."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from hypothesis import Phase
 from hypothesis import strategies as st
 
@@ -90,6 +91,16 @@ class Case:
     @property
     def table(self) -> Table:
         return tables.build(self.options)
+
+
+def once(cells: Iterable[Any], *always: Any) -> list[Any]:
+    """Parameters of a test, one or a tuple each: `make test` runs those named, and `make test-all` every one."""
+
+    def parameter(cell: Any) -> Any:
+        values = cell if isinstance(cell, tuple) else (cell,)
+        return pytest.param(*values, marks=() if cell in always else pytest.mark.matrix)
+
+    return [parameter(cell) for cell in cells]
 
 
 def classes(count: int) -> Case:

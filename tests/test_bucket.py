@@ -17,7 +17,7 @@ from jaxft.storage.workdir import Workdir
 from jaxft.train.loop import Preempted
 
 
-@pytest.fixture(params=["google", "amazon"])
+@pytest.fixture(params=["google", pytest.param("amazon", marks=pytest.mark.matrix)])
 def store(request):
     return request.getfixturevalue(request.param)
 
@@ -55,6 +55,7 @@ def test_a_run_in_a_bucket_is_that_of_a_folder(store, tiny_model, cache, finishe
     assert {name: results(finished)[name] for name in measured} == pytest.approx(measured, abs=1e-6)
 
 
+@pytest.mark.matrix
 def test_a_store_that_refuses_harms_nothing(google, tiny_model, cache, monkeypatch):
     url, bucket = f"{google}/refusing", Bucket(f"{google}/refusing")
 

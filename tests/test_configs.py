@@ -210,6 +210,7 @@ def save_text_files(folder: Path) -> Path:
     return folder / "texts"
 
 
+@pytest.mark.matrix
 def test_the_same_data_in_any_kind_of_file_are_the_same_run(train, tmp_path):
     runs = {
         save.__name__: train(f"text_files.py:{save(tmp_path)}", "--config.data.test_examples=8", name=save.__name__)

@@ -272,6 +272,7 @@ mount -o remount,size=100m tmpfs "$folder"
 """
 
 
+@pytest.mark.matrix
 @pytest.mark.skipif(not shutil.which("unshare"), reason="mounts a small file system in a namespace of its own")
 def test_a_full_disk(room):
     """Room for one checkpoint of 4 MB but not for two; then there is more, and the same command goes on."""

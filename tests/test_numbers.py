@@ -56,7 +56,7 @@ def test_of_every_length_of_a_run_with_a_budget_of_ranks():
     assert text(first) == text(second)
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", support.once(SWEEPS, "learning_rate", "label_smoothing"))
 def test_the_value_counts(name):
     section, values = SWEEPS[name]
     features = support.random_features(np.random.default_rng(0), CASE, [9, 14, 4, 7], support.SMALL)

@@ -273,6 +273,7 @@ def test_links():
         assert topology.bandwidth(topology.TPUS[name.partition(":")[0]], devices, devices) == wanted * 1e9
 
 
+@pytest.mark.matrix
 def test_data_parallelism_on_tpu(compiler, tmp_path):
     """The state is donated; what has been compiled once is read the next time."""
     facts = arithmetic.on_tpu(WIDE, "v5e:2x4", 64, 24, str(tmp_path))
@@ -298,6 +299,7 @@ def test_fsdp_on_tpu(compiler):
     assert {c["kind"] for c in facts["collectives"]} == {"all-gather", "reduce-scatter", "all-reduce"}
 
 
+@pytest.mark.matrix
 def test_tensor_parallelism_on_tpu(compiler):
     facts = arithmetic.on_tpu(WIDE, "v5e:2x4", 64, 24, mesh=config.Mesh(data=2, tensor=4))
     agree(arithmetic.tensor_parallel(WIDE, facts, 64, 24))
@@ -310,6 +312,7 @@ def test_what_does_not_fit_is_told(compiler):
     assert "does not fit" in show.text(facts | {"topology": "v5e:2x2"})
 
 
+@pytest.mark.matrix
 def test_a_search_proposes_what_compiles_and_fits(compiler, monkeypatch):
     """As it is the batch does not fit, and another setting does not compile; a best that fails at last is none."""
     rows, chip, hf = 2**21, topology.TPUS["v5e"], WIDE | {"num_hidden_layers": 1}

@@ -49,6 +49,7 @@ def test_each_device_computes_its_heads_by_the_kernel(facts: dict[str, Any]):
     assert facts["kernel"] < 1e-5
 
 
+@pytest.mark.matrix
 def test_the_page_ends_in_an_experiment(tiny_model, cache, tmp_path):
     """Its commands, letter for letter but for the model and the folders, show another layout and the same losses."""
     page = (ROOT / "docs" / "sharding.md").read_text()

@@ -186,6 +186,7 @@ def two_processes(folder: Path, script: str, *args: str) -> list[str]:
     return printed
 
 
+@pytest.mark.matrix
 def test_with_sharded_parameters_in_a_bucket(google, tmp_path, config_file, single):
     """Each process writes its own shards there, and reads them after both have been stopped."""
     url, sharded = f"{google}/pair", ["--config.mesh.fsdp=8", "--config.mesh.data=1", "--config.train.save_every=0"]

@@ -5,22 +5,21 @@ import pytest
 import support
 from runs import on_eight_devices
 
-FIRST, *OTHERS = support.TASKS
 
-
-@pytest.mark.parametrize("tasks", [[FIRST], OTHERS], ids=["first", "others"])
-def test_loss_curves_agree_on_all_meshes(tasks: list[str]):
+@pytest.mark.parametrize("task", support.once(support.TASKS, "single_label"))
+def test_loss_curves_agree_on_all_meshes(task: str):
     """20 steps on up to eight devices, dropout off and on, from batches laid out as suits each mesh."""
-    for task, curves in on_eight_devices("curves", *tasks).items():
-        for dropout, runs in curves.items():
-            alone = np.asarray(runs["1"])
-            assert len(alone) == 20 and abs(np.diff(alone)).min() > 1e-4 * abs(alone).max()
-            for run, losses in runs.items():
-                np.testing.assert_allclose(losses, alone, rtol=1e-5, err_msg=f"{task}, {run}, dropout {dropout}")
-        first = [tuple(np.round(runs["1"], 4)) for runs in curves.values()]
-        assert len(set(first)) == len(first), f"{task}: dropout does not show in the losses"
+    curves = on_eight_devices("curves", task)
+    for dropout, runs in curves.items():
+        alone = np.asarray(runs["1"])
+        assert len(alone) == 20 and abs(np.diff(alone)).min() > 1e-4 * abs(alone).max()
+        for run, losses in runs.items():
+            np.testing.assert_allclose(losses, alone, rtol=1e-5, err_msg=f"{run}, dropout {dropout}")
+    first = [tuple(np.round(runs["1"], 4)) for runs in curves.values()]
+    assert len(set(first)) == len(first), "dropout does not show in the losses"
 
 
+@pytest.mark.matrix
 def test_every_method_has_the_same_loss_curve():
     """Five steps on one device and on eight, with dropout; what a method adds is split as what it is added to."""
     for name, runs in on_eight_devices("methods").items():

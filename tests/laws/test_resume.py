@@ -76,6 +76,7 @@ LINES = 20 + 6 + 1
 """Of metrics.jsonl: training, validation, test."""
 
 
+@pytest.mark.matrix
 @pytest.mark.timeout(900)  # 14 processes, one after the other
 def test_killed_twelve_times(command, undisturbed, tmp_path):
     workdir, log, rng = tmp_path / "run", tmp_path / "log", random.Random(4)
@@ -117,6 +118,7 @@ def checkpoint_steps(workdir) -> list[int]:
     return sorted(int(entry.name) for entry in (workdir / "checkpoints").glob("*") if entry.name.isdigit())
 
 
+@pytest.mark.matrix
 def test_sigterm_during_an_evaluation(long_run, undisturbed, tmp_path, monkeypatch):
     """It is given up, twice, and made again; a long one must not use up the grace period."""
     plain, evaluations = shared.run_evaluation, []
@@ -161,6 +163,7 @@ def locked(folder):
         subprocess.run([*unlock, folder], check=True)
 
 
+@pytest.mark.matrix
 def test_the_folder_of_checkpoints_is_lost(command, undisturbed, tmp_path):
     """While the run is writing there: it ends with one line, what was saved is whole, and the run goes on from it."""
     workdir = tmp_path / "run"
@@ -197,6 +200,7 @@ def test_stopped_early_and_killed_before_the_end(tiny_model, cache, tmp_path, mo
     same(tmp_path / "cut", tmp_path / "whole")
 
 
+@pytest.mark.matrix
 def test_on_another_mesh_and_in_another_precision(tiny_model, cache, tmp_path):
     """Saved on 8 devices; continued on 2 x 4 and on one, with dropout."""
     e = experiment(tiny_model, cache, train={"epochs": 2, "log_every": 1, "eval_every": 10, "save_every": 4})
