@@ -13,8 +13,12 @@ SPOKEN = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 class UserError(Exception):
     """A mistake the user can mend: one line that says what is wrong, where, and what to do.
 
-    `run.py` prints it without a traceback and exits with code 2.
+    `run.py` prints it without a traceback and exits with code 2. What cannot be printed in a line (a line break of a
+    table's cell, half a character) is written as Python escapes it.
     """
+
+    def __init__(self, message: str):
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 class TrainingError(Exception):

@@ -151,3 +151,10 @@ def test_splits_without_labels_are_to_be_left_out(tmp_path):
     with pytest.raises(UserError) as raised:
         tables.build(options).read(unlabelled)
     assert hint not in str(raised.value)
+
+
+def test_an_error_is_a_line_whatever_the_data_hold(tmp_path):
+    rows = [{"a": 1}, {"a": "x\ny\u2028\ud83d\u202e"}]
+    with pytest.raises(UserError) as raised:
+        source(tmp_path, "a.json", json.dumps(rows))
+    assert r"column 'a' is text (x\ny\u2028\ud83d\u202e), but a number in row 1" in str(raised.value)
