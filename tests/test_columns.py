@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from jaxft import config, tables
-from jaxft.data.columns import numbered, with_numbers, with_text, written
+from jaxft.data.columns import numbered, spelled_value, with_numbers, with_text, written
 from jaxft.data.sources import Split, read
 from jaxft.errors import UserError
 from jaxft.tables import labels
@@ -183,3 +183,47 @@ def test_scores_of_pairs_in_a_csv(tmp_path):
 def test_numbers_of_json_are_text(tmp_path, options):
     split = source(tmp_path, "a.jsonl", '{"text": 2024, "n": 1}\n{"text": 7.5, "n": 2}\n')
     assert tables.build(options).read(split).table["text"].to_pylist() == ["2024", "7.5"]
+
+
+SPELLED = {
+    "['a', 'b']": ["a", "b"],
+    '["a", null, true]': ["a", None, True],
+    "('a',)": ["a"],
+    "{'b', 'a'}": ["a", "b"],
+    " [] ": [],
+    "{'text': ['x'], 'answer_start': [0]}": {"text": ["x"], "answer_start": [0]},
+    '["it\'s", "a \\"b\\""]': ["it's", 'a "b"'],
+    "['a' 'b']": None,
+    "[a, b]": None,
+    "(other)": None,
+    "a": None,
+    "": None,
+    "[" * 9_999 + "]" * 9_999: None,
+}
+
+
+@pytest.mark.parametrize(("text", "value"), SPELLED.items(), ids=range(len(SPELLED)))
+def test_what_a_cell_spells(text, value):
+    assert spelled_value(text) == value
+
+
+def test_lists_in_the_cells_of_a_csv(tmp_path):
+    """As pandas writes a data set of the Hub."""
+    words = "tokens,tags\n\"['Ann', 'in']\",\"['B-PER', 'O']\"\n\"['x']\",['O']\n"
+    found = tables.build(config.TokenClassification()).read(source(tmp_path, "w.csv", words)).table
+    assert found["tokens"].to_pylist() == [["Ann", "in"], ["x"]] and found["tags"].to_pylist() == [
+        ["B-PER", "O"],
+        ["O"],
+    ]
+    spans = "tokens,tags\nAnn in Rome,\"[{'start': 0, 'end': 3, 'label': 'PER'}]\"\nx,[]\n"
+    found = tables.build(config.TokenClassification()).read(source(tmp_path, "s.csv", spans)).table
+    assert found["tags"].to_pylist() == [["B-PER", "O", "O"], ["O"]]
+    answers = "question,context,answers\nq,In Rome,\"{'text': ['Rome'], 'answer_start': [3]}\"\n"
+    found = tables.build(config.QuestionAnswering()).read(source(tmp_path, "a.csv", answers)).table
+    assert found[TEXTS].to_pylist() == [["Rome"]]
+    listed = "context,choices,label\nq,\"['x', 'y']\",1\n"
+    assert choices(source(tmp_path, "c.csv", listed), choices=("choices",)) == [1]
+    text = Split(pa.table({"tokens": ["['a']"]}), "here")  # of JSON, which has lists of its own: a text
+    assert (
+        tables.build(config.TokenClassification()).read(text, labelled=False).table["tokens"].to_pylist()[0][0] == "["
+    )

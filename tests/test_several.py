@@ -71,6 +71,11 @@ def test_lists_that_are_refused(values, options, said):
         found(values, problem="multi_label", **options)
 
 
+def test_numbers_with_a_point_are_no_labels():
+    with pytest.raises(UserError, match=r"here, row 2: label 0\.5 in 'label' is a number with a point, no class"):
+        found([[], [0.5]], problem="multi_label")
+
+
 @pytest.mark.parametrize("values", [[0, 1, 1], ["0", "1", "1"]])
 def test_names_by_number(values):
     options, split = found(values, labels=TWO)

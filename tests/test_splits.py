@@ -203,6 +203,14 @@ def test_no_class_of_two_rows_is_left_out(seed):
     assert all({"a", "b", "c"} <= set(split.table["label"].to_pylist()) for split in three.values())
 
 
+@pytest.mark.parametrize("seed", range(9))
+def test_a_class_of_one_row_is_learned(seed):
+    source = of_class(["a"] * 6 + ["b", "c", "d"])
+    found, _ = prepare({"train": source}, Data(validation_examples=3), seed, ("text",), Carving(classes="label"))
+    assert set(found["train"].table["label"].to_pylist()) == {"a", "b", "c", "d"}
+    assert found["validation"].table["label"].to_pylist() == ["a"] * 3
+
+
 def test_carving_that_leaves_no_class_out_stays_as_it_is():
     source = of_class(["a", "b"] * 50)
     found, _ = prepare({"train": source}, Data(), 0, ("text",), Carving(classes="label"))

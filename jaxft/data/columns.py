@@ -4,7 +4,10 @@ A value that a task reads as text is text, whatever the file has: the cell of a 
 a JSON or Parquet file as JSON writes it. A number is made of a cell only where a task asks for a number.
 """
 
+import ast
+import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +25,8 @@ NUMBERS = {
     r"^-?(0|[1-9]\d{0,17})$": pa.int64(),
     r"^-?((0|[1-9]\d{0,14})(\.\d*)?|\.\d+)([eE][+-]?\d+)?$": pa.float64(),
 }
+
+QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 
 LARGEST = float(np.finfo(np.float32).max)
 """Of a score."""
@@ -49,6 +54,50 @@ def with_numbers(split: Split, column: str) -> Split:
         return split
     empty = pa.scalar(None, pa.large_string())
     return _replaced(split, column, pc.if_else(pc.equal(values, ""), empty, values).cast(kind))
+
+
+def spelled_value(text: str) -> list[Any] | dict[Any, Any] | None:
+    """Returns the list or the object that a text spells, as Python or JSON writes it; None: it spells none.
+
+    A tuple or a set is a list.
+    """
+    text = text.strip()
+    if text[:1] + text[-1:] not in ("[]", "()", "{}"):
+        return None
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+    if isinstance(found, dict):
+        return found
+    values = (
+        sorted(found, key=str) if isinstance(found, set) else list(found) if isinstance(found, list | tuple) else None
+    )
+    if values and all(isinstance(one, str) for one in values) and len(QUOTED.findall(text)) != len(values):
+        return None  # Python joins texts that stand side by side, as numpy prints them: ['a' 'b'] is one
+    return values
+
+
+def spells(split: Split, column: str, kind: type) -> bool:
+    """Whether a column of texts spells lists (`kind` list), or objects (dict), and nothing else; null is none."""
+    values = split.table[column]
+    if not is_text(values):
+        return False
+    return all(isinstance(value and spelled_value(value), kind) for value in values.to_pylist())
+
+
+def with_spelled(split: Split, column: str, kind: type) -> Split:
+    """Returns the split with lists or objects in a column that `spells` them, in a CSV file, which has no others."""
+    if not split.cells or not spells(split, column, kind):
+        return split
+    values = [spelled_value(value) for value in split.table[column].to_pylist()]
+    try:
+        return _replaced(split, column, pa.chunked_array([pa.array(values)]))
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError):
+        return split
 
 
 def with_scores(split: Split, column: str, what: str) -> Split:

@@ -170,9 +170,11 @@ def _with_every_class(cuts: Sequence[np.ndarray], classes: np.ndarray) -> list[n
     """
     parts = [list(map(int, rows)) for rows in cuts]
     counts = [np.bincount(classes[rows], minlength=classes.max() + 1) for rows in cuts]
-    for at in (len(parts) - 1, *range(len(parts) - 1)):
+    training = len(parts) - 1
+    for at in (training, *range(training)):
+        kept = 0 if at == training else 1  # what is tested is learned
         for missing in np.flatnonzero((counts[at] == 0) & (np.bincount(classes) > 0)):
-            givers = [one for one in range(len(parts)) if counts[one][missing] > 1]
+            givers = [one for one in range(len(parts)) if counts[one][missing] > kept]
             spare = int(counts[at].argmax())
             if not givers or counts[at][spare] < 2:
                 continue

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from jaxft.config import MultipleChoice
-from jaxft.data.columns import with_text, written
+from jaxft.data.columns import with_spelled, with_text, written
 from jaxft.data.sources import Split, require_columns
 from jaxft.errors import UserError
 
@@ -40,6 +40,8 @@ def read(options: MultipleChoice, split: Split, labelled: bool) -> Split:
     for column in texts:
         split = with_text(split, column)
     listed = len(options.choices) == 1
+    for kind in (list, dict) if listed else ():
+        split = with_spelled(split, options.choices[0], kind)
     columns = [split.table[name].to_pylist() for name in options.choices]
     values = columns[0] if listed else [list(row) for row in zip(*columns, strict=True)]
     choices = [_choices(value, options, split.where(row)) for row, value in enumerate(values)]

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute
 
 from jaxft.config import SequenceClassification
-from jaxft.data.columns import is_text, numbered, with_numbers, with_scores
+from jaxft.data.columns import is_text, numbered, spells, with_numbers, with_scores
 from jaxft.data.sources import Split
 from jaxft.errors import UserError, nearest
 from jaxft.tables import several
-from jaxft.tables.several import is_list, label_name, spells_lists
+from jaxft.tables.several import is_list, label_name
 
 pc: Any = pyarrow.compute  # its functions are made at run time, where no type checker sees them
 
@@ -30,7 +30,7 @@ def read(options: SequenceClassification, split: Split) -> Split:
         return with_scores(split, options.label, "label")
     if options.problem == "multi_label" or options.label_columns:
         return several.read(options, split)
-    if options.problem == "auto" and (is_list(split, options.label) or spells_lists(split, options.label)):
+    if options.problem == "auto" and (is_list(split, options.label) or spells(split, options.label, list)):
         return several.read(options, split)
     if all(name == name.strip() for name in options.labels):
         split = _stripped(split, options.label)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxft.config import QuestionAnswering
-from jaxft.data.columns import is_text, with_numbers, with_text, written
+from jaxft.data.columns import is_text, with_numbers, with_spelled, with_text, written
 from jaxft.data.sources import Split, require_columns
 from jaxft.errors import UserError
 
@@ -65,6 +65,8 @@ def read(options: QuestionAnswering, split: Split, labelled: bool) -> Split:
 
 def _values(options: QuestionAnswering, split: Split) -> list[Any]:
     """The answers of each question, as a list or an object of them."""
+    for kind in (list, dict):
+        split = with_spelled(split, options.answers, kind)
     given = split.table[options.answers]
     if not (is_text(given) or pa.types.is_integer(given.type) or pa.types.is_floating(given.type)):
         return given.to_pylist()

@@ -1,6 +1,5 @@
 """Any number of labels a text, however the user has them: lists, vectors of 0 and 1, names in a text, columns."""
 
-import ast
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from jaxft.config import SequenceClassification
-from jaxft.data.columns import is_text, numbered
+from jaxft.data.columns import numbered, spelled_value
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
 
@@ -25,13 +24,6 @@ def is_list(split: Split, column: str) -> bool:
     """Whether a column holds lists."""
     kind = split.table[column].type
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
-def spells_lists(split: Split, column: str) -> bool:
-    """Whether a column of texts holds lists as Python writes them, such as "['a', 'b']", and nothing else."""
-    if not is_text(split.table[column]):
-        return False
-    return all(value is not None and _spelled(value) is not None for value in split.table[column].to_pylist())
 
 
 def read(options: SequenceClassification, split: Split) -> Split:
@@ -83,30 +75,14 @@ def _parts(value: Any, options: SequenceClassification, where: str, hidden: str)
         raise UserError(f"{where}: no label in {options.label!r}; {hint}")
     if not isinstance(value, str):
         return list(value) if isinstance(value, list) else [value]
-    spelled = _spelled(value)
-    if spelled is not None:
+    spelled = spelled_value(value)
+    if isinstance(spelled, list) and all(isinstance(one, str | int | float | None) for one in spelled):
         return spelled
     if re.fullmatch(r"\s*\[[^\[\]]*\]\s*", value):
         hint = f"write ['a', 'b'], or names with {options.delimiter!r} between them"
         raise UserError(f"{where}: {options.label!r} holds {value[:60]!r}, which is no list of labels; {hint}")
     parts = value.split(options.delimiter) if options.delimiter else [value]
     return [] if not value.strip() else [part.strip() for part in parts]
-
-
-def _spelled(text: str) -> list[Any] | None:
-    """The list, tuple or set that a text spells as Python does; None: it spells none."""
-    text = text.strip()
-    if text[:1] + text[-1:] not in ("[]", "()", "{}"):
-        return None
-    try:
-        found = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    if not isinstance(found, list | tuple | set) or not all(isinstance(x, str | int | float | None) for x in found):
-        return None
-    # Python joins texts that stand side by side, as numpy prints them: ['a' 'b'] is one.
-    quoted = len(re.findall(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", text))
-    return list(found) if quoted == sum(isinstance(one, str) for one in found) else None
 
 
 def _vectors(lists: Sequence[list[Any]]) -> bool:
@@ -132,6 +108,9 @@ def _of_vectors(options: SequenceClassification, split: Split, lists: Sequence[l
 
 
 def _names(parts: list[Any], value: Any, options: SequenceClassification, where: str) -> list[str]:
+    point = next((part for part in parts if isinstance(part, float)), None)
+    if point is not None:
+        raise UserError(f"{where}: label {point} in {options.label!r} is a number with a point, no class")
     names = [label_name(part).strip() for part in parts]
     if "" in names or "None" in names:
         raise UserError(f"{where}: {options.label!r} holds {str(value)[:60]!r}, with an empty label in it; remove it")

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from jaxft.config import TokenClassification
 from jaxft.data import tags as schemes
-from jaxft.data.columns import numbered, with_text, written
+from jaxft.data.columns import numbered, with_spelled, with_text, written
 from jaxft.data.sources import Split, require_columns
 from jaxft.errors import UserError
 
@@ -83,6 +83,8 @@ def read(options: TokenClassification, split: Split, labelled: bool) -> Split:
       UserError: words or tags that are none, or not as many; spans outside of their text; and where.
     """
     require_columns(split, {"task.tokens": options.tokens} | ({"task.tags": options.tags} if labelled else {}))
+    split = with_spelled(split, options.tokens, list)
+    split = with_spelled(split, options.tags, list) if labelled else split
     kind = split.table[options.tokens].type
     listed = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     if listed:
