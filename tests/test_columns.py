@@ -218,6 +218,9 @@ def test_lists_in_the_cells_of_a_csv(tmp_path):
     spans = "tokens,tags\nAnn in Rome,\"[{'start': 0, 'end': 3, 'label': 'PER'}]\"\nx,[]\n"
     found = tables.build(config.TokenClassification()).read(source(tmp_path, "s.csv", spans)).table
     assert found["tags"].to_pylist() == [["B-PER", "O", "O"], ["O"]]
+    triples = spans.replace("{'start': 0, 'end': 3, 'label': 'PER'}", "[0, 3, 'PER']")
+    again = tables.build(config.TokenClassification()).read(source(tmp_path, "t.csv", triples)).table
+    assert again.to_pydict() == found.to_pydict()
     answers = "question,context,answers\nq,In Rome,\"{'text': ['Rome'], 'answer_start': [3]}\"\n"
     found = tables.build(config.QuestionAnswering()).read(source(tmp_path, "a.csv", answers)).table
     assert found[TEXTS].to_pylist() == [["Rome"]]

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from jaxft.data import json_rows
 from jaxft.data.sources import Split, check_text
 from jaxft.errors import UserError
 
@@ -73,9 +74,9 @@ def spelled_value(text: str) -> list[Any] | dict[Any, Any] | None:
             return None
     if isinstance(found, dict):
         return found
-    values = (
-        sorted(found, key=str) if isinstance(found, set) else list(found) if isinstance(found, list | tuple) else None
-    )
+    if not isinstance(found, list | tuple | set):
+        return None
+    values = sorted(found, key=str) if isinstance(found, set) else list(found)
     if values and all(isinstance(one, str) for one in values) and len(QUOTED.findall(text)) != len(values):
         return None  # Python joins texts that stand side by side, as numpy prints them: ['a' 'b'] is one
     return values
@@ -93,9 +94,9 @@ def with_spelled(split: Split, column: str, kind: type) -> Split:
     """Returns the split with lists or objects in a column that `spells` them, in a CSV file, which has no others."""
     if not split.cells or not spells(split, column, kind):
         return split
-    values = [spelled_value(value) for value in split.table[column].to_pylist()]
+    values: list[Any] = [spelled_value(value) for value in split.table[column].to_pylist()]
     try:
-        return _replaced(split, column, pa.chunked_array([pa.array(values)]))
+        return _replaced(split, column, pa.chunked_array([pa.array(json_rows.spans(values))]))
     except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError):
         return split
 

@@ -67,6 +67,8 @@ class Table(ABC):
     def read(self, split: Split, labelled: bool = True) -> Split:
         """Returns the split, checked row by row: the same rows, columns in the one form that the task works on.
 
+        Of a labelled split rows may be left out that the options say, which its notes then count.
+
         Raises:
           UserError: a column, a text or a label that the task cannot use, and where.
         """
