@@ -119,7 +119,6 @@ def labelled(label: str, **options: Any) -> tuple[config.Task, Any]:
 
 
 TWO = ("neg", "pos")
-ASKED = {"stride": 2, "question_length": 3}
 KINDS: dict[str, Kinds] = {
     "sequence_classification": [
         *(labelled(name) for name in LABELS),
@@ -141,7 +140,7 @@ KINDS: dict[str, Kinds] = {
         ),
     ],
     "question_answering": [
-        (config.QuestionAnswering(repair=repair, **ASKED), asked(form))
+        (config.QuestionAnswering(repair=repair, stride=2, question_length=3), asked(form))
         for repair in ("nearest", "drop", "")
         for form in ("SQuAD", "Hub", "flat")
     ],

@@ -86,7 +86,12 @@ def judge(task: str, case: tuple[int, tuple[str, bytes]], tokenizers: dict[bool,
         outcome(lambda split=split: features(table, table.read(split, labelled=False), tokenizers, False))
 
 
-FUZZ = settings(max_examples=COUNT, phases=NO_SHRINKING, suppress_health_check=list(HealthCheck), deadline=None)
+FUZZ = settings(
+    max_examples=COUNT,
+    phases=NO_SHRINKING,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    deadline=None,
+)
 
 
 @st.composite
