@@ -13,6 +13,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -96,13 +97,13 @@ def curve(
     parts: int,
     rules: tuple[str, ...],
     steps: int = STEPS,
-    layers: int = 2,
+    hf: Mapping[str, Any] = support.SMALL,
 ) -> list[float]:
     """The loss of each step, of a run with as much padding and as many shapes as the mesh asks for."""
     mesh = make_mesh(sizes)
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 25, EXAMPLES)
-    features = support.random_features(rng, case, lengths.tolist(), support.SMALL)
+    features = support.random_features(rng, case, lengths.tolist(), hf)
     experiment = config.Experiment(
         task=case.options,
         train=config.Train(accumulate=parts, batch_size=BATCH),
@@ -122,7 +123,7 @@ def curve(
         cost=packing.Cost(lambda rows, length: rows * length),
         most=items.most,
     )
-    model = models.build(support.SMALL | {"num_hidden_layers": layers}, dropout=rate)
+    model = models.build(hf, dropout=rate)
     composed = program.compose(experiment, model, case.task, steps, mesh=mesh)
     state = composed.init(jax.device_put(support.random_params(case.task, model, seed=0), composed.param_shardings))
     losses = []
@@ -133,22 +134,25 @@ def curve(
     return [float(loss) for loss in losses]
 
 
-def curves(name: str) -> dict[str, dict[str, list[float]]]:
+def curves(name: str, architecture: str) -> dict[str, dict[str, list[float]]]:
     """Dropout -> run -> loss of each step of a task, of one layer; of two for the first task without dropout."""
     case, first = support.TASKS[name], name == next(iter(support.TASKS))
+    hf = support.ARCHITECTURES[architecture]
+
+    def layers(kind: str) -> dict[str, int]:
+        return {"num_hidden_layers": 2 if first and kind == "off" else 1}
+
     return {
-        kind: {
-            run: curve(case, *DROPOUT[kind], *RUNS[run], layers=2 if first and kind == "off" else 1) for run in chosen
-        }
+        kind: {run: curve(case, *DROPOUT[kind], *RUNS[run], hf=hf | layers(kind)) for run in chosen}
         for kind, chosen in (CHOSEN if first else OTHERS).items()
     }
 
 
 def methods() -> dict[str, dict[str, list[float]]]:
     """Method -> run -> loss of each step."""
-    case = support.TASKS["single_label"]
+    case, hf = support.TASKS["single_label"], support.SMALL | {"num_hidden_layers": 1}
     return {
-        name: {run: curve(case, 0.2, "hash", name, *RUNS[run], steps=5, layers=1) for run in ("1", "2 x 2 x 2")}
+        name: {run: curve(case, 0.2, "hash", name, *RUNS[run], steps=5, hf=hf) for run in ("1", "2 x 2 x 2")}
         for name in support.ADAPTATIONS
         if name != "full"
     }

@@ -79,11 +79,13 @@ def test_masks_are_random_enough(generator: str):
     assert abs(np.corrcoef(kept[0], kept[1])[0, 1]) < 4 / np.sqrt(count)
 
 
-def test_a_loop_over_the_layers_changes_nothing():
+@pytest.mark.parametrize("architecture", support.ARCHITECTURES)
+def test_a_loop_over_the_layers_changes_nothing(architecture: str):
     """Nor does recomputing them: loss and gradients, each layer with the masks that it has written out."""
     case = support.TASKS["single_label"]
-    model = models.build(support.SMALL | {"num_hidden_layers": 4}, dropout=RATE)
-    features = support.random_features(np.random.default_rng(1), case, [3, 24, 9, 20], support.SMALL)
+    hf = support.ARCHITECTURES[architecture] | {"num_hidden_layers": 4}
+    model = models.build(hf, dropout=RATE)
+    features = support.random_features(np.random.default_rng(1), case, [3, 24, 9, 20], hf)
     params, host = support.random_params(case.task, model, seed=1), support.lay_out(features, case.task, 24)
     found = []
     for compute in (config.Compute(), config.Compute(scan=True, remat=True)):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxft.data import features
+from jaxft.errors import UserError
 
 
 def make(start: int, stop: int) -> dict[str, Any]:
@@ -32,3 +33,9 @@ def test_several_examples_a_row(tmp_path, monkeypatch, kept: bool):
 def test_an_example_a_row():
     found = features.tokenize(3, lambda start, stop: {"input_ids": [[1]] * (stop - start)}, None)
     assert found.bounds.tolist() == [0, 1, 2, 3]
+
+
+def test_columns_that_disagree_about_an_example_are_refused():
+    ragged = {"input_ids": [[1, 2], [3, 4, 5]], "labels": [[0, 0], [0, 0]]}
+    with pytest.raises(UserError, match="example 1 has 3 tokens in 'input_ids', but 2 in 'labels'"):
+        features.tokenize(2, lambda start, stop: ragged, None)

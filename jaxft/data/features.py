@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxft.data import ragged
+from jaxft.errors import UserError
 
 FORMAT = 3
 """Part of each cache key; a change of the columns' meaning changes it."""
@@ -89,7 +90,7 @@ class Features:
 
     @classmethod
     def of(cls, table: pa.Table) -> "Features":
-        """Columns of lists of any length are per token, others per example. Lists of one row have one length."""
+        """Columns of lists of any length are per token, others per example. Lists of one example have one length."""
         offsets, tokens, examples = np.zeros(1, np.int64), {}, {}
         for name in table.column_names:
             column = table.column(name).combine_chunks()
@@ -149,7 +150,30 @@ def _table(columns: Mapping[str, Any]) -> pa.Table:
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in values])]).astype(np.int32)
         return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
 
-    return pa.table({name: array(values) for name, values in columns.items()})
+    table = pa.table({name: array(values) for name, values in columns.items()})
+    _check_lengths(table)
+    return table
+
+
+def _check_lengths(table: pa.Table) -> None:
+    """Makes sure that all columns of lists have a value a token of `input_ids`.
+
+    Raises:
+      UserError: one has not, as of a task of one's own; trained on, its values would be those of other tokens.
+    """
+    lengths = {
+        name: np.diff(column.chunk(0).offsets.to_numpy())
+        for name, column in zip(table.column_names, table.columns, strict=True)
+        if pa.types.is_list(column.type) and column.num_chunks
+    }
+    for name, found in lengths.items():
+        wrong = np.flatnonzero(found != lengths["input_ids"])
+        if len(wrong):
+            at = int(wrong[0])
+            raise UserError(
+                f"features: example {at} has {lengths['input_ids'][at]} tokens in 'input_ids', but {found[at]} in "
+                f"{name!r}; the task's `features` must give one a token"
+            )
 
 
 def _write(table: pa.Table, path: Path) -> None:
