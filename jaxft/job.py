@@ -1,10 +1,7 @@
 """An experiment made ready to run: data read and tokenized, model and task built, shapes chosen, program composed."""
 
 import math
-import threading
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from jaxft.program import Program
 from jaxft.storage import fingerprint
 from jaxft.tables import Table, census
 from jaxft.tasks import Task
+from jaxft.train.compiled import Compiled
 from jaxft.types import Params
 
 COMPILATION = 4e8
@@ -178,7 +176,7 @@ class Job:
         tokens = sum(int(self.order.lengths[self.order[i]].sum()) for i in range(len(shapes)))
         return 1 - tokens / sum(shape.rows * shape.length for shape in shapes)
 
-    def train_step(self) -> "Compiled":
+    def train_step(self) -> Compiled:
         """The training step, compiled for each shape, those first that the run needs first."""
         shapes = list(dict.fromkeys([*self.first_shapes(), *self.shapes]))
         return Compiled(self.program.train_step, self.program.state, self.program.abstract_batch, shapes)
@@ -218,6 +216,8 @@ def prepare(
     prepared, carved = splits.prepare(raw, data, experiment.seed, table.inputs, splits.carving(experiment.task))
     notes = [line for split in raw.values() for line in split.notes] + carved
     features = {name: body.features(split, table, data) for name, split in prepared.items()}
+    for part in features.values():
+        check_types(part, body.model)
     notes += census.of_classes(experiment.task, prepared) + census.of_tokens(experiment.task, features, data.max_length)
     train, items = experiment.train, _items(features, task)
     order = Order(items["train"].lengths, train.batch_size, experiment.seed, data.group_by_length)
@@ -303,6 +303,21 @@ def check_length(experiment: config.Experiment, composed: Program) -> None:
         )
 
 
+def check_types(features: Features, model: Model) -> None:
+    """Makes sure that the model has a row for each type of token that its tokenizer gives, as of a pair's second text.
+
+    Raises:
+      UserError: it has not; the lookup would give that of another type, and PyTorch's model would fail.
+    """
+    highest = int(features.tokens["token_type_ids"].max(initial=0))
+    if highest >= (there := model.facts.segment_types):
+        raise UserError(
+            f"the tokenizer gives the token type {highest}, as to the second text of a pair, but the model has only "
+            f"{there} (type_vocab_size in its config.json); take the tokenizer that belongs to the weights, or join "
+            "the texts in one column"
+        )
+
+
 def check_metric(job: Job) -> None:
     """Makes sure, before the first step, that validation has the metric that is to select the best checkpoint.
 
@@ -329,63 +344,34 @@ def check_metric(job: Job) -> None:
         raise UserError(f"config.train.metric is {metric!r}, but validation has no such metric; {hint}")
 
 
-def load(directory: Path, composed: Program, seed: int = 0) -> tuple[Params, hub.Accounting]:
-    """The pretrained parameters of a directory, each straight into its shards, and new ones by a seed for the head."""
-    key, prefix, places = jax.random.key(seed), composed.model.prefix, composed.param_shardings
-    return hub.load_parameters(directory, composed.spec, key=key, base_prefix=prefix, shardings=places)
+def load(directory: Path, composed: Program, seed: int = 0, head: str = "auto") -> tuple[Params, hub.Accounting]:
+    """Returns the pretrained parameters of a directory, each straight into its shards, and what became of them.
 
+    Args:
+      seed: of those that are new.
+      head: `config.model.head`.
 
-def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-
-
-_tracing = threading.Lock()
-"""Traces that take turns in Python are all ready late; one after the other the first is ready soon."""
-
-
-class Compiled:
-    """A jitted function compiled ahead for each batch shape, on threads.
-
-    A batch of another shape, which is larger than all of them, is waited for until it is compiled too.
+    Raises:
+      UserError: the weights cannot be read, or are of another model; see `hub.load_parameters`.
     """
+    key, task, model = jax.random.key(seed), composed.task, composed.model
+    labels = getattr(task.options, "labels", ())
+    paths = _of_labels(composed) if head != "new" else _beside(model.prefix, nn.flatten(composed.spec))
+    fit = hub.fit(hub.read_config(directory), task.hf_class, labels, head, paths)
+    given = {"base_prefix": model.prefix, "shardings": composed.param_shardings, "head": fit}
+    return hub.load_parameters(directory, composed.spec, key=key, **given)
 
-    def __init__(
-        self, function: Any, first: Any, abstract_batch: Callable[[BatchShape], Any], shapes: list[BatchShape]
-    ):
-        """`first` is the abstract first argument, the batch is the second; the first shapes are ready first."""
-        self._arguments = function, first
-        self._pool = ThreadPoolExecutor(2)
-        self._compiled: dict[tuple[int, ...], Future] = {
-            (shape.rows, shape.length): self._pool.submit(self._compile, function, first, abstract_batch(shape))
-            for shape in shapes
-        }
-        self._pool.shutdown(wait=False)
-        self._begun: set[tuple[int, ...]] = set()
-        self.first_step: float | None = None
 
-    def wait(self) -> None:
-        """Returns once every shape is compiled."""
-        for future in self._compiled.values():
-            future.result()
+def _of_labels(composed: Program) -> list[str]:
+    """The paths of the head's parameters that have an entry a label: those that one label more makes larger."""
+    options = composed.task.options
+    if not getattr(options, "labels", ()):
+        return []
+    more = tasks.build(replace(options, labels=(*options.labels, ""))).param_spec(composed.model)
+    flat = nn.flatten(composed.spec)
+    return [path for path, leaf in nn.flatten(more).items() if leaf.shape != flat[path].shape]
 
-    @staticmethod
-    def _compile(function: Any, first: Any, batch: Any) -> Any:
-        with _tracing:
-            lowered = function.lower(first, batch)
-        return lowered.compile()
 
-    def __call__(self, first: Any, batch: Mapping[str, jax.Array]) -> Any:
-        shape = batch["input_ids"].shape
-        if shape not in self._compiled:
-            self._compiled[shape] = Future()
-            self._compiled[shape].set_result(self._compile(*self._arguments, jax.tree.map(_abstract, dict(batch))))
-        program = self._compiled[shape].result()
-        if shape not in self._begun:
-            # A process that compiles for longer would miss the others' first collective, which does not wait long.
-            distributed.wait_for_all(f"compiled for {shape}")
-            self._begun.add(shape)
-        result = program(first, batch)
-        if self.first_step is None:
-            jax.block_until_ready(result)
-            self.first_step = time.time()
-        return result
+def _beside(prefix: str, paths: Iterable[str]) -> list[str]:
+    """Those that are not the body's."""
+    return [path for path in paths if not path.startswith(f"{prefix}/")]

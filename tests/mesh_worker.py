@@ -34,6 +34,7 @@ from jaxft.data.order import Order
 from jaxft.kernels import tpu
 from jaxft.models import nn
 from jaxft.plan import mode
+from jaxft.train.compiled import Compiled
 
 STEPS, BATCH, EXAMPLES = 20, 13, 57  # five batches an epoch, the last of 5; rows are filled up to multiples of 8 and 16
 
@@ -194,7 +195,7 @@ def plan(model: str, cache: str) -> dict[str, Any]:
     experiment = runs.experiment(Path(model), Path(cache), mesh={"data": 2, "fsdp": 2, "tensor": 2}, data={"shapes": 1})
     prepared = job.prepare(config.check(experiment))
     composed = prepared.program
-    step = job.Compiled(composed.train_step, composed.state, composed.abstract_batch, prepared.shapes)
+    step = Compiled(composed.train_step, composed.state, composed.abstract_batch, prepared.shapes)
     state = composed.init(job.load(prepared.body.directory, composed)[0])
     _, batch = next(iter(prepared.feed("train").train(prepared.order, 0, 1)))
     state, metrics = step(state, batch)

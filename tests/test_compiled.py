@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxft.batch import BatchShape
-from jaxft.job import Compiled
+from jaxft.train.compiled import Compiled
 
 TOKENS = {"input_ids": jnp.int32}
 

@@ -1,15 +1,19 @@
 """Which checkpoint is the best one, and what it is used with."""
 
 import dataclasses
+import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import support
 from runs import experiment
 
-from jaxft import models, modes, tables
+from jaxft import config, models, modes, tables
+from jaxft.modes import finished
 from jaxft.tables.sequence_classification import SequenceClassification as Table
 from jaxft.tasks.sequence_classification import SequenceClassification
+from jaxft.train import loop
 
 
 @pytest.mark.parametrize(("lower", "best"), [(frozenset({"wer"}), 10), (frozenset(), 5)])
@@ -60,3 +64,41 @@ def test_an_output_may_be_called_loss():
     found = composed.eval_step(composed.split(support.random_params(task, model, 0)), support.arrays(host))
     assert found.outputs["loss"].shape == found.outputs["weight"].shape and found.weight == 2
     assert found.total.shape == ()
+
+
+class Seen(NamedTuple):
+    """What evaluations find: the metric, the loss; and what is then known: the best of them, and the patience used."""
+
+    found: tuple[tuple[float, float], ...]
+    best: int
+    used: int
+
+
+UNKNOWN = math.nan
+EVALUATIONS = {
+    "the last is best": Seen(((0.5, 2.0), (0.6, 3.0)), 2, 0),
+    "the first is best": Seen(((0.6, 2.0), (0.5, 1.0), (0.6, 1.0)), 1, 2),
+    "never known: the loss decides, no patience is used": Seen(((UNKNOWN, 2.0), (UNKNOWN, 1.0), (UNKNOWN, 3.0)), 2, 0),
+    "known at last": Seen(((UNKNOWN, 1.0), (-0.9, 5.0), (UNKNOWN, 0.5)), 2, 0),
+    "unknown in between": Seen(((0.5, 1.0), (UNKNOWN, 0.1), (0.4, 1.0)), 1, 1),
+    "nothing is known": Seen(((UNKNOWN, UNKNOWN), (UNKNOWN, UNKNOWN)), 1, 0),
+}
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_the_best_so_far(name):
+    wanted, position = EVALUATIONS[name], loop.Position()
+    for position.step, (metric, loss) in enumerate(wanted.found, 1):
+        loop._select(position, {"pearson": metric, "loss": loss}, lambda values: values["pearson"])
+    assert (position.best_step, position.bad_evals) == (wanted.best, wanted.used)
+    assert position.validated["loss"] == pytest.approx(wanted.found[-1][1], nan_ok=True)
+
+
+def test_an_export_holds_its_own_decisions_alone():
+    base = {"model_type": "bert", "thresholds": {"news": 0.3}, "problem_type": "multi_label_classification"}
+    assert finished.settings(base, {"id2label": {"0": "a"}}, {}) == {"model_type": "bert", "id2label": {"0": "a"}}
+    assert finished.settings(base, {}, {"a": 0.5})["thresholds"] == {"a": 0.5}
+    options = config.SequenceClassification(labels=("a", "b"), problem="multi_label")
+    table = tables.build(options)
+    assert table.decide({"news": 0.3}).options.thresholds == () and table.decide({"a": 0.1}).options.thresholds == ()
+    assert table.decide({"b": 0.2, "a": 0.1, "news": 0.3}).options.thresholds == (0.1, 0.2)

@@ -18,6 +18,12 @@ class Model(Section):
         "directory of an adapter of this model, of jaxft or peft, that training goes on from; `adapt` and the keys of "
         "the method become those that it has",
     )
+    head: str = knob(
+        "auto",
+        "auto: the checkpoint's head where it is one of the task's class and has its labels, by name if it names them, "
+        "else a new one; load: that head as it stands; new: a new one",
+        choices=("auto", "load", "new"),
+    )
     dropout: float | None = knob(
         None, "rate of every dropout; none: as the checkpoint's config.json says", low=0, high=0.99
     )
@@ -168,5 +174,5 @@ RESUMABLE = (
 )
 """Keys that may change between two starts of one run: they say how it is computed and shown, not what."""
 
-ADDED = ("data.delimiter", "data.truncate", "task.repair", "task.label_form")
+ADDED = ("model.head", "data.delimiter", "data.truncate", "task.repair", "task.label_form")
 """Keys that 0.1.0 does not have: at their defaults they say nothing, so that its runs resume."""

@@ -218,6 +218,35 @@ def adopted(experiment: config.Experiment) -> config.Experiment:
     return config.check(dataclasses.replace(experiment, **found), data=False)
 
 
+def held(directory: Path, composed: Program) -> set[str]:
+    """Returns the paths of what learns that a directory has, those of the head among them.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    there, adapt = _stored(directory), _method(composed)
+    bare = not composed.task.hf_class
+    return {path for path in nn.flatten(composed.state.trainable) if _name(adapt, path, bare) in there}
+
+
+def _method(composed: Program) -> str:
+    return next((path.split("/")[0] for path in nn.flatten(composed.adaptation.spec)), "")
+
+
+def _stored(directory: Path) -> dict[str, np.ndarray]:
+    """The tensors of a directory."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    file = directory / WEIGHTS
+    if not file.exists():
+        raise UserError(f"no {WEIGHTS} in {directory}; is it the directory of an adapter?")
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise UserError(f"{file} is damaged or cut short; fetch it again") from error
+
+
 def read(directory: Path, composed: Program, start: Params) -> Params:
     """What learns, as a directory has it, placed as in the program's state.
 
@@ -227,18 +256,9 @@ def read(directory: Path, composed: Program, start: Params) -> Params:
     Raises:
       UserError: it is not of the program's method and sizes, or cannot be read.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     file = directory / WEIGHTS
-    if not file.exists():
-        raise UserError(f"no {WEIGHTS} in {directory}; is it the directory of an adapter?")
-    try:
-        there = load_file(file)
-    except SafetensorError as error:
-        raise UserError(f"{file} is damaged or cut short; fetch it again") from error
-    there = _whole_ranks(read_json(directory / CONFIG), there)
-    adapt = next((path.split("/")[0] for path in nn.flatten(composed.adaptation.spec)), "")
+    there = _whole_ranks(read_json(directory / CONFIG), _stored(directory))
+    adapt = _method(composed)
     added, found = nn.flatten(composed.adaptation.spec), nn.flatten(start)
     states, unused, bare = _states(added), set(there), not composed.task.hf_class
     for path, leaf in nn.flatten(composed.state.trainable).items():

@@ -1,16 +1,18 @@
 """The parameters of a model, from the weights of its directory; and what became of each of them."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from jaxft.errors import UserError
+from jaxft.hub.heads import AS_IT_STANDS, Fit
 from jaxft.hub.weights import Weights, open_weights
 from jaxft.models import nn
 from jaxft.types import Array, Key, Params
@@ -24,6 +26,7 @@ class Accounting:
       loaded: paths read from the checkpoint.
       missing: path -> shape of those that the checkpoint lacks; they are initialized.
       mismatched: head path -> (shape here, shape in the checkpoint); they are initialized too.
+      renewed: head paths that are initialized for another reason, and `head.new`, which says it.
       unused: names in the checkpoint that no parameter asked for.
     """
 
@@ -31,10 +34,18 @@ class Accounting:
     missing: dict[str, tuple[int, ...]]
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
     unused: list[str]
+    head: Fit = AS_IT_STANDS
+    renewed: tuple[str, ...] = ()
+
+    @property
+    def new(self) -> list[str]:
+        """The paths that are initialized."""
+        return [*self.missing, *self.mismatched, *self.renewed]
 
     def lines(self) -> list[str]:
         """For the log: a line a kind, the empty ones left out."""
         new = [f"{path} {list(shape)}" for path, shape in self.missing.items()]
+        renewed = {f"new head (initialized), {self.head.new}": self.renewed}
         other = [f"{path} {list(here)}, there {list(there)}" for path, (here, there) in self.mismatched.items()]
         groups = groupby(self.unused, key=lambda name: "/".join(name.split("/")[:2]))
         parts = [(group, list(names)) for group, names in groups]
@@ -42,16 +53,24 @@ class Accounting:
         kinds = {
             "loaded from the checkpoint": [f"{len(self.loaded)} tensors"],
             "new (initialized)": new,
+            **renewed,
             "of another shape in the checkpoint (initialized)": other,
             "unused in the checkpoint": unused,
         }
-        return [f"{kind}: {', '.join(entries)}" for kind, entries in kinds.items() if entries]
+        lines = [f"{kind}: {', '.join(entries)}" for kind, entries in kinds.items() if entries]
+        return lines + [self.head.note] * bool(self.head.note and self.head.paths & {*self.loaded})
 
 
 def load_parameters(
-    directory: Path, spec: nn.Spec, *, key: Key[Array, ""], base_prefix: str, shardings: Any = None
+    directory: Path,
+    spec: nn.Spec,
+    *,
+    key: Key[Array, ""],
+    base_prefix: str,
+    shardings: Any = None,
+    head: Fit = AS_IT_STANDS,
 ) -> tuple[Params, Accounting]:
-    """Parameters in float32, each made where it will live: a host reads and holds its devices' shares and no more.
+    """Returns parameters in float32, each made where it will live: a host reads and holds its devices' shares alone.
 
     (Of a Flax msgpack file a host holds the whole file meanwhile: that format cannot be read in parts.)
 
@@ -62,29 +81,57 @@ def load_parameters(
       base_prefix: the path under which the pretrained body lies; parameters beside it are heads, which may be missing
         or have another shape. In the body only the pooler may be missing.
       shardings: a tree of shardings like `spec`; None: everything on the default device.
+      head: how the outputs of the checkpoint's head are taken.
 
     Raises:
       UserError: weights that cannot be read, are of another kind of model, lack a part of the body, or have other
-        shapes than the spec.
+        shapes than the spec; or a head that must be there is not.
     """
     weights = open_weights(directory, base_prefix)
     leaves = nn.flatten(spec)
-    accounting = account(directory, weights, leaves, base_prefix)
+    accounting = _with_head(directory, account(directory, weights, leaves, base_prefix), head)
     here = SingleDeviceSharding(jax.local_devices()[0])
     where = dict.fromkeys(leaves, here) if shardings is None else nn.flatten(shardings)
     with jax.transfer_guard_host_to_device("allow"):  # callbacks count as implicit transfers
         params = {
-            path: jax.make_array_from_callback(leaves[path].shape, where[path], partial(weights.read, path))
+            path: jax.make_array_from_callback(leaves[path].shape, where[path], _reader(weights, path, head))
             for path in accounting.loaded
         }
-    new = [*accounting.missing, *accounting.mismatched]
-    if new:
+    if new := accounting.new:
         initial = jax.jit(
             lambda key: {path: leaves[path].initial(nn.path_key(key, path)) for path in new},
             out_shardings={path: where[path] for path in new},
         )
         params |= initial(key)
     return nn.unflatten({path: params[path] for path in leaves}), accounting
+
+
+def _reader(weights: Weights, path: str, head: Fit) -> Callable[[Any], np.ndarray]:
+    """What reads a part of a parameter; of a head's outputs in the order of the labels here."""
+    if not head.order or path not in head.paths:
+        return partial(weights.read, path)
+
+    def ordered(index: Any) -> np.ndarray:
+        whole = weights.read(path, (slice(None),) * len(weights.shape(path)))
+        return whole[..., list(head.order)][index]
+
+    return ordered
+
+
+def _with_head(directory: Path, found: Accounting, head: Fit) -> Accounting:
+    """What becomes of the parameters, the head's as it is to be taken.
+
+    Raises:
+      UserError: it must be there, but is not.
+    """
+    if lacking := sorted({*found.missing, *found.mismatched} & head.paths if head.must else ()):
+        raise UserError(
+            f"{directory}: config.model.head is load, but the weights have no {', '.join(lacking)} of the shape that "
+            "the task asks for; leave config.model.head=auto"
+        )
+    renewed = tuple(path for path in found.loaded if head.new and path in head.paths)
+    loaded = [path for path in found.loaded if path not in renewed]
+    return dataclasses.replace(found, loaded=loaded, renewed=renewed, head=head)
 
 
 def account(directory: Path, weights: Weights, leaves: Mapping[str, nn.Leaf], base_prefix: str) -> Accounting:

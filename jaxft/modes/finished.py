@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jaxft import config, hub
 from jaxft.data import rows
@@ -82,6 +83,12 @@ def write_export(
     text = model_card(name, config.to_dict(e), dict(results), command, e.model.path, **about)
     architecture = job.body.model.hf_class(job.task.hf_class)
     files = {**published.files, **(hub.settings_for_words(job.body.directory) if job.table.words else {})}
-    hf_config = job.body.hf | {**published.settings} | ({"thresholds": dict(thresholds)} if thresholds else {})
+    hf_config = settings(job.body.hf, published.settings, thresholds)
     params = job.program.merge(*weights)
     hf.export(folder.export, params, hf_config, architecture, job.body.directory, text, files=files)
+
+
+def settings(base: Mapping[str, Any], head: Mapping[str, Any], thresholds: Mapping[str, float]) -> dict[str, Any]:
+    """Returns the config.json of an export: the base's, but for what that decided itself, and what the run did."""
+    kept = {key: value for key, value in base.items() if key not in ("thresholds", "problem_type")}
+    return kept | {**head} | ({"thresholds": dict(thresholds)} if thresholds else {})

@@ -11,10 +11,11 @@ import jax
 from jaxft import config, hub, program, sharding
 from jaxft.devices import distributed
 from jaxft.errors import UserError
-from jaxft.job import Compiled, Job, load
+from jaxft.job import Job, load
 from jaxft.storage import fingerprint
 from jaxft.storage.workdir import Workdir
 from jaxft.train.checkpoint import Checkpoints
+from jaxft.train.compiled import Compiled
 from jaxft.train.evaluate import Evaluated
 from jaxft.train.evaluate import evaluate as run_evaluation
 from jaxft.types import Params
@@ -80,7 +81,8 @@ def best_weights(
         raise empty
     frozen, origin = {}, {}
     if jax.tree.leaves(composed.state.frozen):
-        frozen = composed.split(load(base, composed)[0])[1]
+        made = folder.experiment()  # a new head that does not learn is that of its seed
+        frozen = composed.split(load(base, composed, made.seed, made.model.head)[0])[1]
         origin = {"frozen": fingerprint.of_params(frozen)}
     checkpoints = Checkpoints(folder.checkpoints, None, say, origin)
     if not (found := checkpoints.restore(composed.state, frozen, composed.placed_numbers())):

@@ -14,7 +14,7 @@ from jaxft import config, program
 from jaxft.data import rows
 from jaxft.devices import distributed, flops
 from jaxft.hub import adapters
-from jaxft.job import Compiled, Job, check_metric, load, prepare
+from jaxft.job import Job, check_metric, load, prepare
 from jaxft.modes.finished import write_export
 from jaxft.modes.shared import cache_programs, compiled_evaluation, measure, say, thresholds
 from jaxft.report import tables
@@ -24,6 +24,7 @@ from jaxft.report.tensorboard import TensorBoard
 from jaxft.storage import fingerprint
 from jaxft.storage.workdir import Workdir
 from jaxft.train.checkpoint import Checkpoints
+from jaxft.train.compiled import Compiled
 from jaxft.train.loop import Events, Interrupted, Plan, Position, fit
 from jaxft.train.state import State
 from jaxft.types import Batch, Params
@@ -131,7 +132,7 @@ def _start(job: Job, folder: Workdir) -> tuple[State, Position, Checkpoints]:
 
 def _pretrained(job: Job) -> tuple[State, list[str]]:
     """The state before the first step, and what there is to say of the parameters."""
-    params, accounting = load(job.body.directory, job.program, job.experiment.seed)
+    params, accounting = load(job.body.directory, job.program, job.experiment.seed, job.experiment.model.head)
     return job.program.init(params), accounting.lines()
 
 
@@ -152,10 +153,18 @@ def _log(
 
 
 def _validation(job: Job, step: Compiled) -> Callable[[State, Callable[[], bool]], dict[str, float]]:
-    """What measures a state on the validation split, unless it is to stop."""
+    """What measures a state on the validation split, unless it is to stop.
+
+    The first time that the metric which selects the best checkpoint is not known, it says so.
+    """
+    unknown: list[str] = []
 
     def validate(state: State, stop: Callable[[], bool]) -> dict[str, float]:
-        return measure(job, _until(stop, step), "validation", program.weights(state))[0]
+        values = measure(job, _until(stop, step), "validation", program.weights(state))[0]
+        if not math.isfinite(job.score(values)) and not unknown:
+            unknown.append(job.metric)
+            say(f"{job.metric} of validation is not known, as of rows that are all alike; the loss selects meanwhile")
+        return values
 
     return validate
 

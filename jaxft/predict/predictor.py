@@ -15,11 +15,12 @@ from jaxft.data.sources import Split
 from jaxft.devices import distributed
 from jaxft.errors import UserError
 from jaxft.hub import adapters
-from jaxft.job import Body, Compiled, check_length, load, with_trusted_attention
+from jaxft.job import Body, check_length, check_types, load, with_trusted_attention
 from jaxft.modes.shared import best_weights, model_of, on_these_devices, say
 from jaxft.predict import directory
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
+from jaxft.train.compiled import Compiled
 from jaxft.train.evaluate import collect
 from jaxft.types import Params
 
@@ -124,6 +125,7 @@ class Predictor:
             ),
             path=None,
         )
+        check_types(features, self._program.model)
         distributed.wait_for_all("tokenized")  # nobody is still at it when the first collective runs
         return self.table.predictions(self._outputs(features), features, split)
 
@@ -196,8 +198,14 @@ def _base_weights(body: Body, composed: program.Program, adapter: Path | None) -
     params, accounting = load(body.directory, composed)
     trainable, frozen = composed.split(params)
     if adapter:
+        there = adapters.held(adapter, composed)
+        if new := [path for path in accounting.new if path not in there]:
+            raise UserError(
+                f"neither the adapter {adapter} nor its base {body.directory} has {', '.join(new[:3])}: what is not "
+                "trained answers nothing; save the head with the adapter (peft: modules_to_save)"
+            )
         return adapters.read(adapter, composed, trainable), frozen
-    if new := [*accounting.missing, *accounting.mismatched]:
+    if new := accounting.new:
         raise UserError(
             f"{body.directory}: the weights have no {', '.join(new[:3])} of the shape that config.json says; "
             "what is not trained answers nothing"

@@ -80,7 +80,7 @@ class SequenceClassification(Table):
         return classification.single_label(labels, softmax(outputs["logits"]), names)
 
     def decide(self, thresholds: Mapping[str, float]) -> SequenceClassification:
-        if self.options.problem != "multi_label" or not thresholds:
+        if self.options.problem != "multi_label" or not thresholds.keys() >= {*self.options.labels}:
             return self
         values = tuple(thresholds[name] for name in self.options.labels)
         return dataclasses.replace(self, options=dataclasses.replace(self.options, thresholds=values))

@@ -38,8 +38,9 @@ class Position:
 
     Attributes:
       step: updates tried.
-      best_value: what `Plan.score` made of validation at `best_step`.
-      bad_evals: evaluations since then.
+      best_value: what `Plan.score` made of validation at `best_step`; -infinity where the metric was not known.
+      best_loss: that of validation at `best_step`.
+      bad_evals: evaluations since then of which the metric is known.
       validated: metrics of validation at this very step, what they decide (thresholds) among them; empty: there was
         none. So the checkpoint of the best step holds what its predictions are made with.
       finished: no step is left, by number or by early stopping.
@@ -54,6 +55,7 @@ class Position:
 
     step: int = 0
     best_value: float = -math.inf
+    best_loss: float = math.inf
     best_step: int | None = None
     bad_evals: int = 0
     validated: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -77,7 +79,7 @@ class Plan(NamedTuple):
       options: when to log, to save, and to give up.
       steps: the number of the last one.
       eval_every: steps between two evaluations, and there is one after the last step; 0: never.
-      score: what selects the best checkpoint, of the metrics of validation: the larger the better, NaN the worst.
+      score: what selects the best checkpoint, of the metrics of validation: the larger the better; NaN: not known.
       work: FLOPs of a batch.
       peak: FLOP/s of all devices; None: not known.
     """
@@ -211,13 +213,18 @@ def _unless(stop: Callable[[], bool], evaluate: Callable[..., Metrics], state: S
 
 
 def _select(position: Position, values: Metrics, score: Callable[[Metrics], float]) -> None:
-    """Notes what validation found, and whether this is the best checkpoint so far."""
+    """Notes what validation found, and whether this is the best checkpoint so far.
+
+    One of which the metric is known is better than one of which it is not; of two of the latter the loss decides.
+    """
     position.validated = dict(values)
-    value = score(values)
-    value = value if math.isfinite(value) else -math.inf
-    if value > position.best_value or position.best_step is None:
-        position.best_value, position.best_step, position.bad_evals = value, position.step, 0
-    else:
+    value, loss = score(values), values["loss"]
+    known = math.isfinite(value)
+    better = value > position.best_value if known else position.best_value == -math.inf and loss < position.best_loss
+    if better or position.best_step is None:
+        position.best_value, position.best_loss = value if known else -math.inf, loss
+        position.best_step, position.bad_evals = position.step, 0
+    elif known:
         position.bad_evals += 1
 
 
