@@ -9,6 +9,7 @@ that nothing notices is not explained in tests/survivors.md.
 """
 
 import argparse
+import builtins
 import collections
 import importlib.machinery
 import json
@@ -16,7 +17,6 @@ import os
 import random
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -149,7 +149,6 @@ class Watch:
 
     def __init__(self) -> None:
         self.seen: dict[str, dict[str, Any]] = {}
-        self._calls: set[tuple[str, int]] = set()
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         one = self.seen.setdefault(report.nodeid, {"passed": True, "setup": 0.0, "call": 0.0})
@@ -157,22 +156,15 @@ class Watch:
         if report.when in one:
             one[report.when] = report.duration
 
-    def _profile(self, frame: Any, event: str, _: Any) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(f"{ROOT}/jaxft/"):
-            self._calls.add((os.path.relpath(frame.f_code.co_filename, ROOT), frame.f_code.co_firstlineno))
-
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: Any) -> Iterator[None]:
-        self._calls = set()
-        sys.setprofile(self._profile)
-        threading.setprofile(self._profile)
+        seen: set[tuple[str, int]] = getattr(builtins, mutation.SEEN)
+        seen.clear()
         try:
             return (yield)
         finally:
-            sys.setprofile(None)
-            threading.setprofile(None)  # pyright: ignore
             found = self.seen.setdefault(item.nodeid, {"passed": False, "setup": 0.0, "call": 0.0})
-            found |= {"calls": sorted(self._calls), "fixtures": sorted({*item.fixturenames} - EACH)}
+            found |= {"calls": sorted(seen), "fixtures": sorted({*item.fixturenames} - EACH)}
 
     def tests(self) -> list[tuple[str, float, list[tuple[str, int]]]]:
         """The tests that pass: name, seconds, calls."""
@@ -199,6 +191,10 @@ def run_tests(names: Iterable[str], *options: str, plugin: Any = None) -> int:
 
 def watched(file: str) -> list[Any]:
     """What `Watch.tests` tells of a file of tests."""
+    files = {str(path.relative_to(ROOT)): path for place in PLACES for path in (ROOT / "jaxft").glob(place)}
+    sources = {file: mutation.watched(path.read_text(encoding="utf-8"), file) for file, path in files.items()}
+    setattr(builtins, mutation.SEEN, set())
+    put_in_place(sources)
     watch = Watch()
     run_tests([file], f"--timeout={LONGEST}", plugin=watch)
     return watch.tests()
@@ -219,17 +215,17 @@ def quick_tests(jobs: int, folder: Path) -> list[Test]:
     return found
 
 
-def put_in_place(file: str, source: str) -> None:
-    """Makes Python read another source for a file of the package, which is not imported yet, and no bytecode of it."""
-    path = str(ROOT / file)
+def put_in_place(sources: Mapping[str, str]) -> None:
+    """Makes Python read other sources for files of the package, not imported yet, and no bytecode of them."""
+    given = {str(ROOT / file): source.encode() for file, source in sources.items()}
     loader: Any = importlib.machinery.SourceFileLoader
     get_data, path_stats = loader.get_data, loader.path_stats
 
     def data(self: Any, asked: str) -> bytes:
-        return source.encode() if asked == path else get_data(self, asked)
+        return given[asked] if asked in given else get_data(self, asked)
 
     def stats(self: Any, asked: str) -> Mapping[str, Any]:
-        if asked == path:
+        if asked in given:
             raise OSError("what bytecode there is, is of the file as it stands")
         return path_stats(self, asked)
 
@@ -245,7 +241,8 @@ def tried(case: Case) -> list[Any]:
             if report.failed:
                 failed.append(report.nodeid)
 
-    put_in_place(case.file, mutation.mutated((ROOT / case.file).read_text(encoding="utf-8"), case.mutant.number))
+    source = (ROOT / case.file).read_text(encoding="utf-8")
+    put_in_place({case.file: mutation.mutated(source, case.mutant.number)})
     code = run_tests(case.tests, "-x", "--timeout=60", plugin=Failures())
     return [MISSED if code == 0 else NOTICED, failed[0] if failed else "the import"]
 
