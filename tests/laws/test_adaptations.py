@@ -160,7 +160,7 @@ def plain(name: str) -> str:
     return name.replace("dense.dense.", "dense.")
 
 
-@METHODS
+@pytest.mark.parametrize("name", support.once(support.ADAPTATIONS, "lora", "prefix", "adalora"))
 def test_packed_is_padded(name: str):
     """Law 2: loss, gradients and outputs."""
     a = adapted(name)
