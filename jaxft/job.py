@@ -357,7 +357,13 @@ def load(directory: Path, composed: Program, seed: int = 0, head: str = "auto") 
     key, task, model = jax.random.key(seed), composed.task, composed.model
     labels = getattr(task.options, "labels", ())
     paths = _of_labels(composed) if head != "new" else _beside(model.prefix, nn.flatten(composed.spec))
-    fit = hub.fit(hub.read_config(directory), task.hf_class, labels, head, paths)
+    hf = hub.read_config(directory)
+    if task.tied(model) and hf.get("tie_word_embeddings") is False:
+        raise UserError(
+            f"{directory}/config.json: tie_word_embeddings is false; the head of {type(task.options).__name__} scores "
+            "words by their embeddings here, a decoder of its own would be lost; take a model that ties them"
+        )
+    fit = hub.fit(hf, task.hf_class, labels, head, paths)
     given = {"base_prefix": model.prefix, "shardings": composed.param_shardings, "head": fit}
     return hub.load_parameters(directory, composed.spec, key=key, **given)
 

@@ -25,15 +25,16 @@ def minilm():
     return directory, spec, hub.load_parameters(directory, spec, key=jax.random.key(0), base_prefix="bert")[0]
 
 
-@pytest.mark.parametrize("max_shard_size, files", [("5GB", 1), ("10MB", 6)])
-def test_same_logits_in_transformers(minilm, tmp_path, max_shard_size, files):
+@pytest.mark.parametrize("largest, files", [(export.LARGEST_FILE, 1), ("10MB", 6)])
+def test_same_logits_in_transformers(minilm, tmp_path, monkeypatch, largest, files):
+    monkeypatch.setattr(export, "LARGEST_FILE", largest)
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     source, spec, params = minilm
     hf = hub.read_config(source) | {"id2label": {"0": "no", "1": "maybe", "2": "yes"}, "dtype": "bfloat16"}
     out = tmp_path / "run" / "export"
-    export.export(out, params, hf, "BertForSequenceClassification", source, "# Card\n", max_shard_size=max_shard_size)
+    export.export(out, params, hf, "BertForSequenceClassification", source, "# Card\n")
     assert len(list(out.glob("*.safetensors"))) == files
     assert (out / "README.md").read_text() == "# Card\n"
 

@@ -1,6 +1,7 @@
 """A checkpoint's head: its outputs follow the names of the labels, or it is new, or refused."""
 
 import dataclasses
+import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -134,3 +135,27 @@ def test_an_adapter_without_a_head_answers_nothing(finished, tmp_path):
     save_file(bare, tmp_path / "bare" / adapters.WEIGHTS)
     with pytest.raises(UserError, match=r"neither the adapter .*bare nor its base .* has classifier/"):
         Predictor.open(finished, adapter=tmp_path / "bare")
+
+
+@pytest.mark.parametrize("name", ["cls.predictions.bias", "cls.predictions.decoder.bias"])
+def test_the_bias_of_a_language_model_under_either_name(tmp_path, name):
+    assert MINILM
+    made = support.compose(tasks.build(config.MaskedLM()), models.build(TINY))
+    params = support.random_params(made.task, made.model, seed=0)
+    export.export(tmp_path / "made", params, TINY, "BertForMaskedLM", MINILM, "A test.")
+    tensors = load_file(tmp_path / "made" / "model.safetensors")
+    bias = tensors.pop("cls.predictions.bias")
+    save_file(tensors | {name: bias}, tmp_path / "made" / "model.safetensors")
+    found, accounting = job.load(tmp_path / "made", made)
+    np.testing.assert_array_equal(found["cls"]["predictions"]["bias"], params["cls"]["predictions"]["bias"])
+    assert not accounting.new and not accounting.unused
+
+
+def test_a_decoder_of_its_own_is_refused(trained, tmp_path):
+    """Where it would be computed otherwise, and lost; a classifier has none."""
+    folder = Path(shutil.copytree(trained[0], tmp_path / "copy"))
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"tie_word_embeddings": False}))
+    job.load(folder, composed("pos", "neg"))
+    with pytest.raises(UserError, match=r"tie_word_embeddings is false; the head of MaskedLM "):
+        job.load(folder, support.compose(tasks.build(config.MaskedLM()), models.build(TINY)))

@@ -375,3 +375,12 @@ def test_locate_on_the_hub_without_a_connection(saved, tmp_path, monkeypatch):
     (snapshot / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"has neither .*model\.path=\./cached .*BertForSequenceClassification"):
         hub.locate("owner/cached", "main")
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "model.", "module._orig_mod.model."])
+def test_names_that_a_wrapper_of_the_model_began(saved, copy, wrapper):
+    tensors = load_file(copy / "model.safetensors")
+    save_file({f"{wrapper}{name}": x for name, x in tensors.items()}, copy / "model.safetensors")
+    params, accounting = load(copy)
+    assert_same(params, saved[1])
+    assert accounting.lines()[0] == f"names in the checkpoint begin with {wrapper}, which is left out"

@@ -16,6 +16,9 @@ from jaxft.hub.weights import is_transposed, torch_name
 from jaxft.models import nn
 from jaxft.types import Array, Params
 
+LARGEST_FILE = "5GB"
+"""Of weights; more than that becomes several files and an index."""
+
 
 def export(
     directory: Path,
@@ -26,7 +29,6 @@ def export(
     card: str,
     *,
     files: Mapping[str, Any] | None = None,
-    max_shard_size: int | str = "5GB",
 ) -> None:
     """Writes config.json, float32 safetensors under PyTorch names, the tokenizer's files and README.md.
 
@@ -41,7 +43,6 @@ def export(
       tokenizer_source: the model directory that the tokenizer came from.
       card: the text of README.md.
       files: further ones, or ones in place of the tokenizer's: name, with folders, -> JSON values.
-      max_shard_size: of a weights file, in bytes or as "5GB"; more than that becomes several files and an index.
 
     Raises:
       UserError: `tokenizer_source` has no tokenizer.
@@ -60,7 +61,7 @@ def export(
             (new / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         for file in (file for file in tokenizer if file.name not in (files or {})):
             shutil.copyfile(file, new / file.name)
-    _write_weights(new, params, max_shard_size, writes)
+    _write_weights(new, params, writes)
     if writes:
         shutil.rmtree(old, ignore_errors=True)
         if directory.exists():
@@ -79,7 +80,7 @@ def _config_text(hf_config: Mapping[str, Any], architecture: str) -> str:
     )
 
 
-def _write_weights(directory: Path, params: Params, max_shard_size: int | str, writes: bool) -> None:
+def _write_weights(directory: Path, params: Params, writes: bool) -> None:
     from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.numpy import save_file
 
@@ -89,7 +90,7 @@ def _write_weights(directory: Path, params: Params, max_shard_size: int | str, w
         {name: flat[path] for name, path in paths.items()},
         get_storage_size=lambda array: 4 * array.size,
         filename_pattern=SAFETENSORS.replace(".", "{suffix}."),
-        max_shard_size=max_shard_size,
+        max_shard_size=LARGEST_FILE,
     )
     for file, names in split.filename_to_tensors.items():
         tensors = {}

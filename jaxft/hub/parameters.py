@@ -26,7 +26,8 @@ class Accounting:
       loaded: paths read from the checkpoint.
       missing: path -> shape of those that the checkpoint lacks; they are initialized.
       mismatched: head path -> (shape here, shape in the checkpoint); they are initialized too.
-      renewed: head paths that are initialized for another reason, and `head.new`, which says it.
+      head, renewed: how the head is taken, and its paths that are initialized, for the reason that `head.new` says.
+      wrapper: what a wrapper of the model has put before every name in the checkpoint.
       unused: names in the checkpoint that no parameter asked for.
     """
 
@@ -36,6 +37,7 @@ class Accounting:
     unused: list[str]
     head: Fit = AS_IT_STANDS
     renewed: tuple[str, ...] = ()
+    wrapper: str = ""
 
     @property
     def new(self) -> list[str]:
@@ -57,7 +59,8 @@ class Accounting:
             "of another shape in the checkpoint (initialized)": other,
             "unused in the checkpoint": unused,
         }
-        lines = [f"{kind}: {', '.join(entries)}" for kind, entries in kinds.items() if entries]
+        wrapped = [f"names in the checkpoint begin with {self.wrapper}, which is left out"] * bool(self.wrapper)
+        lines = wrapped + [f"{kind}: {', '.join(entries)}" for kind, entries in kinds.items() if entries]
         return lines + [self.head.note] * bool(self.head.note and self.head.paths & {*self.loaded})
 
 
@@ -161,7 +164,8 @@ def account(directory: Path, weights: Weights, leaves: Mapping[str, nn.Leaf], ba
         if here != there:
             mismatched[path] = (here, there)
     unused = weights.names() - {weights.stored_name(path) for path in loaded}
-    return Accounting([path for path in loaded if path not in mismatched], absent, mismatched, sorted(unused))
+    own = [path for path in loaded if path not in mismatched]
+    return Accounting(own, absent, mismatched, sorted(unused), wrapper=weights.wrapper)
 
 
 def _some(names: Iterable[str], count: int = 4) -> str:

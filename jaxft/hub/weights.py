@@ -4,7 +4,7 @@ A parameter path (`bert/encoder/layer/0/output/dense/kernel`) is the name in Fla
 in PyTorch checkpoints.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,10 @@ from jaxft.models import nn
 
 _FLOATS = {"F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"}
 """Floating-point dtypes as safetensors and as numpy name them."""
+
+
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""What DistributedDataParallel, torch.compile and Lightning put before every name."""
 
 
 def torch_name(path: str) -> str:
@@ -37,8 +41,13 @@ class Weights:
     """
 
     def __init__(self, tensors: Mapping[str, Any], base_prefix: str, from_torch: bool):
-        """Takes stored name -> a numpy array or a safetensors slice."""
-        self._tensors = {name: t for name, t in tensors.items() if _dtype(t) in _FLOATS}
+        """Takes stored name -> a numpy array or a safetensors slice.
+
+        What all names begin with that a wrapper of the model put there, `wrapper`, is no part of them here.
+        """
+        tensors = {name: t for name, t in tensors.items() if _dtype(t) in _FLOATS}
+        self.wrapper = _wrapper(tensors) if from_torch else ""
+        self._tensors = {name.removeprefix(self.wrapper): t for name, t in tensors.items()}
         self._torch = from_torch
         separator = "." if from_torch else "/"
         prefixed = any(name.startswith(base_prefix + separator) for name in self._tensors)
@@ -60,7 +69,9 @@ class Weights:
             # Checkpoints converted from TensorFlow's BERT say gamma and beta for LayerNorm's scale and bias.
             head, _, last = path.rpartition("/")
             old = {"scale": "gamma", "bias": "beta"}.get(last, last)
-            spellings = [torch_name(path), torch_name(f"{head}/{old}")]
+            # A language model's bias over the vocabulary is its decoder's too, and stored under either name.
+            shared = [torch_name(f"{head}/decoder/bias")] if last == "bias" else []
+            spellings = [torch_name(path), torch_name(f"{head}/{old}"), *shared]
         return next((name for name in spellings if name in self._tensors), None)
 
     def __contains__(self, path: str) -> bool:
@@ -106,6 +117,14 @@ def open_weights(directory: Path, base_prefix: str) -> Weights:
         raise UserError(f"no weights in {directory}: {expected}")
     advice = conversion(str(directory), str(directory), directory, tf=all(f.suffix == ".h5" for f in pickled))
     raise UserError(f"{directory} has {pickled[0].name}, but {expected}. {advice}")
+
+
+def _wrapper(names: Iterable[str]) -> str:
+    """The wrappers that all names begin with, one after the other."""
+    names, found = list(names), ""
+    while names and (wrapper := next((w for w in WRAPPERS if all(name.startswith(w) for name in names)), "")):
+        names, found = [name.removeprefix(wrapper) for name in names], found + wrapper
+    return found
 
 
 def _dtype(tensor: Any) -> str:
