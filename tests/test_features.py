@@ -3,10 +3,14 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from jaxft import config, tables
 from jaxft.data import features
+from jaxft.data.sources import Split
 from jaxft.errors import UserError
+from jaxft.job import Body
 
 
 def make(start: int, stop: int) -> dict[str, Any]:
@@ -39,3 +43,20 @@ def test_columns_that_disagree_about_an_example_are_refused():
     ragged = {"input_ids": [[1, 2], [3, 4, 5]], "labels": [[0, 0], [0, 0]]}
     with pytest.raises(UserError, match="example 1 has 3 tokens in 'input_ids', but 2 in 'labels'"):
         features.tokenize(2, lambda start, stop: ragged, None)
+
+
+def test_the_cache_knows_features_by_all_that_they_are_made_of(tmp_path, tiny_model):
+    """Of the same table: cut elsewhere, with other labels, without labels; and then from the cache again."""
+    split = Split(pa.table({"text": ["one two three four five"], "label": ["b"]}), "here")
+    body = Body.of(config.Model(path=str(tiny_model)), 8)
+
+    def made(length: int = 8, labels: tuple[str, ...] = ("a", "b"), labelled: bool = True) -> features.Features:
+        table = tables.build(config.SequenceClassification(labels=labels, problem="single_label"))
+        data = config.Data(max_length=length, cache=str(tmp_path / "cache"))
+        return body.features(split, table, data, labelled)
+
+    for _ in range(2):
+        assert [len(made(length).tokens["input_ids"]) for length in (8, 5, 6)] == [7, 5, 6]
+        assert [made(labels=labels).examples["labels"].tolist() for labels in (("a", "b"), ("b", "a"))] == [[1], [0]]
+        assert "labels" not in made(labelled=False).examples
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 5

@@ -45,6 +45,21 @@ def test_pairs_are_of_one_document_or_of_two(tokenizer):
     assert all((a.piece.ids == b.piece.ids).all() for a, b in zip(pairs, again, strict=True))
 
 
+def test_labels_are_those_of_transformers(tokenizer):
+    """`BertForPreTraining`: 0 says that the second text continues the first, 1 that it is a random one."""
+    texts = ["cats eat. cats see. cats run. cats sit.", "dogs eat. dogs see. dogs run. dogs sit."] * 8
+    table = tables.build(config.NextSentence(text="text"))
+    columns = table.features(Split(pa.table({"text": texts}), "here"), tokenizer, 24)
+    found = [
+        set(re.findall("cats|dogs", tokenizer.decode(pair.piece.ids))) for pair in sentences.pair(tokenizer, texts, 24)
+    ]
+    labels = columns["next_sentence_label"].tolist()
+    assert len(labels) == len(found) and {0, 1} == {*labels}
+    assert all(label == 1 for label, animals in zip(labels, found, strict=True) if len(animals) == 2)
+    follows = [label for label, animals in zip(labels, found, strict=True) if len(animals) == 1]
+    assert follows.count(0) > 2 * follows.count(1)
+
+
 def test_sentences_of_any_length(tokenizer):
     """Longer than half an example; without a full stop; of nothing that the tokenizer keeps."""
     texts = ["word " * 100 + "end. Short one!\nAnother line\n\u200b. ", "他来了。她走了！", "Nothing else"]

@@ -13,6 +13,7 @@ from runs import assert_packed_is_padded, experiment, results
 
 from jaxft import config, modes, tables
 from jaxft.config import QuestionAnswering
+from jaxft.data.features import Features
 from jaxft.data.sources import Split, read
 from jaxft.metrics import answers
 from jaxft.tables.questions import STARTS, TEXTS
@@ -98,6 +99,32 @@ def test_answers_that_may_be_missing(cases: list[tuple[bool, str, int]], thresho
         assert found[f"{name}_best"] == pytest.approx(best)
         assert at(found[f"{name}_best_threshold"])[name] == pytest.approx(best)
     assert sum(key.endswith("answerable") for key in found) == 2 + 2 * any(true)
+
+
+@pytest.mark.parametrize(("nulls", "doubt"), [((9.0, 1.0, 3.0), -4.0), ((1.0, 9.0, 9.0), -4.0), ((9.0, 8.0, 7.0), 2.0)])
+def test_no_answer_of_a_long_text_is_that_of_the_window_that_believes_it_least(nulls, doubt):
+    """As in run_squad.py (Devlin et al. 2019): no answer has the least score of [CLS] of all windows, not the first's.
+
+    Three windows of a text of three words, each of [CLS], one question token and a word; the best answer, of score 5,
+    is the second word. Rows before and behind are of other questions.
+    """
+    count = 5
+    scores = [2.0, *[2.0, 5.0, 4.0], 2.0]
+    cls = [0.0, *nulls, 0.0]
+    tokens = {
+        "input_ids": np.tile([1, 2, 3], count),
+        "first": np.concatenate([[-1, -1, 3 * word] for word in (0, 0, 1, 2, 0)]),
+        "last": np.concatenate([[-1, -1, 3 * word + 2] for word in (0, 0, 1, 2, 0)]),
+    }
+    found = Features(np.arange(0, 16, 3), tokens, {"row": np.asarray([0, 1, 1, 1, 2])})
+    starts = np.concatenate([[null - 1, 50.0, score - 2] for null, score in zip(cls, scores, strict=True)])
+    ends = np.tile([1.0, 50.0, 2.0], count)
+    split = Split(pa.table({"question": ["?"] * 3, "context": ["aa bb cc"] * 3}), "here")
+    table = tables.build(QuestionAnswering(unanswerable="yes", null_threshold=0.0))
+    answers = list(table.predictions({"start_logits": starts, "end_logits": ends}, found, split))
+    assert [answers[1]["doubt"], answers[1]["prediction"]] == [doubt, "bb" if doubt < 0 else ""]
+    assert answers[0]["prediction"] == answers[2]["prediction"] == "aa" and answers[0]["doubt"] == -2.0
+    assert [one["text"] for one in answers[1]["n_best"]] == ["bb", "cc", "aa"]
 
 
 @given(data=st.data())

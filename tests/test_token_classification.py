@@ -17,7 +17,9 @@ from jaxft.config import TokenClassification
 from jaxft.data import tags as schemes
 from jaxft.data.sources import Split, read
 from jaxft.errors import UserError
+from jaxft.job import Body
 from jaxft.metrics import entities
+from jaxft.modes import finished
 from jaxft.tables import windows
 from jaxft.tables.words import split_text
 
@@ -192,6 +194,23 @@ def test_each_word_is_seen_once_where_it_has_most_context(sizes: list[int], leng
     assert {word: at for word, (at, _) in found.items()} == firsts
     for at, context in found.values():
         assert context == max(min(at - s, s + len(p) - 1 - at) for s, p in cut if s <= at < s + len(p))
+
+
+def test_an_export_names_the_tags_as_they_are_learned(tiny_model):
+    """What a user of the export reads off a number is the tag of which the number was the target."""
+    words = [["anna", "went", "to", "paris"], ["new", "york"]]
+    tags = [["B-PER", "O", "O", "B-LOC"], ["B-LOC", "I-LOC"]]
+    split = Split(pa.table({"tokens": words, "tags": tags}), "here")
+    table = tables.build(TokenClassification(stride=5))
+    table = tables.build(table.resolve({"train": table.read(split)}))
+    body = Body.of(config.Model(path=str(tiny_model)), 16)
+    columns = table.features(split, body.tokenizer(words=True), 16)
+    names = table.published(body.model, 16).settings
+    seen = [[names["id2label"][str(i)] for i in row if i != -100] for row in columns["labels"]]
+    assert seen == tags
+    assert {names["id2label"][str(i)]: i for i in range(5)} == names["label2id"]
+    written = finished.settings({"id2label": {"0": "X", "1": "Y"}, "label2id": {"X": 0}}, names, {})
+    assert written["id2label"] == names["id2label"] and written["label2id"] == names["label2id"]
 
 
 NAMES, PLACES = ["anna", "peter smith", "zoë"], ["paris", "new york"]

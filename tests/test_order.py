@@ -1,0 +1,48 @@
+"""Which examples make up which batch."""
+
+import numpy as np
+import pytest
+
+from jaxft.data.order import GROUP, Order
+
+
+def epochs(order: Order, count: int) -> list[list[int]]:
+    """The examples of each epoch in their order."""
+    each = order.batches_per_epoch
+    return [np.concatenate([order[epoch * each + i] for i in range(each)]).tolist() for epoch in range(count)]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_each_epoch_has_every_example_once_in_an_order_of_its_own(grouped):
+    order = Order(np.arange(1, 24), 4, 7, grouped)
+    found = epochs(order, 4)
+    assert all(sorted(one) == list(range(23)) for one in found)
+    assert len({*map(tuple, found)}) == 4
+    assert [len(order[i]) for i in range(12)] == [4, 4, 4, 4, 4, 3] * 2
+    assert (
+        epochs(Order(np.arange(1, 24), 4, 7, grouped), 4) == found != epochs(Order(np.arange(1, 24), 4, 8, grouped), 4)
+    )
+
+
+def test_an_order_is_that_of_raw_philox_bits():
+    """Keyed by the seed and twice the epoch: the same on every machine and under every numpy."""
+    order = Order(np.ones(9, np.int64), 9, 3)
+    for epoch in range(3):
+        bits = np.random.Philox(key=np.array([3, 2 * epoch], np.uint64)).random_raw(9)
+        assert order[epoch].tolist() == np.argsort(bits).tolist()
+
+
+def test_batches_of_one_length_are_shuffled():
+    """Examples of 50 batches are sorted together, the longest first; the batches come in a random order."""
+    lengths = np.random.default_rng(0).permutation(GROUP * 4 * 2)
+    order = Order(lengths, 4, 0, True)
+    found = [lengths[order[i]] for i in range(order.batches_per_epoch)]
+    assert all((np.diff(one) < 0).all() for one in found)
+    spread = np.mean([np.ptp(one) for one in found])
+    assert spread < 16  # by chance 240
+    firsts = [int(one[0]) for one in found]
+    assert firsts != sorted(firsts, reverse=True) and firsts != sorted(firsts)
+    plain = Order(lengths, 4, 0)
+    first = {*np.concatenate([plain[i] for i in range(GROUP)]).tolist()}
+    sorted_together = [{*order[i].tolist()} <= first or not {*order[i].tolist()} & first for i in range(2 * GROUP)]
+    assert all(sorted_together)
