@@ -12,9 +12,9 @@ from jaxft.adapt import adalora
 from jaxft.models import nn
 from jaxft.train import numbers
 
-OF_VALUE = {"x": [1.0, 1.0, 4.0, 0.5], "y": [2.0, 0.5, 1.5, 2.5]}
+OF_VALUE = {"x": [1.0, 1.0, 4.0, 0.5], "y": [2.0, 0.5, 1.5, 2.0]}
 OF_A = {"x": [7.0, 0.0, 2.0, 0.0], "y": [3.0, 1.0, 0.0, 0.0]}
-OF_B = {"x": [0.0, 6.0, 0.0, 0.5], "y": [0.0, 0.5, 1.5, 1.5]}
+OF_B = {"x": [0.0, 6.0, 0.0, 0.5], "y": [0.0, 0.5, 1.5, 2.0]}
 """Importance of four ranks of each of two layers by the parts of eq. 7: in all 8, 7, 6, 1 and 5, 2, 3, 4."""
 
 
@@ -29,10 +29,17 @@ def test_the_most_important_ranks_are_kept():
     for layer in ("x", "y"):
         flat[f"adalora/{layer}/value"] = np.sqrt(OF_VALUE[layer])
         flat[f"adalora/{layer}/a"] = np.stack([np.sqrt(2 * np.asarray(OF_A[layer])), np.zeros(4)])
-        flat[f"adalora/{layer}/b"] = np.stack([np.sqrt(3 * np.asarray(OF_B[layer])), *np.zeros((2, 4))], 1)
+        # All in one number, but for the last rank, which is thereby the fourth by importance without its variation.
+        spread = np.asarray([[3, 0, 0], [3, 0, 0], [3, 0, 0], [1, 1, 1]])
+        flat[f"adalora/{layer}/b"] = np.sqrt(np.asarray(OF_B[layer])[:, None] * spread)
     params: Any = nn.unflatten({path: jnp.asarray(x, jnp.float32) for path, x in flat.items()})
     grads = nn.unflatten({path: jnp.ones(x.shape) for path, x in flat.items()})
-    transform = adalora._pruned(optax.with_extra_args_support(optax.set_to_zero()), options, ["x", "y"])
+
+    def still(updates: Any, state: Any, params: Any = None, *, numbers: numbers.Numbers, **_: Any) -> Any:
+        return jax.tree.map(lambda x: 0 * numbers.learning_rate * x, updates), state
+
+    inner = optax.GradientTransformationExtraArgs(lambda params: (), still)  # pyright: ignore[reportArgumentType]
+    transform = adalora._pruned(inner, options, ["x", "y"])
     values = jax.tree.map(jnp.asarray, numbers.of(config.Optimizer(), 4))
     state, kept = transform.init(params), []
     for _ in range(4):

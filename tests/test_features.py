@@ -39,6 +39,14 @@ def test_an_example_a_row():
     assert found.bounds.tolist() == [0, 1, 2, 3]
 
 
+def test_items_are_examples_or_rows():
+    """Of three rows of one, two and three examples of one token each."""
+    found = features.tokenize(3, make, None)
+    apart, together = found.items(False), found.items(True)
+    assert (apart.bounds.tolist(), apart.lengths.tolist(), apart.most) == ([*range(7)], [1] * 6, 1)
+    assert (together.bounds.tolist(), together.lengths.tolist(), together.most) == ([0, 1, 3, 6], [1, 2, 3], 3)
+
+
 def test_columns_that_disagree_about_an_example_are_refused():
     ragged = {"input_ids": [[1, 2], [3, 4, 5]], "labels": [[0, 0], [0, 0]]}
     with pytest.raises(UserError, match="example 1 has 3 tokens in 'input_ids', but 2 in 'labels'"):
