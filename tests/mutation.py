@@ -7,6 +7,7 @@ lines for the log, annotations. So is what stands outside functions.
 
 import ast
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -55,8 +56,13 @@ def mutants(source: str) -> list[Mutant]:
     """Returns every change of a module."""
     tree = ast.parse(source)
     spans = dict(_spans(tree, ""))
-    places = enumerate(_places(tree))
-    return [Mutant(function, node.lineno, what, i, spans[function]) for i, (function, node, what, _) in places]
+    found: list[Mutant] = []
+    seen: Counter[tuple[str, str]] = Counter()
+    for i, (function, node, what, _) in enumerate(_places(tree)):
+        seen[function, what] += 1
+        again = f" ({seen[function, what]})" if seen[function, what] > 1 else ""
+        found.append(Mutant(function, node.lineno, what + again, i, spans[function]))
+    return found
 
 
 def mutated(source: str, number: int) -> str:
@@ -194,7 +200,8 @@ def _calls(node: ast.Call) -> Iterator[tuple[str, Change]]:
         yield f"`{name}` -> `{NAMES[name]}` in `{_short(node)}`", lambda n: setattr(n.func, field, NAMES[name])
     if name == "sorted":
         yield f"`{_short(node)}` the other way round", _reversed
-    for i, keyword in enumerate(node.keywords):
+    keywords = [] if name == "zip" else node.keywords  # `strict` is an assertion
+    for i, keyword in enumerate(keywords):
         yield f"`{_short(node)}` without `{keyword.arg or '**'}`", lambda n, i=i: n.keywords.pop(i)
     first, second = [
         _short(one) if isinstance(one, ast.Name | ast.Attribute) else "" for one in (*node.args, None, None)
