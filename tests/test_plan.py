@@ -348,6 +348,7 @@ def test_a_search_proposes_what_compiles_and_fits(compiler, monkeypatch):
 
 def test_a_crash_of_the_compiler_is_a_verdict(tmp_path, monkeypatch):
     """Settings are planned in processes of their own: one that is killed, or that ends in an error, is told so."""
+    pytest.importorskip("libtpu", reason=topology.MISSING)
     experiment = config.Experiment(model=config.Model(path=str(tmp_path)), task=arithmetic.OPTIONS)
     asked = (experiment, "v5e:1x1", BatchShape(2, 8, 1), [8, 8])
     assert "config.json" in apart.plan(*asked)["message"]
