@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxft.models.nn.run import Rate, Run, count, dropout, pick
+from jaxft.models.nn.run import Rate, Run, count, kept, pick
 from jaxft.types import Array, Batch, Bool, Float, Int, Key, Params
 
 
@@ -68,7 +68,9 @@ class See(NamedTuple):
 
 
 class PairDropout(NamedTuple):
-    """Dropout of attention probabilities, the mask a function of the query's token, the head and the key's position.
+    """Zeroes attention probabilities; the mask is a function of the query's token, the head and the key's position.
+
+    What is left waits for `rate.scale`, which whoever calls this multiplies the far smaller sum of values by.
 
     Attributes:
       rate, key, bits: as in `dropout` and `Run`.
@@ -87,7 +89,7 @@ class PairDropout(NamedTuple):
         rows, heads, queries, _ = probs.shape
         asking = count(self.numbers, (rows, queries, heads)).swapaxes(1, 2)[..., None]
         pair = asking * jnp.uint32(self.span) + self.keys[:, None, None].astype(jnp.uint32)
-        return dropout(probs, self.rate, self.bits(self.key, pair))
+        return jnp.where(kept(self.bits(self.key, pair), self.rate), probs, 0)
 
 
 def attention(
@@ -97,10 +99,20 @@ def attention(
     see: See,
     drop: PairDropout | None,
 ) -> Float[Array, "rows queries heads dim"]:
-    """Computes softmax(Q K^T / sqrt(dim)) V over what is seen (Vaswani et al. 2017, eq. 1), the softmax in float32."""
+    """Computes softmax(Q K^T / sqrt(dim)) V over what is seen (Vaswani et al. 2017, eq. 1), the softmax in float32.
+
+    The softmax's division comes after the product with V, as in FlashAttention (Dao et al. 2022, section 3.1), and so
+    does dropout's: they are of `[rows, queries, heads]`, and nothing of `[queries, length]` is kept for their gradients.
+    """
     scores = jnp.einsum("rqhd,rkhd->rhqk", query * query.shape[-1] ** -0.5, key).astype(jnp.float32)
-    probs = jax.nn.softmax(jnp.where(see.mask(), scores, -jnp.inf)).astype(value.dtype)
-    return jnp.einsum("rhqk,rkhd->rqhd", drop(probs) if drop else probs, value)
+    scores = jnp.where(see.mask(), scores, -jnp.inf)
+    powers = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    scale = 1 / powers.sum(-1)
+    powers = powers.astype(value.dtype)
+    if drop is not None:
+        powers, scale = drop(powers), scale * drop.rate.scale
+    summed = jnp.einsum("rhqk,rkhd->rqhd", powers, value)
+    return (summed * scale.swapaxes(1, 2)[..., None]).astype(value.dtype)
 
 
 def attend(
