@@ -228,7 +228,7 @@ def _together(run: Callable[[Any, flags.FlagValues], object]) -> Callable[[flags
         logging.use_absl_handler()
         logging.set_verbosity(logging.FATAL)  # what orbax logs as an error, with pages of traceback, it raises as well
         from jaxft import modes
-        from jaxft.modes.shared import say
+        from jaxft.devices.distributed import say
         from jaxft.train.loop import Preempted
 
         try:

@@ -149,6 +149,12 @@ def primary() -> bool:
     return jax.process_index() == 0
 
 
+def say(text: str) -> None:
+    """A line for a person, from one process of the run."""
+    if primary():
+        print(text, file=sys.stderr, flush=True)
+
+
 def once(make: Callable[[], T]) -> T:
     """What `make` gives on process 0 (anything that JSON holds), on every process; the others do not call it.
 

@@ -10,10 +10,12 @@ from typing import Any
 from jaxft import config, hub
 from jaxft.data import rows
 from jaxft.devices import distributed
+from jaxft.devices.distributed import say
 from jaxft.hub import adapters
 from jaxft.job import Job, prepare
-from jaxft.modes.shared import best_weights, compiled_evaluation, measure, on_these_devices, say, thresholds
+from jaxft.modes.shared import compiled_evaluation, measure
 from jaxft.storage.workdir import Workdir
+from jaxft.trained import best_weights, on_these_devices, thresholds
 from jaxft.types import Params
 
 STARTED_AS = {"__main__.py": ("python", "-m", "jaxft"), "jaxft": ("jaxft",)}

@@ -15,8 +15,8 @@ import numpy as np
 
 from jaxft.data import formats, sources
 from jaxft.devices import distributed
+from jaxft.devices.distributed import say
 from jaxft.errors import UserError
-from jaxft.modes.shared import say
 from jaxft.predict.predictor import Predictor
 from jaxft.storage import paths
 

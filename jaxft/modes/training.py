@@ -13,10 +13,11 @@ import numpy as np
 from jaxft import config, program
 from jaxft.data import rows
 from jaxft.devices import distributed, flops
+from jaxft.devices.distributed import say
 from jaxft.hub import adapters
 from jaxft.job import Job, check_metric, load, prepare
 from jaxft.modes.finished import write_export
-from jaxft.modes.shared import cache_programs, compiled_evaluation, measure, say, thresholds
+from jaxft.modes.shared import cache_programs, compiled_evaluation, measure
 from jaxft.report import tables
 from jaxft.report.profile import tracing
 from jaxft.report.progress import Progress
@@ -27,6 +28,7 @@ from jaxft.train.checkpoint import Checkpoints
 from jaxft.train.compiled import Compiled
 from jaxft.train.loop import Events, Interrupted, Plan, Position, fit
 from jaxft.train.state import State
+from jaxft.trained import thresholds
 from jaxft.types import Batch, Params
 
 

@@ -13,15 +13,16 @@ from jaxft.data.features import Features, Items, tokenize
 from jaxft.data.packing import MULTIPLE, pack
 from jaxft.data.sources import Split
 from jaxft.devices import distributed
+from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.hub import adapters
 from jaxft.job import Body, check_length, check_types, load, with_trusted_attention
-from jaxft.modes.shared import best_weights, model_of, on_these_devices, say
 from jaxft.predict import directory
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
 from jaxft.train.compiled import Compiled
 from jaxft.train.evaluate import collect
+from jaxft.trained import best_weights, model_of, on_these_devices
 from jaxft.types import Params
 
 

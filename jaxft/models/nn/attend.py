@@ -102,7 +102,7 @@ def attention(
     """Computes softmax(Q K^T / sqrt(dim)) V over what is seen (Vaswani et al. 2017, eq. 1), the softmax in float32.
 
     The softmax's division comes after the product with V, as in FlashAttention (Dao et al. 2022, section 3.1), and so
-    does dropout's: they are of `[rows, queries, heads]`, and nothing of `[queries, length]` is kept for their gradients.
+    does dropout's: they take one number a query and head, and keep nothing of `[queries, length]` for their gradients.
     """
     scores = jnp.einsum("rqhd,rkhd->rhqk", query * query.shape[-1] ** -0.5, key).astype(jnp.float32)
     scores = jnp.where(see.mask(), scores, -jnp.inf)
