@@ -1,0 +1,77 @@
+"""What a run leaves behind: the weights that are its best, its thresholds and its model."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+from jaxft import config, hub, program, sharding
+from jaxft.devices.distributed import say
+from jaxft.errors import UserError
+from jaxft.job import load
+from jaxft.storage import fingerprint
+from jaxft.storage.workdir import Workdir
+from jaxft.train.checkpoint import Checkpoints
+from jaxft.types import Params
+
+
+def best_weights(
+    folder: Workdir, composed: program.Program, base: Path, checkpoint: bool = False
+) -> tuple[tuple[Params, Params], dict[str, float]]:
+    """What learns, and what does not: of the export where there is one and it will do, else of the best checkpoint.
+
+    With them the thresholds that validation has chosen.
+
+    Args:
+      base: the directory of the pretrained model. What does not learn is in no checkpoint.
+      checkpoint: whether an export will not do.
+
+    Raises:
+      UserError: there is neither, or a checkpoint was made from something else, or does not hold the thresholds.
+    """
+    if not checkpoint and (export := folder.exported()):
+        key, prefix = jax.random.key(0), composed.model.prefix
+        places = composed.param_shardings
+        params = hub.load_parameters(export, composed.spec, key=key, base_prefix=prefix, shardings=places)[0]
+        return composed.split(params), hub.read_config(export).get("thresholds", {})
+    empty = UserError(f"{folder} holds no checkpoint and no export yet; train first")
+    if not folder.checkpoints.is_dir():
+        raise empty
+    frozen, origin = {}, {}
+    if jax.tree.leaves(composed.state.frozen):
+        made = folder.experiment()  # a new head that does not learn is that of its seed
+        frozen = composed.split(load(base, composed, made.seed, made.model.head)[0])[1]
+        origin = {"frozen": fingerprint.of_params(frozen)}
+    checkpoints = Checkpoints(folder.checkpoints, None, say, origin)
+    if not (found := checkpoints.restore(composed.state, frozen, composed.placed_numbers())):
+        raise empty
+    state, position = checkpoints.best(composed.state, found)
+    checkpoints.close()
+    if "validated" not in position:
+        raise UserError(
+            f"{folder}: its checkpoints, of jaxft 0.1.0, do not hold the thresholds of validation; start the command "
+            "that trains it again: it measures them and exports"
+        )
+    return program.weights(state), thresholds(position["validated"])
+
+
+def thresholds(validated: Mapping[str, float]) -> dict[str, float]:
+    """Those that validation has chosen, by name; see `jaxft.tables.Table.decide`."""
+    prefix = "threshold/"
+    return {name.removeprefix(prefix): value for name, value in validated.items() if name.startswith(prefix)}
+
+
+def model_of(folder: Workdir, experiment: config.Experiment) -> config.Model:
+    """Where config.json and the tokenizer are: in the export, once there is one."""
+    export = folder.exported()
+    return config.Model(path=str(export)) if export else experiment.model
+
+
+def on_these_devices(experiment: config.Experiment) -> config.Experiment:
+    """The experiment of a run that may have been trained on others: where its mesh does not fit, on a plain one."""
+    try:
+        sharding.make_mesh(experiment.mesh)
+    except UserError:
+        return dataclasses.replace(experiment, mesh=config.Mesh())
+    return experiment
