@@ -1,8 +1,8 @@
-"""What the tests build: small random models and data for every task, and the same as PyTorch has them."""
+"""What the tests build: small random models and data for every task."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,9 +11,8 @@ import numpy as np
 import optax
 import pytest
 from hypothesis import Phase
-from hypothesis import strategies as st
 
-from jaxft import config, hub, models, program, tables, tasks
+from jaxft import config, models, program, tables, tasks
 from jaxft.batch import IGNORED, BatchShape
 from jaxft.data.batches import HostBatch, assemble, spread
 from jaxft.data.features import Features
@@ -53,22 +52,31 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 """A small model of each architecture."""
 
 
-@st.composite
-def bert_configs(draw: st.DrawFn, max_layers: int = 3, acts: Sequence[str] = ACTS) -> dict[str, Any]:
-    """The config.json of a small BERT."""
-    heads = draw(st.integers(1, 4))
+def random_config(rng: np.random.Generator, hidden_act: str, layers: int) -> dict[str, Any]:
+    """The config.json of a small BERT of at least two layers, and of so many at most."""
+    heads = int(rng.integers(1, 5))
     return {
         "model_type": "bert",
-        "vocab_size": draw(st.integers(8, 60)),
-        "hidden_size": heads * draw(st.sampled_from([4, 6, 8, 12])),
-        "num_hidden_layers": draw(st.integers(1, max_layers)),
+        "vocab_size": int(rng.integers(8, 61)),
+        "hidden_size": heads * int(rng.choice([4, 6, 8, 12])),
+        "num_hidden_layers": int(rng.integers(2, layers + 1)),
         "num_attention_heads": heads,
-        "intermediate_size": draw(st.integers(4, 40)),
-        "hidden_act": draw(st.sampled_from(acts)),
-        "max_position_embeddings": draw(st.integers(6, 24)),
-        "type_vocab_size": draw(st.integers(1, 3)),
-        "layer_norm_eps": draw(st.sampled_from([1e-12, 1e-6, 1e-3])),
+        "intermediate_size": int(rng.integers(4, 41)),
+        "hidden_act": hidden_act,
+        "max_position_embeddings": int(rng.integers(6, 25)),
+        "type_vocab_size": int(rng.integers(1, 4)),
+        "layer_norm_eps": float(rng.choice([1e-12, 1e-6, 1e-3])),
     }
+
+
+def random_lengths(rng: np.random.Generator, longest: int) -> list[int]:
+    """Three to seven lengths of examples, one of them the longest: no batch of a single question or pair."""
+    return [*map(int, rng.integers(1, longest + 1, rng.integers(2, 7))), longest]
+
+
+def draws(name: str, count: int) -> Iterator[np.random.Generator]:
+    """Generators of random numbers that are a task's own, so that no two tasks are tried on the same draws."""
+    return (np.random.default_rng([zlib.crc32(name.encode()), number]) for number in range(count))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +131,8 @@ def hidden(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
 
 
 def group(count: int) -> int:
-    """How many examples are choices of one question."""
-    return next(size for size in (2, 3, count) if count % size == 0)
+    """How many examples are choices of one question: never one alone, of which the loss is zero."""
+    return 3 if count % 3 == 0 else 2
 
 
 def questions(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
@@ -166,7 +174,7 @@ TASKS = {
         {"labels": hidden, "next_sentence_label": lambda rng, lengths: rng.integers(0, 2, len(lengths), np.int32)},
         coupled=True,
     ),
-    "choices": Case(config.MultipleChoice(), {"labels": right, "row": questions}),
+    "choices": Case(config.MultipleChoice(), {"labels": right, "row": questions}, size=2),
     "embeddings": Case(config.SentenceEmbedding(), {"twins": distinct}, size=2, coupled=True),
 }
 """The tasks that the laws are tested on."""
@@ -199,7 +207,7 @@ def random_features(rng: np.random.Generator, case: Case, lengths: list[int], hf
     for name, target in case.task.targets.items():
         (tokens if target.per == "token" else examples)[name] = case.targets[name](rng, np.asarray(lengths))
     if case.size > 1:
-        examples["row"] = np.arange(len(lengths)) // case.size
+        examples.setdefault("row", np.arange(len(lengths)) // case.size)
     return Features(offsets, tokens, examples)
 
 
@@ -273,79 +281,6 @@ def published(task: Task) -> dict[str, Any]:
     return dict(tables.build(task.options).published(models.build(SMALL), 64).settings)
 
 
-def torch_model(hf: Mapping[str, Any], task: Task, seed: int) -> Any:
-    """A random model of the task's class in eval mode, none of its parameters zero or one."""
-    import torch
-    import transformers
-
-    sizes = {**hf, **published(task)}
-    generator = torch.Generator().manual_seed(seed)
-    kind, settings = getattr(transformers, models.build(hf).hf_class(task.hf_class)), type(hf_settings(hf))
-    bare = {} if task.hf_class else {"add_pooling_layer": False}
-    model = kind(settings.from_dict(sizes, attn_implementation="eager"), **bare).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
-def hf_settings(hf: Mapping[str, Any]) -> Any:
-    """The configuration of transformers that a config.json describes."""
-    from transformers import AutoConfig
-
-    return AutoConfig.for_model(**hf)
-
-
-def torch_inputs(features: Features, task: Task, length: int, pad: int = 0) -> dict[str, Any]:
-    """The examples as the PyTorch model takes them, padded to `length` by the token `pad`."""
-    import torch
-
-    mask = np.arange(length) < features.lengths[:, None]
-    arrays = {"attention_mask": mask.astype(np.int32)}
-    for name, column in features.tokens.items():
-        fill = task.targets[name].fill if name in task.targets else pad if name == "input_ids" else 0
-        arrays[name] = np.full(mask.shape, fill, column.dtype)
-        arrays[name][mask] = column
-    arrays |= features.examples
-    if isinstance(task.options, config.MultipleChoice):
-        # [questions, choices, length], and the number of the right choice
-        questions = int(arrays.pop("row").max()) + 1
-        arrays = {name: array.reshape(questions, -1, *array.shape[1:]) for name, array in arrays.items()}
-        arrays["labels"] = arrays["labels"].argmax(1)
-    return {
-        name: torch.tensor(array.astype(np.int64) if array.dtype == np.int32 else array)
-        for name, array in arrays.items()
-    }
-
-
-def reference(task: Task, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """What the PyTorch model makes of these inputs: its loss, and the outputs that the task has."""
-    import torch
-
-    if isinstance(task.options, config.SentenceEmbedding):
-        return embedded(model, inputs)
-    found = model(**inputs)
-    if not isinstance(task.options, config.MaskedLM):
-        return found.loss, {name: found[name].detach() for name in task.outputs}
-    pairs = isinstance(task.options, config.NextSentence)
-    logits, labels = (found.prediction_logits if pairs else found.logits).detach(), inputs["labels"].clip(0)
-    hidden = (inputs["labels"] >= 0).float()
-    log_probs = torch.log_softmax(logits, -1).gather(-1, labels[..., None])[..., 0]
-    outputs = {"log_probs": hidden * log_probs, "right": hidden * (logits.argmax(-1) == labels)}
-    return found.loss, outputs | ({"next_logits": found.seq_relationship_logits.detach()} if pairs else {})
-
-
-def embedded(model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The means over tokens, and how each first of two texts is told from all that are second."""
-    import torch
-
-    hidden = model(**{name: inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids")})[0]
-    mask = inputs["attention_mask"][..., None]
-    vectors = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
-    logits = 20.0 * vectors[::2] @ vectors[1::2].T
-    return torch.nn.functional.cross_entropy(logits, torch.arange(len(logits))), {"embeddings": vectors.detach()}
-
-
 def by_example(outputs: Mapping[str, Any], task: Task, host: HostBatch, features: Features) -> dict[str, np.ndarray]:
     """Outputs of a batch of all examples: `[examples, ...]` or, per token, `[tokens, ...]`, in the features' order."""
     tokens = token_places(host, features.offsets)[0]
@@ -368,40 +303,6 @@ def ours(task: Task, model: Model, params: Params, batch: Mapping[str, Any], dty
 
     (value, outputs), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch)
     return value, outputs, nn.flatten(grads)
-
-
-def assert_parity(
-    theirs: Any,
-    inputs: Mapping[str, Any],
-    task: Task,
-    model: Model,
-    params: Params,
-    features: Features,
-    host: HostBatch | None = None,
-) -> None:
-    """The two models on the same examples: theirs a row each, ours that or laid out as in `host`."""
-    host = host or lay_out(features, task, inputs["attention_mask"].shape[-1])
-    loss, expected = reference(task, theirs, inputs)
-    loss.backward()
-    prefix = "" if task.hf_class else f"{model.prefix}."
-    grads = {prefix + name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
-    value, outputs, own = ours(task, model, params, host.arrays)
-    own = {hub.torch_name(path): g.T if hub.is_transposed(path) else g for path, g in own.items()}
-    taken = by_example(outputs, task, host, features) | {"loss": value}
-    expected["loss"] = loss.detach()
-    mask = inputs["attention_mask"].bool()
-    expected |= {name: expected[name][mask] for name, kind in task.outputs.items() if kind == "token"}
-    if task.together:
-        expected = {name: array.reshape(taken[name].shape) for name, array in expected.items()}
-    assert_close(taken, {name: array.numpy() for name, array in expected.items()}, 1e-4)
-    assert_close(own, grads, 1e-4, floor=1e-3)
-
-
-def load(directory: Path, task: Task, dropout: float | None = None) -> tuple[Model, Params]:
-    """A Hugging Face model directory, by the way that a run takes."""
-    model = models.build(hub.read_config(directory), dropout)
-    spec, key = task.param_spec(model), jax.random.key(0)
-    return model, hub.load_parameters(directory, spec, key=key, base_prefix=model.prefix)[0]
 
 
 def assert_close(actual: Mapping[str, Any], expected: Mapping[str, Any], tolerance: float, floor: float = 1.0) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 import support
+import torch_reference
 from runs import ROOT, bits_equal
 
 from jaxft import config, hub, models, program
@@ -140,7 +141,7 @@ def test_pytorch_computes_the_same(torch, name: str, tiny_model, tmp_path):
     """
     a = adapted(name)
     theirs = reference(torch, a, tiny_model, tmp_path / "export")
-    found = theirs(**support.torch_inputs(a.features, CASE.task, 24))
+    found = theirs(**torch_reference.torch_inputs(a.features, CASE.task, 24))
     ours = a.outputs(a.trainable, a.packed)
     support.assert_close(ours, {"logits": found.logits.detach().numpy()}, 1e-4)
     if name in ("full", "freeze", "bitfit", "adapter"):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import support
+import torch_reference
 from safetensors.numpy import load_file
 
 from jaxft import models
@@ -12,7 +13,7 @@ from jaxft.errors import UserError
 from jaxft.hub import export
 
 LENGTHS = [7, 3, 9, 5, 4, 6]
-"""Of the examples: several share a row, none is as long as another; questions have two choices, anchors a positive."""
+"""Of the examples: several share a row, none is as long as another; questions have three choices."""
 
 
 def has_head(kind: str, case: support.Case) -> bool:
@@ -43,13 +44,13 @@ def test_it_is_the_model_of_transformers(torch, kind: str, name: str, tiny_model
     case, hf, seed = support.TASKS[name], support.ARCHITECTURES[kind], sum(map(ord, kind + name))
     lengths = LENGTHS if case.padded else [6] * 6
     features = support.random_features(np.random.default_rng(seed), case, lengths, hf)
-    theirs = support.torch_model(hf, case.task, seed)
+    theirs = torch_reference.torch_model(hf, case.task, seed)
     theirs.save_pretrained(tmp_path / "theirs")
-    model, params = support.load(tmp_path / "theirs", case.task)
-    inputs = support.torch_inputs(features, case.task, max(lengths), hf.get("pad_token_id", 0))
+    model, params = torch_reference.load(tmp_path / "theirs", case.task)
+    inputs = torch_reference.torch_inputs(features, case.task, max(lengths), hf.get("pad_token_id", 0))
     host = support.lay_out(features, case.task, 2 * max(lengths), slots=0)
     assert host.rows.slots > 1, "several examples share a row"
-    support.assert_parity(theirs, inputs, case.task, model, params, features, host)
+    torch_reference.assert_parity(theirs, inputs, case.task, model, params, features, host)
     settings, kind = hf | support.published(case.task), model.hf_class(case.task.hf_class)
     export.export(tmp_path / "ours", params, settings, kind, tiny_model, "A small model.\n")
     there, here = (load_file(tmp_path / side / "model.safetensors") for side in ("theirs", "ours"))

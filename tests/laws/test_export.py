@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import support
+import torch_reference
 from runs import experiment, results
 
 from jaxft import models, modes
@@ -67,8 +68,8 @@ def test_every_task(torch, case: support.Case, tiny_model, tmp_path):
     features = support.random_features(np.random.default_rng(0), case, [9, 9], support.SMALL)
     host = support.lay_out(features, task, 9, slots=0)
     ours = support.by_example(task.forward(params, model, support.arrays(host), nn.Run()), task, host, features)
-    inputs = support.torch_inputs(features, task, 9)
+    inputs = torch_reference.torch_inputs(features, task, 9)
     with torch.no_grad():
-        found = support.reference(task, theirs, inputs)[1]
+        found = torch_reference.answers(task, theirs, inputs)[1]
     expected = {name: found[name].numpy().reshape(ours[name].shape) for name in task.outputs}
     support.assert_close(ours, expected, 1e-4)

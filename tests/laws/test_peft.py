@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import support
+import torch_reference
 
 from jaxft import config, models
 from jaxft.adapt import adalora
@@ -52,10 +53,10 @@ class Ours:
     ):
         self._folder, self._case = folder, case
         self._experiment = config.Experiment(task=case.options, model=config.Model(path=str(folder / "base")), **keys)
-        model, self.params = support.load(folder / "base", case.task, dropout=0.0)
+        model, self.params = torch_reference.load(folder / "base", case.task, dropout=0.0)
         self.composed = support.compose(case.task, model, keep_gradients=keep_gradients, **keys)
         self._features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], hf)
-        self.inputs = support.torch_inputs(self._features, case.task, 24, pad=hf.get("pad_token_id", 0))
+        self.inputs = torch_reference.torch_inputs(self._features, case.task, 24, pad=hf.get("pad_token_id", 0))
         self._host = support.lay_out(self._features, case.task, 24, slots=0)
         self.batch = support.arrays(self._host)
 
@@ -89,7 +90,7 @@ ONCE = [("bert", kind) for kind in KINDS] + [("roberta", "lora")]
 def test_peft_computes_the_same(torch, peft, tmp_path, architecture: str, kind: str):
     """Logits, loss and gradients from its directory; and its logits from the directory that is written of that."""
     case, hf = support.TASKS["single_label"], support.ARCHITECTURES[architecture]
-    base = support.torch_model(hf, case.task, seed=0)
+    base = torch_reference.torch_model(hf, case.task, seed=0)
     base.save_pretrained(tmp_path / "base")
     name, arguments = KINDS[kind]
     head = HEAD if architecture == "bert" else ["classifier"]
@@ -130,7 +131,7 @@ def assert_opens(torch, peft, tmp_path, inputs: dict[str, Any], logits: np.ndarr
 
 def test_adalora_is_written_as_lora(torch, peft, tmp_path):
     case = support.TASKS["single_label"]
-    support.torch_model(support.SMALL, case.task, seed=0).save_pretrained(tmp_path / "base")
+    torch_reference.torch_model(support.SMALL, case.task, seed=0).save_pretrained(tmp_path / "base")
     ours = Ours(tmp_path, case, **support.ADAPTATIONS["adalora"])
     trainable, frozen = ours.composed.split(ours.params)
     values = {path: x + 0.3 if path.endswith("/value") else x for path, x in nn.flatten(trainable).items()}
@@ -146,7 +147,7 @@ def test_adalora_is_written_as_lora(torch, peft, tmp_path):
 def test_adalora_of_peft_is_read(torch, peft, tmp_path):
     """Of which some ranks were cut, so that layers differ in rank."""
     case = support.TASKS["single_label"]
-    base = support.torch_model(support.SMALL, case.task, seed=0)
+    base = torch_reference.torch_model(support.SMALL, case.task, seed=0)
     base.save_pretrained(tmp_path / "base")
     ranks = {"init_r": 4, "target_r": 2, "lora_alpha": 6, "total_step": 10, "tinit": 1, "tfinal": 3}
     options = peft.AdaLoraConfig(task_type="SEQ_CLS", target_modules=["query"], modules_to_save=HEAD, **ranks)
@@ -173,14 +174,14 @@ def test_adapters_of_sentence_embeddings_open(torch, peft, tmp_path):
     from transformers import AutoModel
 
     case = support.TASKS["embeddings"]
-    support.torch_model(support.SMALL, case.task, seed=0).save_pretrained(tmp_path / "base")
+    torch_reference.torch_model(support.SMALL, case.task, seed=0).save_pretrained(tmp_path / "base")
     ours = Ours(tmp_path, case, **support.ADAPTATIONS["lora"])
     trainable, frozen = ours.composed.split(ours.params)
     trainable = jax.tree.map(lambda x: x + 0.1, trainable)
     ours.write(trainable)
     base = AutoModel.from_pretrained(tmp_path / "base", add_pooling_layer=False)
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "ours").eval()
-    found = support.embedded(theirs, ours.inputs)[1]
+    found = torch_reference.embedded(theirs, ours.inputs)[1]
     support.assert_close(ours.outputs(trainable, frozen), {"embeddings": found["embeddings"].numpy()}, 1e-4)
     again = ours.read("ours", trainable)
     support.assert_close(nn.flatten(again), nn.flatten(trainable), 0.0)
@@ -189,7 +190,7 @@ def test_adapters_of_sentence_embeddings_open(torch, peft, tmp_path):
 def test_a_tensor_without_a_place(torch, peft, tmp_path):
     """A pattern of `peft` may name the pooler, which is no target here: its correction must not get lost."""
     case = support.TASKS["single_label"]
-    base = support.torch_model(support.SMALL, case.task, seed=0)
+    base = torch_reference.torch_model(support.SMALL, case.task, seed=0)
     peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS", target_modules=["dense"])).save_pretrained(tmp_path)
     composed = support.compose(case.task, models.build(support.SMALL), **adapters.options(tmp_path))
     with pytest.raises(UserError, match=r"pooler\.dense\.lora_A\.weight has no place in the model"):

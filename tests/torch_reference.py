@@ -1,0 +1,124 @@
+"""The same models and inputs as PyTorch has them: what jaxft's own are held against."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from support import assert_close, by_example, lay_out, ours, published
+
+from jaxft import config, hub, models
+from jaxft.data.batches import HostBatch
+from jaxft.data.features import Features
+from jaxft.models import Model
+from jaxft.tasks import Task
+from jaxft.types import Params
+
+
+def load(directory: Path, task: Task, dropout: float | None = None) -> tuple[Model, Params]:
+    """A Hugging Face model directory, by the way that a run takes."""
+    model = models.build(hub.read_config(directory), dropout)
+    spec, key = task.param_spec(model), jax.random.key(0)
+    return model, hub.load_parameters(directory, spec, key=key, base_prefix=model.prefix)[0]
+
+
+def torch_model(hf: Mapping[str, Any], task: Task, seed: int) -> Any:
+    """A random model of the task's class in eval mode, none of its parameters zero or one."""
+    import torch
+    import transformers
+
+    sizes = {**hf, **published(task)}
+    generator = torch.Generator().manual_seed(seed)
+    kind, settings = getattr(transformers, models.build(hf).hf_class(task.hf_class)), type(hf_settings(hf))
+    bare = {} if task.hf_class else {"add_pooling_layer": False}
+    model = kind(settings.from_dict(sizes, attn_implementation="eager"), **bare).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def hf_settings(hf: Mapping[str, Any]) -> Any:
+    """The configuration of transformers that a config.json describes."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(**hf)
+
+
+def torch_inputs(features: Features, task: Task, length: int, pad: int = 0) -> dict[str, Any]:
+    """The examples as the PyTorch model takes them, padded to `length` by the token `pad`."""
+    import torch
+
+    mask = np.arange(length) < features.lengths[:, None]
+    arrays = {"attention_mask": mask.astype(np.int32)}
+    for name, column in features.tokens.items():
+        fill = task.targets[name].fill if name in task.targets else pad if name == "input_ids" else 0
+        arrays[name] = np.full(mask.shape, fill, column.dtype)
+        arrays[name][mask] = column
+    arrays |= features.examples
+    if isinstance(task.options, config.MultipleChoice):
+        # [questions, choices, length], and the number of the right choice
+        questions = int(arrays.pop("row").max()) + 1
+        arrays = {name: array.reshape(questions, -1, *array.shape[1:]) for name, array in arrays.items()}
+        arrays["labels"] = arrays["labels"].argmax(1)
+    return {
+        name: torch.tensor(array.astype(np.int64) if array.dtype == np.int32 else array)
+        for name, array in arrays.items()
+    }
+
+
+def answers(task: Task, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """What the PyTorch model makes of these inputs: its loss, and the outputs that the task has."""
+    import torch
+
+    if isinstance(task.options, config.SentenceEmbedding):
+        return embedded(model, inputs)
+    found = model(**inputs)
+    if not isinstance(task.options, config.MaskedLM):
+        return found.loss, {name: found[name].detach() for name in task.outputs}
+    pairs = isinstance(task.options, config.NextSentence)
+    logits, labels = (found.prediction_logits if pairs else found.logits).detach(), inputs["labels"].clip(0)
+    hidden = (inputs["labels"] >= 0).float()
+    log_probs = torch.log_softmax(logits, -1).gather(-1, labels[..., None])[..., 0]
+    outputs = {"log_probs": hidden * log_probs, "right": hidden * (logits.argmax(-1) == labels)}
+    return found.loss, outputs | ({"next_logits": found.seq_relationship_logits.detach()} if pairs else {})
+
+
+def embedded(model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The means over tokens, and how each first of two texts is told from all that are second."""
+    import torch
+
+    hidden = model(**{name: inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids")})[0]
+    mask = inputs["attention_mask"][..., None]
+    vectors = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+    logits = 20.0 * vectors[::2] @ vectors[1::2].T
+    return torch.nn.functional.cross_entropy(logits, torch.arange(len(logits))), {"embeddings": vectors.detach()}
+
+
+def assert_parity(
+    theirs: Any,
+    inputs: Mapping[str, Any],
+    task: Task,
+    model: Model,
+    params: Params,
+    features: Features,
+    host: HostBatch | None = None,
+) -> None:
+    """The two models on the same examples: theirs a row each, ours that or laid out as in `host`."""
+    host = host or lay_out(features, task, inputs["attention_mask"].shape[-1])
+    loss, expected = answers(task, theirs, inputs)
+    assert loss > 1e-3, "a loss of zero has no gradients to compare"
+    loss.backward()
+    prefix = "" if task.hf_class else f"{model.prefix}."
+    grads = {prefix + name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
+    value, outputs, own = ours(task, model, params, host.arrays)
+    own = {hub.torch_name(path): g.T if hub.is_transposed(path) else g for path, g in own.items()}
+    taken = by_example(outputs, task, host, features) | {"loss": value}
+    expected["loss"] = loss.detach()
+    mask = inputs["attention_mask"].bool()
+    expected |= {name: expected[name][mask] for name, kind in task.outputs.items() if kind == "token"}
+    if task.together:
+        expected = {name: array.reshape(taken[name].shape) for name, array in expected.items()}
+    assert_close(taken, {name: array.numpy() for name, array in expected.items()}, 1e-4)
+    assert_close(own, grads, 1e-4, floor=1e-3)
