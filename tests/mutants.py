@@ -58,7 +58,12 @@ BUDGET = 30
 EACH = {"request", "tmp_path", "monkeypatch", "capsys", "torch", "peft"}
 """Fixtures that every test has for itself, or that take no time."""
 
-NOTICED, MISSED, HUNG = "noticed", "missed", "hung"
+NOTICED, MISSED, HUNG, DIED = "noticed", "missed", "hung", "died"
+"""What becomes of a mutant: a test fails, none does, they do not end, or the process is ended by a signal."""
+
+
+class Ended(RuntimeError):
+    """A process that left no answer: it took too long (`HUNG`), or a signal ended it (`DIED`)."""
 
 
 class Test(NamedTuple):
@@ -85,10 +90,8 @@ class Case(NamedTuple):
 def forked(work: Callable[[], Any], out: Path, limit: float) -> Callable[[], Any]:
     """Starts a process that does the work and leaves what it gives as JSON; returns what waits for that.
 
-    It waits for `limit` seconds, then ends the process, and gives None; also of a process that is ended by a signal.
-
-    Raises:
-      RuntimeError: the work did, with its traceback.
+    It waits for `limit` seconds, then ends the process. What it returns raises `Ended` where there is no answer, and
+    RuntimeError with its traceback where the work raised.
     """
     child = os.fork()
     if child == 0:
@@ -109,9 +112,11 @@ def forked(work: Callable[[], Any], out: Path, limit: float) -> Callable[[], Any
             if time.monotonic() - begun > limit:
                 os.killpg(child, 9)
                 os.waitpid(child, 0)
-                return None
+                raise Ended(HUNG)
             time.sleep(0.02)
-        answer = json.loads(out.read_text()) if out.exists() else {"found": None}
+        if not out.exists():
+            raise Ended(DIED)
+        answer = json.loads(out.read_text())
         if "error" in answer:
             raise RuntimeError(answer["error"])
         return answer["found"]
@@ -210,7 +215,11 @@ def watched(file: str) -> list[Any]:
 
 
 def quick_tests(jobs: int, folder: Path) -> list[Test]:
-    """Returns the quick tests and what each of them calls, after a run of all of them."""
+    """Returns the quick tests and what each of them calls, after a run of all of them.
+
+    Raises:
+      Ended: those of a file did not end, as on a machine that does other things: what it covers would count as missed.
+    """
     files = [file for file in sorted((ROOT / "tests").glob("test_*.py")) if file.stem not in SLOW]
     files += [ROOT / "tests" / "laws" / f"{name}.py" for name in LAWS]
     starts = [
@@ -219,8 +228,8 @@ def quick_tests(jobs: int, folder: Path) -> list[Test]:
     ]
     found = []
     for file, tests in zip(files, in_turns(jobs, starts), strict=True):
-        found += [Test(name, seconds, frozenset(map(tuple, calls))) for name, seconds, calls in tests or []]
-        print(f"{file.stem}: {len(tests or [])} tests", file=sys.stderr, flush=True)
+        found += [Test(name, seconds, frozenset(map(tuple, calls))) for name, seconds, calls in tests]
+        print(f"{file.stem}: {len(tests)} tests", file=sys.stderr, flush=True)
     return found
 
 
@@ -242,7 +251,7 @@ def put_in_place(sources: Mapping[str, str]) -> None:
 
 
 def tried(case: Case) -> list[Any]:
-    """Whether a mutant is noticed, and by which test."""
+    """Whether a mutant is noticed, and by which test; in a process of its own."""
     failed: list[str] = []
 
     class Failures:
@@ -258,6 +267,18 @@ def tried(case: Case) -> list[Any]:
     if code == 0 or not failed:
         return [MISSED, f"pytest ends with {code}" if code else ""]
     return [NOTICED, failed[0]]
+
+
+def outcome_of(wait: Callable[[], Any]) -> Callable[[], Any]:
+    """Returns what waits for the outcome of a mutant, be it that its process left no answer."""
+
+    def wait_for_any() -> Any:
+        try:
+            return wait()
+        except Ended as ended:
+            return [str(ended), ""]
+
+    return wait_for_any
 
 
 def sampled(count: int, seed: int, only: str, tests: list[Test]) -> list[Case]:
@@ -310,18 +331,20 @@ def main() -> int:
         watching = time.monotonic() - begun
         cases = sampled(options.count, options.seed, options.only, tests)
         starts = [
-            lambda case=case, i=i: forked(lambda: tried(case), folder / str(i), 150) for i, case in enumerate(cases)
+            lambda case=case, i=i: outcome_of(forked(lambda: tried(case), folder / str(i), 150))
+            for i, case in enumerate(cases)
         ]
         found = []
         for case, result in zip(cases, in_turns(options.jobs, starts), strict=True):
-            outcome, by = result or (HUNG, "")
+            outcome, by = result
             if not case.tests:
                 outcome, by = MISSED, "no quick test calls it"
             found.append({"key": case.key, "line": case.mutant.line, "outcome": outcome, "by": by})
             if outcome == MISSED:
                 print(f"{outcome}: {case.key} ({case.file}:{case.mutant.line}) {by}", file=sys.stderr, flush=True)
         killers = sorted({one["by"] for one in found if "::" in one["by"]})
-        sound = forked(lambda: run_tests(killers, "--timeout=60"), folder / "sound", 900)() == 0
+        passing = outcome_of(forked(lambda: run_tests(killers, "--timeout=60"), folder / "sound", 900))
+        sound = passing() == 0
     return report(found, options, {"watching": watching, "all": time.monotonic() - begun}, sound)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from runs import MINILM, TINY, count_compilations
-from support import random_params
+from support import once, random_params
 
 from jaxft import cli, config, models, modes, tables, tasks
 from jaxft.batch import BatchShape
@@ -130,7 +130,7 @@ def exports(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", once(CASES, "pairs", "several", "entities", "answers", "choices"))
 def test_a_directory_says_its_task(exports, name):
     """Inputs together and alone have the same answers, one each, which differ."""
     options, inputs = CASES[name]

@@ -133,7 +133,9 @@ def _bottlenecks(tree: Params) -> dict[str, Params]:
     return {path: jax.tree.map(np.asarray, find(path)) for path in flat}
 
 
-@pytest.mark.parametrize("name", [name for name in support.ADAPTATIONS if name not in BEFORE])
+@pytest.mark.parametrize(
+    "name", support.once([name for name in support.ADAPTATIONS if name not in BEFORE], "dora", "ia3")
+)
 def test_pytorch_computes_the_same(torch, name: str, tiny_model, tmp_path):
     """Laws 1 and 6: logits and loss from what is exported, and gradients where the same parameters learn there.
 
@@ -187,7 +189,7 @@ def test_it_begins_as_the_model_and_is_merged(name: str):
     assert (a.program.merge is None) == (name in (*BEFORE, "adapter"))
 
 
-@METHODS
+@pytest.mark.parametrize("name", support.once(support.ADAPTATIONS, "bitfit", "dora", "adalora"))
 def test_resuming_is_exact(name: str, tmp_path):
     """Law 4: four steps, or two, a checkpoint and two; the base model is read again."""
     a = adapted(name)
@@ -242,7 +244,7 @@ def test_an_adapter_is_read_as_it_was_written(name: str, tmp_path):
     support.assert_close(a.outputs(again, a.packed), a.outputs(a.trainable, a.packed), 1e-5)
 
 
-@METHODS
+@pytest.mark.parametrize("name", support.once(support.ADAPTATIONS, "freeze", "lora", "prefix"))
 def test_scanned_is_unrolled(name: str):
     """The same loss and gradients from a loop over the layers but for the last, which computes less."""
     a = adapted(name)

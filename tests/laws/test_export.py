@@ -55,11 +55,11 @@ def test_fine_tuning_goes_on_from_an_export(finished, cache, tmp_path, capsys):
     assert "new (initialized)" not in said and "unused" not in said
 
 
-@pytest.mark.parametrize("case", support.TASKS.values(), ids=support.TASKS)
-def test_every_task(torch, case: support.Case, tiny_model, tmp_path):
+@pytest.mark.parametrize("name", support.once(support.TASKS, "regression", "next_sentence", "choices"))
+def test_every_task(torch, name: str, tiny_model, tmp_path):
     import transformers
 
-    model = models.build(support.SMALL, dropout=0.0)
+    case, model = support.TASKS[name], models.build(support.SMALL, dropout=0.0)
     params, task = support.random_params(case.task, model, seed=0), case.task
     hf, kind = support.SMALL | support.published(task), f"Bert{task.hf_class or 'Model'}"
     export.export(tmp_path / "export", params, hf, kind, tiny_model, "A small random model.\n")

@@ -72,10 +72,10 @@ def test_packed_is_padded(name: str):
         assert_same(compute(case, model, params, features, length, slots, spare), padded)
 
 
-@pytest.mark.parametrize("case", WHOLE.values(), ids=WHOLE)
-def test_accumulated_is_whole(case: support.Case):
+@pytest.mark.parametrize("name", support.once(WHOLE, "token", "choices"))
+def test_accumulated_is_whole(name: str):
     """The rows hold 1, 3, 4 and no examples, so that the parts weigh differently and one of four is empty."""
-    model = models.build(support.SMALL, dropout=0.0)
+    case, model = support.TASKS[name], models.build(support.SMALL, dropout=0.0)
     features = support.random_features(np.random.default_rng(1), case, [3, 24, 9, 20, 5, 4, 6, 1], support.SMALL)
     params = support.random_params(case.task, model, seed=1)
     needed = support.lay_out(features, case.task, 24, slots=0).shape
