@@ -9,7 +9,7 @@ import numpy as np
 from jaxft.config import MultipleChoice, SentenceEmbedding, SequenceClassification, Task, TokenClassification
 from jaxft.data.features import Features
 from jaxft.data.sources import Split
-from jaxft.tables.several import label_name
+from jaxft.tables.multi_label import label_name
 
 MANY = 0.5
 """From so many classes a training row on, a column is likely none of classes."""

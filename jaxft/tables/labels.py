@@ -12,8 +12,8 @@ from jaxft.config import SequenceClassification
 from jaxft.data.columns import is_text, numbered, spells, with_numbers, with_scores
 from jaxft.data.sources import Split
 from jaxft.errors import UserError, nearest
-from jaxft.tables import several
-from jaxft.tables.several import is_list, label_name
+from jaxft.tables import multi_label
+from jaxft.tables.multi_label import is_list, label_name
 
 pc: Any = pyarrow.compute  # its functions are made at run time, where no type checker sees them
 
@@ -29,9 +29,9 @@ def read(options: SequenceClassification, split: Split) -> Split:
     if options.problem == "regression":
         return with_scores(split, options.label, "label")
     if options.problem == "multi_label" or options.label_columns:
-        return several.read(options, split)
+        return multi_label.read(options, split)
     if options.problem == "auto" and (is_list(split, options.label) or spells(split, options.label, list)):
-        return several.read(options, split)
+        return multi_label.read(options, split)
     if all(name == name.strip() for name in options.labels):
         split = _stripped(split, options.label)
     if split.cells:
@@ -105,7 +105,7 @@ def _stripped(split: Split, column: str) -> Split:
     if not count:
         return split
     at = split.table.column_names.index(column)
-    return split._replace(table=split.table.set_column(at, column, bare)).noting(several.blanks(count, column))
+    return split._replace(table=split.table.set_column(at, column, bare)).noting(multi_label.blanks(count, column))
 
 
 def _named(options: SequenceClassification, split: Split) -> Split:
@@ -115,7 +115,7 @@ def _named(options: SequenceClassification, split: Split) -> Split:
         return split
     names = pa.array([options.labels[int(value)] for value in values], pa.string())
     at = split.table.column_names.index(options.label)
-    return split._replace(table=split.table.set_column(at, options.label, names)).noting(several.by_number(options))
+    return split._replace(table=split.table.set_column(at, options.label, names)).noting(multi_label.by_number(options))
 
 
 def _balanced(ids: np.ndarray, classes: int) -> tuple[float, ...]:
