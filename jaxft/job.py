@@ -1,7 +1,7 @@
 """An experiment made ready to run: data read and tokenized, model and task built, shapes chosen, program composed."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from jaxft.data.order import Order
 from jaxft.data.sources import Split
 from jaxft.devices import distributed, flops
 from jaxft.errors import UserError, nearest
+from jaxft.hub import adapters
 from jaxft.models import Model, nn
 from jaxft.program import Program
 from jaxft.storage import fingerprint
@@ -354,30 +355,27 @@ def load(directory: Path, composed: Program, seed: int = 0, head: str = "auto") 
     Raises:
       UserError: the weights cannot be read, or are of another model; see `hub.load_parameters`.
     """
-    key, task, model = jax.random.key(seed), composed.task, composed.model
-    labels = getattr(task.options, "labels", ())
-    paths = _of_labels(composed) if head != "new" else _beside(model.prefix, nn.flatten(composed.spec))
-    hf = hub.read_config(directory)
+    key, task, model, hf = jax.random.key(seed), composed.task, composed.model, hub.read_config(directory)
     if task.tied(model) and hf.get("tie_word_embeddings") is False:
         raise UserError(
             f"{directory}/config.json: tie_word_embeddings is false; the head of {type(task.options).__name__} scores "
             "words by their embeddings here, a decoder of its own would be lost; take a model that ties them"
         )
-    fit = hub.fit(hf, task.hf_class, labels, head, paths)
-    given = {"base_prefix": model.prefix, "shardings": composed.param_shardings, "head": fit}
+    given = {"base_prefix": model.prefix, "shardings": composed.param_shardings, "head": hub.fit_of(hf, composed, head)}
     return hub.load_parameters(directory, composed.spec, key=key, **given)
 
 
-def _of_labels(composed: Program) -> list[str]:
-    """The paths of the head's parameters that have an entry a label: those that one label more makes larger."""
-    options = composed.task.options
-    if not getattr(options, "labels", ()):
-        return []
-    more = tasks.build(replace(options, labels=(*options.labels, ""))).param_spec(composed.model)
-    flat = nn.flatten(composed.spec)
-    return [path for path, leaf in nn.flatten(more).items() if leaf.shape != flat[path].shape]
+def load_adapter(directory: Path, composed: Program, start: Params, head: str = "auto") -> tuple[Params, list[str]]:
+    """Returns what learns, as an adapter has it, its head as `load` takes that of a model; and lines for the log.
 
-
-def _beside(prefix: str, paths: Iterable[str]) -> list[str]:
-    """Those that are not the body's."""
-    return [path for path in paths if not path.startswith(f"{prefix}/")]
+    Raises:
+      UserError: it does not fit; see `hub.adapters.read`.
+    """
+    there = adapters.meaning(directory)
+    fit = hub.fit_of(adapters.named(there) if there else {}, composed, head)
+    read, labels = adapters.read(directory, composed, start, fit), getattr(composed.task.options, "labels", ())
+    if fit.new:
+        return read, [f"adapter {directory}: new head (initialized), {fit.new}"]
+    if there or not fit.paths & adapters.held(directory, composed):
+        return read, [fit.note] * bool(fit.note)
+    return read, [f"adapter {directory}: it names no labels; its outputs are taken for {', '.join(labels)}"]

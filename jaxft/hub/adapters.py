@@ -2,7 +2,8 @@
 
 LoRA, DoRA, AdaLoRA (as the LoRA that computes the same), IA3, prefixes and prompts are written in the format of Hugging
 Face's `peft`, whose `PeftModel.from_pretrained` opens them in PyTorch, and read from it. Bottleneck adapters, for which
-it has no format, are written with the names that parameters have here.
+it has no format, are written with the names that parameters have here. Beside them lies jaxft.json, which says what the
+outputs mean: the task with the names of its labels, and the thresholds that validation has chosen.
 """
 
 import dataclasses
@@ -17,33 +18,20 @@ import numpy as np
 
 from jaxft import config, tasks
 from jaxft.adapt.base import layer_of, matches
-from jaxft.errors import UserError, nearest
-from jaxft.hub.directory import read_json
+from jaxft.errors import UserError
+from jaxft.hub import adapter_config
+from jaxft.hub.adapter_config import CONFIG, TYPES, WEIGHTS, options
+from jaxft.hub.directory import CARD, read_json
 from jaxft.hub.export import fetch
+from jaxft.hub.heads import AS_IT_STANDS, Fit
 from jaxft.hub.weights import is_transposed, torch_name
 from jaxft.models import nn
 from jaxft.program import Program
 from jaxft.types import Params
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+Tensors = Mapping[str, np.ndarray]
 
-TYPES = {
-    "lora": "LORA",
-    "adalora": "LORA",
-    "ia3": "IA3",
-    "prefix": "PREFIX_TUNING",
-    "prompt": "PROMPT_TUNING",
-    "adapter": "JAXFT",
-}
-"""Method -> `peft_type`. Methods that add nothing to the model have no such directory."""
-
-TASKS = {
-    "SequenceClassification": "SEQ_CLS",
-    "TokenClassification": "TOKEN_CLS",
-    "QuestionAnswering": "QUESTION_ANS",
-    "SentenceEmbedding": "FEATURE_EXTRACTION",
-}
-"""A task of `jaxft.config` -> `task_type`."""
+MEANING = "jaxft.json"
 
 PARTS = {
     "a": "lora_A.weight",
@@ -56,8 +44,40 @@ VIRTUAL = "prompt_embeddings"
 """All of a prompt, `[length, embed]`; or of a prefix, `[length, layers * 2 * embed]`: those of layer 0, ..."""
 
 
-def write(directory: Path, experiment: config.Experiment, trainable: Params) -> None:
-    """Writes the directory. Every process must call this; process 0 alone writes."""
+COUNTED = ("ForSequenceClassification", "ForTokenClassification")
+"""Ends of the names of Hugging Face classes whose heads have an output a label."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Meaning:
+    """What the outputs of an adapter mean, and what it was trained to read.
+
+    Attributes:
+      task: with the labels in the order of the outputs.
+      thresholds: those that validation has chosen, by name; see `jaxft.tables.Table.decide`.
+      max_length, truncate: where its inputs are cut; see `config.Data`.
+    """
+
+    task: config.Task
+    thresholds: dict[str, float]
+    max_length: int
+    truncate: str
+
+
+def write(
+    directory: Path,
+    experiment: config.Experiment,
+    trainable: Params,
+    thresholds: Mapping[str, float] = {},
+    card: str = "",
+) -> None:
+    """Writes the directory. Every process must call this; process 0 alone writes.
+
+    Args:
+      experiment: with everything in it that the data decided.
+      thresholds: those that validation has chosen.
+      card: the text of README.md; empty: there is none.
+    """
     from safetensors.numpy import save_file
 
     flat = {path: np.asarray(fetch(x), np.float32) for path, x in nn.flatten(trainable).items()}
@@ -65,9 +85,59 @@ def write(directory: Path, experiment: config.Experiment, trainable: Params) -> 
         return
     directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors(experiment, flat), directory / WEIGHTS, metadata={"format": "pt"})
-    text = json.dumps(_config(experiment, list(flat)), indent=2, sort_keys=True) + "\n"
-    (directory / CONFIG).write_text(text, encoding="utf-8")
+    data = {key: getattr(experiment.data, key) for key in ("max_length", "truncate")}
+    meaning = {"task": config.to_dict(experiment.task), "thresholds": dict(thresholds), "data": data}
+    values = adapter_config.written(experiment, list(flat), _is_bare(experiment))
+    for name, found in ((CONFIG, values), (MEANING, meaning)):
+        text = json.dumps(found, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        (directory / name).write_text(text, encoding="utf-8")
+    if card:
+        (directory / CARD).write_text(card, encoding="utf-8")
     (directory / WEIGHTS).chmod((directory / CONFIG).stat().st_mode)  # save_file makes it private
+
+
+def meaning(directory: Path) -> Meaning | None:
+    """Returns what the outputs of an adapter mean; None: it does not say, as those of `peft` and of jaxft 0.1.0.
+
+    Raises:
+      UserError: what it says cannot be read.
+    """
+    file = directory / MEANING
+    if not file.exists():
+        return None
+    values = read_json(file)
+    if {*values} < {"task", "thresholds", "data"}:
+        raise UserError(f"{file} must hold task, thresholds and data; it is of another version, or damaged")
+    read = config.from_dict({"task": values["task"], "data": values["data"]})
+    return Meaning(read.task, values["thresholds"], read.data.max_length, read.data.truncate)
+
+
+def named(meaning: Meaning) -> dict[str, Any]:
+    """Returns the names of the outputs of an adapter's head as a config.json has them."""
+    labels = getattr(meaning.task, "labels", ())
+    architecture = tasks.build(meaning.task).hf_class
+    return {"architectures": [architecture], "id2label": {str(i): name for i, name in enumerate(labels)}}
+
+
+def published(experiment: config.Experiment, inputs: Sequence[str]) -> dict[str, str]:
+    """Returns what the card of an adapter says: `usage`, Python that predicts with it, and `library`, which loads it.
+
+    Args:
+      inputs: the columns that it reads.
+    """
+    base = json.dumps(experiment.model.path, ensure_ascii=False)
+    if TYPES[experiment.adapt] == "JAXFT":
+        row = "{" + ", ".join(f'"{column}": "A text."' for column in inputs) + "}"
+        opened = f'jaxft.Predictor.open({base}, adapter="path/to/this/directory")'
+        return {"library": "jaxft", "usage": f"import jaxft\n\npredict = {opened}\nprint(predict([{row}]))"}
+    kind, labels = tasks.build(experiment.task).hf_class, getattr(experiment.task, "labels", ())
+    keys = f", num_labels={len(labels) or 1}" if kind in COUNTED else "" if kind else ", add_pooling_layer=False"
+    usage = f"""from peft import PeftModel
+from transformers import AutoModel{kind}
+
+base = AutoModel{kind}.from_pretrained({base}{keys})
+model = PeftModel.from_pretrained(base, "path/to/this/directory")"""
+    return {"library": "peft", "usage": usage}
 
 
 def tensors(experiment: config.Experiment, flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -118,89 +188,6 @@ def _is_reversed(path: str) -> bool:
     return kind == "LORA" or (kind is None and is_transposed(path))
 
 
-def _config(experiment: config.Experiment, paths: Sequence[str]) -> dict[str, Any]:
-    """The values of adapter_config.json."""
-    method = experiment.adapt
-    own = [path for path in paths if path.startswith(f"{method}/")]
-    values = {
-        "base_model_name_or_path": experiment.model.path,
-        "inference_mode": True,
-        "modules_to_save": sorted({_head(path) for path in paths if path not in own}),
-        "peft_type": TYPES[method],
-        "task_type": TASKS.get(type(experiment.task).__name__),
-    }
-    if TYPES[method] == "JAXFT":
-        return values | {"method": method, "options": config.to_dict(getattr(experiment, method))}
-    if method in ("prefix", "prompt"):
-        return values | {"num_virtual_tokens": getattr(experiment, method).length}
-    layers = sorted({".".join(path.split("/")[1 + _is_bare(experiment) : -1]) for path in own})
-    if method == "ia3":
-        fed = [layer for layer in layers if any(matches(p, layer.replace(".", "/")) for p in experiment.ia3.inputs)]
-        return values | {"target_modules": layers, "feedforward_modules": fed}
-    lora = (
-        experiment.lora
-        if method == "lora"
-        else config.Lora(rank=experiment.adalora.rank, alpha=experiment.adalora.rank)
-    )
-    return values | {
-        "r": lora.rank,
-        "lora_alpha": lora.alpha,
-        "lora_dropout": lora.dropout,
-        "use_rslora": lora.rslora,
-        "use_dora": lora.dora,
-        "target_modules": layers,
-    }
-
-
-def _head(path: str) -> str:
-    """The module of the head that a parameter lies in: `classifier`, or `pooler`, which lies in the body."""
-    return "pooler" if "/pooler/" in path else path.split("/")[0]
-
-
-def options(directory: Path) -> dict[str, Any]:
-    """The keys of an experiment that make the method of a `peft` directory: `Experiment(**options(directory))`.
-
-    Raises:
-      UserError: there is none, or it is of a method or has a setting that is not known here.
-    """
-    if not (directory / CONFIG).exists():
-        raise UserError(f"no {CONFIG} in {directory}; is it the directory of an adapter?")
-    values = read_json(directory / CONFIG)
-    kind, targets = values.get("peft_type"), values.get("target_modules")
-    readable = {*TYPES.values(), "ADALORA"}
-    if kind not in readable:
-        raise UserError(f"{directory / CONFIG}: peft_type {kind!r} cannot be read; {nearest(str(kind), readable)}")
-    if kind == "JAXFT":
-        read = config.from_dict({values["method"]: values["options"]})
-        return {"adapt": values["method"], values["method"]: getattr(read, values["method"])}
-    if kind in ("PREFIX_TUNING", "PROMPT_TUNING"):
-        method, section = ("prefix", config.Prefix) if kind == "PREFIX_TUNING" else ("prompt", config.Prompt)
-        return {"adapt": method, method: section(length=values["num_virtual_tokens"])}
-    if isinstance(targets, str) and targets != "all-linear":
-        raise UserError(f"{directory / CONFIG}: target_modules {targets!r} is a pattern; list the modules instead")
-    for key in ("rank_pattern", "alpha_pattern", "layers_to_transform", "fan_in_fan_out"):
-        if values.get(key) and (kind, key) != ("ADALORA", "rank_pattern"):
-            raise UserError(f"{directory / CONFIG}: {key} is set, which is not supported; leave it out")
-    if values.get("bias", "none") != "none":
-        raise UserError(f"{directory / CONFIG}: bias is {values['bias']!r}; only none is supported")
-    paths = () if isinstance(targets, str) else tuple(name.replace(".", "/") for name in targets or ())
-    if kind == "IA3":
-        fed = tuple(name.replace(".", "/") for name in values.get("feedforward_modules") or ())
-        return {"adapt": "ia3", "ia3": config.IA3(inputs=fed, outputs=tuple(path for path in paths if path not in fed))}
-    if kind == "ADALORA":
-        first, last, dropout = values["init_r"], values["target_r"], values.get("lora_dropout", 0.0)
-        return {"adapt": "adalora", "adalora": config.AdaLora(rank=first, target=last, dropout=dropout, targets=paths)}
-    lora = config.Lora(
-        rank=values["r"],
-        alpha=float(values["lora_alpha"]),
-        dropout=values.get("lora_dropout", 0.0),
-        rslora=values.get("use_rslora", False),
-        dora=values.get("use_dora", False),
-        targets=paths,
-    )
-    return {"adapt": "lora", "lora": lora}
-
-
 def adopted(experiment: config.Experiment) -> config.Experiment:
     """The experiment with the method, and its keys, of the adapter that training goes on from, if there is one.
 
@@ -224,9 +211,8 @@ def held(directory: Path, composed: Program) -> set[str]:
     Raises:
       UserError: it cannot be read.
     """
-    there, adapt = _stored(directory), _method(composed)
-    bare = not composed.task.hf_class
-    return {path for path in nn.flatten(composed.state.trainable) if _name(adapt, path, bare) in there}
+    there = adapter_config.shapes(directory)
+    return {path for path, name in _names(composed).items() if name in there}
 
 
 def _method(composed: Program) -> str:
@@ -235,39 +221,37 @@ def _method(composed: Program) -> str:
 
 def _stored(directory: Path) -> dict[str, np.ndarray]:
     """The tensors of a directory."""
-    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    file = directory / WEIGHTS
-    if not file.exists():
-        raise UserError(f"no {WEIGHTS} in {directory}; is it the directory of an adapter?")
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise UserError(f"{file} is damaged or cut short; fetch it again") from error
+    adapter_config.shapes(directory)  # raises where they cannot be read
+    return load_file(directory / WEIGHTS)
 
 
-def read(directory: Path, composed: Program, start: Params) -> Params:
-    """What learns, as a directory has it, placed as in the program's state.
+def read(directory: Path, composed: Program, start: Params, head: Fit = AS_IT_STANDS) -> Params:
+    """Returns what learns, as a directory has it, placed as in the program's state.
 
     Args:
       start: where the directory lacks a part of the head (`peft` saves no pooler unless it is told to), this is taken.
+      head: how the outputs of the adapter's head are taken; those that are new are of `start` too.
 
     Raises:
       UserError: it is not of the program's method and sizes, or cannot be read.
     """
-    file = directory / WEIGHTS
-    there = _whole_ranks(read_json(directory / CONFIG), _stored(directory))
-    adapt = _method(composed)
-    added, found = nn.flatten(composed.adaptation.spec), nn.flatten(start)
-    states, unused, bare = _states(added), set(there), not composed.task.hf_class
+    file, values = directory / WEIGHTS, read_json(directory / CONFIG)
+    names, found = _names(composed), nn.flatten(start)
+    added = nn.flatten(composed.adaptation.spec)
+    there = _even(file, values, _stored(directory))
+    beside = {path: name for path, name in names.items() if path not in added}
+    _check_saved(file, values, there, beside.values())
+    there = _with_whole_head(values, there, {name: (path, found[path]) for path, name in beside.items()})
+    states, unused = _states(added), there.keys() - _idle(there, composed)
     for path, leaf in nn.flatten(composed.state.trainable).items():
-        name = _name(adapt, path, bare)
+        name = names[path]
         unused.discard(name)
         if _is_value(path) and name not in there:  # a LoRA
             found[path] = jnp.ones_like(found[path])
             continue
-        if path not in added and name not in there:
+        if path in beside and (name not in there or (head.new and path in head.paths)):
             continue
         x = there.get(name)
         if x is not None and path in states and x.shape[1] % len(states) == 0:
@@ -276,25 +260,104 @@ def read(directory: Path, composed: Program, start: Params) -> Params:
             shape = "missing" if x is None else f"{list(x.shape)}"
             raise UserError(f"{file}: {name} is {shape}; {path} is {list(leaf.shape)} in this experiment")
         value = (x.T if _is_reversed(path) else x).reshape(leaf.shape)
+        if head.order and path in head.paths:
+            value = value[..., list(head.order)]
         found[path] = jax.device_put(value.astype(np.float32), leaf.sharding)
     if unused:
         raise UserError(f"{file}: {min(unused)} has no place in the model of this experiment, as far as it learns")
     return nn.unflatten(found)
 
 
-def _whole_ranks(values: Mapping[str, Any], there: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors of a directory; of AdaLoRA's the ranks that were cut are zeros again, and values hold the scale."""
-    if values.get("peft_type") != "ADALORA":
+def _names(composed: Program) -> dict[str, str]:
+    """What `peft` calls each parameter that learns, by path."""
+    adapt, bare = _method(composed), not composed.task.hf_class
+    return {path: _name(adapt, path, bare) for path in nn.flatten(composed.state.trainable)}
+
+
+def _even(file: Path, values: Mapping[str, Any], there: Tensors) -> dict[str, np.ndarray]:
+    """The tensors of a directory, those of LoRA of one rank and scale in all layers.
+
+    Ranks that a layer lacks are zeros, a scale of its own is multiplied into what comes last. Of AdaLoRA the scale is
+    in the values between.
+    """
+    kind = values.get("peft_type")
+    if kind != "ADALORA" and not adapter_config.is_uneven(values):
         return dict(there)
-    rank, found = values["init_r"], {}
+    first = {adapter_config.module_of(name): len(x) for name, x in there.items() if ".lora_A" in name}
+    rank = values.get("init_r", 12) if kind == "ADALORA" else max(first.values())
+    found = {}
     for name, x in there.items():
-        part = name.rsplit(".", 1)[-1]
+        part = name.removesuffix(".weight").rsplit(".", 1)[-1]
         if part in ("lora_A", "lora_B", "lora_E"):
             axis = int(part == "lora_B")
             x = np.pad(x, [(0, rank - size if i == axis else 0) for i, size in enumerate(x.shape)])
-            name += "" if part == "lora_E" else ".weight"
-        found[name] = x * (values["lora_alpha"] / (rank + 1e-5)) if part == "lora_E" else x
+        if part in ("lora_A", "lora_B") and kind == "ADALORA":
+            name += ".weight"
+        if part == "lora_E":
+            alpha = values.get("lora_alpha", 8)
+            x = x * ((alpha if alpha > 0 else rank) / (rank + 1e-5))
+        if part == "lora_B" and kind == "LORA":
+            module = adapter_config.module_of(name)
+            own = adapter_config.rank_of(values, module)
+            if own != first.get(module):
+                raise UserError(f"{file}: lora_A of {module} has {first.get(module)} ranks; {CONFIG} says {own}")
+            x = x * adapter_config.scale(values, module)
+        found[name] = x
     return found
+
+
+def _check_saved(file: Path, values: Mapping[str, Any], there: Tensors, head: Iterable[str]) -> None:
+    """Makes sure that each part of the head that the adapter says to hold is there."""
+    saved = {*(values.get("modules_to_save") or ())}
+    for name in head:
+        if name not in there and saved & {*name.split(".")}:
+            raise UserError(f"{file}: {name} is missing, which modules_to_save says it holds; save the adapter again")
+
+
+def _with_whole_head(
+    values: Mapping[str, Any], there: Tensors, head: Mapping[str, tuple[str, Any]]
+) -> dict[str, np.ndarray]:
+    """The tensors with the corrections of the head's layers added to these, which learn as a whole here.
+
+    `all-linear` of `peft` gives a pooler one.
+
+    Args:
+      head: name -> path and value, as training begins, of each of the head's parameters.
+    """
+    found = dict(there)
+    for name, (path, x) in head.items():
+        module = name.rpartition(".")[0]
+        own = {part: there[key] for part in PARTS.values() if (key := f"{module}.{part}") in there}
+        if not own:
+            continue
+        for part in own:
+            found.pop(f"{module}.{part}", None)
+        start = np.asarray(fetch(x))
+        whole = there.get(name, start.T if _is_reversed(path) else start)
+        found[name] = _corrected(whole, own, adapter_config.factor(values))
+    return found
+
+
+def _corrected(whole: np.ndarray, own: Tensors, factor: float) -> np.ndarray:
+    """A layer's weight `[outputs, inputs]`, or its bias, with the correction that it has."""
+    if (rescaling := own.get(PARTS["scale"])) is not None:
+        if whole.ndim == 1:
+            return whole * rescaling[:, 0] if len(rescaling) == len(whole) else whole
+        return whole * rescaling
+    if whole.ndim == 1:
+        return whole
+    a, b = own[PARTS["a"]], own[PARTS["b"]]
+    whole = whole + factor * b @ (a * own.get(PARTS["value"], 1))
+    if (lengths := own.get(PARTS["magnitude"])) is not None:
+        whole = whole * (lengths / np.linalg.norm(whole, axis=1))[:, None]
+    return whole
+
+
+def _idle(there: Iterable[str], composed: Program) -> set[str]:
+    """The tensors of a pooler, where the model has none: no output of it depends on one."""
+    if any("/pooler/" in path for path in nn.flatten(composed.spec)):
+        return set()
+    return {name for name in there if ".pooler." in name}
 
 
 def average(adapters: Sequence[Params]) -> Params:

@@ -15,6 +15,8 @@ SAFETENSORS = "model.safetensors"
 
 FLAX = "flax_model.msgpack"
 
+CARD = "README.md"
+
 VOCABULARIES = (
     *("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model"),
     *("tokenizer.model", "spm.model"),
@@ -47,7 +49,7 @@ def _snapshot(name: str, revision: str) -> Path:
 
     def fetch(weights: str) -> Path:
         stem, suffix = weights.split(".")
-        files = ["config.json", *TOKENIZER_FILES, weights, f"{stem}-*-of-*.{suffix}", f"{weights}.index.json"]
+        files = ["config.json", CARD, *TOKENIZER_FILES, weights, f"{stem}-*-of-*.{suffix}", f"{weights}.index.json"]
         return Path(snapshot_download(name, revision=revision, allow_patterns=files, ignore_patterns=["*/*"]))
 
     # OWNER/NAME with a directory OWNER here may well have been meant as a local path.

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxft.hub.directory import SAFETENSORS
+from jaxft.hub.directory import CARD, SAFETENSORS
 from jaxft.hub.tokenizer import tokenizer_files
 from jaxft.hub.weights import is_transposed, torch_name
 from jaxft.models import nn
@@ -55,7 +55,7 @@ def export(
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         (new / "config.json").write_text(_config_text(hf_config, architecture), encoding="utf-8")
-        (new / "README.md").write_text(card, encoding="utf-8")
+        (new / CARD).write_text(card, encoding="utf-8")
         for name, values in (files or {}).items():
             (new / name).parent.mkdir(exist_ok=True)
             (new / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,8 +1,13 @@
 """Whether the head of a checkpoint is the one that a run wants, and which of its outputs stands for which label."""
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from jaxft import tasks
+from jaxft.models import nn
+from jaxft.program import Program
 
 GENERIC = re.compile(r"LABEL_\d+")
 """What the Hugging Face library calls a label that nobody has named."""
@@ -57,6 +62,24 @@ def fit(hf: Mapping[str, Any], hf_class: str, labels: Sequence[str], wanted: str
         return Fit(paths, order, note=f"head: its outputs are put in the order of the labels: {', '.join(labels)}")
     listed = ", ".join(str(name) for name in dict(hf["id2label"]).values())[:100]
     return Fit(paths, new=f"as the checkpoint's is for {listed}; config.model.head=load takes it as it stands")
+
+
+def fit_of(hf: Mapping[str, Any], composed: Program, wanted: str) -> Fit:
+    """Returns how the head of a checkpoint, or of an adapter, fits the labels of a program's task; see `fit`."""
+    flat, prefix = nn.flatten(composed.spec), composed.model.prefix
+    beside = [path for path in flat if not path.startswith(f"{prefix}/")]
+    labels = getattr(composed.task.options, "labels", ())
+    return fit(hf, composed.task.hf_class, labels, wanted, beside if wanted == "new" else _of_labels(composed))
+
+
+def _of_labels(composed: Program) -> list[str]:
+    """The paths of the head's parameters that have an entry a label: those that one label more makes larger."""
+    options = composed.task.options
+    if not getattr(options, "labels", ()):
+        return []
+    more = tasks.build(dataclasses.replace(options, labels=(*options.labels, ""))).param_spec(composed.model)
+    flat = nn.flatten(composed.spec)
+    return [path for path, leaf in nn.flatten(more).items() if leaf.shape != flat[path].shape]
 
 
 def _names(hf: Mapping[str, Any]) -> list[str]:

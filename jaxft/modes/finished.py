@@ -71,23 +71,32 @@ def write_export(
     results: Mapping[str, float],
 ) -> None:
     from jaxft.hub import export as hf
-    from jaxft.hub.card import model_card
+    from jaxft.hub.card import About, front_matter, model_card
 
     e = job.experiment
+    published = job.table.published(job.body.model, e.data.max_length)
+    about = About(
+        name=e.name or str(folder).split("/")[-1],
+        experiment=config.to_dict(e),
+        origins={name: split.origin for name, split in job.splits.items()},
+        results=dict(results),
+        command=command_line(sys.argv),
+        base=front_matter(job.body.directory),
+        pipeline=published.pipeline,
+        usage=published.usage,
+        library=published.library,
+    )
     if e.adapt in adapters.TYPES:
-        adapters.write(folder.adapter, e, weights[0])
+        card = model_card(dataclasses.replace(about, adapter=True, **adapters.published(e, job.table.inputs)))
+        adapters.write(folder.adapter, e, weights[0], thresholds, card)
         say(f"adapter: {folder}/adapter")
     if job.program.merge is None:
         return  # no Hugging Face model has layers like these
-    command = command_line(sys.argv)
-    name, published = e.name or str(folder).split("/")[-1], job.table.published(job.body.model, e.data.max_length)
-    about = {"pipeline": published.pipeline, "usage": published.usage}
-    text = model_card(name, config.to_dict(e), dict(results), command, e.model.path, **about)
     architecture = job.body.model.hf_class(job.task.hf_class)
     files = {**published.files, **(hub.settings_for_words(job.body.directory) if job.table.words else {})}
     hf_config = settings(job.body.hf, published.settings, thresholds)
     params = job.program.merge(*weights)
-    hf.export(folder.export, params, hf_config, architecture, job.body.directory, text, files=files)
+    hf.export(folder.export, params, hf_config, architecture, job.body.directory, model_card(about), files=files)
 
 
 def settings(base: Mapping[str, Any], head: Mapping[str, Any], thresholds: Mapping[str, float]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from jaxft.data import rows
 from jaxft.devices import distributed, flops
 from jaxft.devices.distributed import say
 from jaxft.hub import adapters
-from jaxft.job import Job, check_metric, load, prepare
+from jaxft.job import Job, check_metric, load, load_adapter, prepare
 from jaxft.modes.finished import write_export
 from jaxft.modes.shared import cache_programs, compiled_evaluation, measure
 from jaxft.report import tables
@@ -128,7 +128,11 @@ def _start(job: Job, folder: Workdir) -> tuple[State, Position, Checkpoints]:
     for line in (*job.notes, *notes):
         say(line)
     if adapter := job.experiment.model.adapter:
-        state = state.replace(trainable=adapters.read(Path(adapter).expanduser(), job.program, state.trainable))
+        head = job.experiment.model.head
+        trainable, notes = load_adapter(Path(adapter).expanduser(), job.program, state.trainable, head)
+        for line in notes:
+            say(line)
+        state = state.replace(trainable=trainable)
     return state, Position(), checkpoints
 
 

@@ -15,8 +15,8 @@ from jaxft.data.sources import Split
 from jaxft.devices import distributed
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
-from jaxft.hub import adapters
-from jaxft.job import Body, check_length, check_types, load, with_trusted_attention
+from jaxft.hub import adapter_config, adapters
+from jaxft.job import Body, check_length, check_types, load, load_adapter, with_trusted_attention
 from jaxft.predict import directory
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
@@ -74,8 +74,16 @@ class Predictor:
         folder, chosen = _run_in(str(path)), Path(adapter).expanduser() if adapter else None
         if folder and task:
             raise UserError(f"{folder} is the folder of a run, whose config.json says its task; leave `task` out")
-        experiment = on_these_devices(folder.experiment()) if folder else directory.experiment(str(path), task)
+        of_run = on_these_devices(folder.experiment()) if folder else None
+        meaning = adapters.meaning(chosen) if chosen else None
+        if meaning and task:
+            raise UserError(f"{chosen} says its task; leave `task` out")
+        if meaning:
+            experiment = _as_trained(of_run or config.Experiment(model=config.Model(path=str(path))), meaning)
+        else:
+            experiment = of_run or directory.experiment(str(path), task)
         if chosen:
+            adapter_config.check_task(chosen, experiment.task)
             experiment = dataclasses.replace(experiment, **adapters.options(chosen))
         length = experiment.data.max_length
         body = Body.of(model_of(folder, experiment) if folder and not chosen else experiment.model, length)
@@ -91,6 +99,7 @@ class Predictor:
         else:
             weights = _base_weights(body, composed, chosen)
             thresholds = {} if chosen else body.hf.get("thresholds", {})
+            thresholds = meaning.thresholds if meaning else thresholds
         return cls(experiment, body, tables.build(experiment.task).decide(thresholds), composed, weights)
 
     def __call__(self, data: Sequence[str] | rows.Rows) -> list[dict[str, Any]]:
@@ -194,6 +203,12 @@ def _run_in(path: str) -> Workdir | None:
     return Workdir(path)
 
 
+def _as_trained(experiment: config.Experiment, meaning: adapters.Meaning) -> config.Experiment:
+    """The experiment, which reads and answers as an adapter was trained to."""
+    data = dataclasses.replace(experiment.data, max_length=meaning.max_length, truncate=meaning.truncate)
+    return dataclasses.replace(experiment, task=meaning.task, data=data)
+
+
 def _base_weights(body: Body, composed: program.Program, adapter: Path | None) -> tuple[Params, Params]:
     """Those of the model's directory, which has the head as well, or is what the adapter is put on."""
     params, accounting = load(body.directory, composed)
@@ -205,7 +220,10 @@ def _base_weights(body: Body, composed: program.Program, adapter: Path | None) -
                 f"neither the adapter {adapter} nor its base {body.directory} has {', '.join(new[:3])}: what is not "
                 "trained answers nothing; save the head with the adapter (peft: modules_to_save)"
             )
-        return adapters.read(adapter, composed, trainable), frozen
+        trainable, notes = load_adapter(adapter, composed, trainable)
+        for line in notes:
+            say(line)
+        return trainable, frozen
     if new := accounting.new:
         raise UserError(
             f"{body.directory}: the weights have no {', '.join(new[:3])} of the shape that config.json says; "

@@ -27,12 +27,14 @@ class Published(NamedTuple):
       usage: Python that predicts with the export in `path/to/this/directory`, for its model card.
       settings: what the head adds to a Hugging Face config.json.
       files: further files of the export: name -> what it holds as JSON.
+      library: what the Hub calls the library that loads the export.
     """
 
     pipeline: str
     usage: str
     settings: Mapping[str, Any] = {}
     files: Mapping[str, Any] = {}
+    library: str = "transformers"
 
 
 class Table(ABC):

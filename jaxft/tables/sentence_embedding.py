@@ -113,4 +113,4 @@ class SentenceEmbedding(Table):
             "1_Pooling/config.json": pooling,
             "2_Normalize/config.json": {},
         }
-        return Published("sentence-similarity", USAGE, files=files)
+        return Published("sentence-similarity", USAGE, files=files, library="sentence-transformers")

@@ -188,13 +188,14 @@ def test_adapters_of_sentence_embeddings_open(torch, peft, tmp_path):
 
 
 def test_a_tensor_without_a_place(torch, peft, tmp_path):
-    """A pattern of `peft` may name the pooler, which is no target here: its correction must not get lost."""
+    """Embeddings have no corrections here: what `peft` has learned of them must not get lost."""
     case = support.TASKS["single_label"]
     base = torch_reference.torch_model(support.SMALL, case.task, seed=0)
-    peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS", target_modules=["dense"])).save_pretrained(tmp_path)
+    targets = ["query", "word_embeddings"]
+    peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS", target_modules=targets)).save_pretrained(tmp_path)
     composed = support.compose(case.task, models.build(support.SMALL), **adapters.options(tmp_path))
-    with pytest.raises(UserError, match=r"pooler\.dense\.lora_A\.weight has no place in the model"):
-        adapters.read(tmp_path, composed, composed.state.trainable)
+    with pytest.raises(UserError, match=r"word_embeddings\.lora_embedding_A has no place in the model"):
+        adapters.read(tmp_path, composed, composed.init(support.random_params(case.task, composed.model, 0)).trainable)
 
 
 def test_adalora_has_the_budget_of_the_authors_code(peft):
