@@ -135,11 +135,16 @@ def test_a_run_without_validation_and_test_has_no_results():
     assert "model-index" not in found and "metrics" not in found
 
 
-def test_validation_that_was_carved_off_is_no_split_of_the_dataset():
-    origins = dict.fromkeys(("train", "validation"), "nyu-mll/glue (sst2), train")
-    (found,) = header(about(results={"validation/accuracy": 0.5}, origins=origins))["model-index"][0]["results"]
-    assert found["dataset"]["split"] == "train"
-    assert found["dataset"]["name"] == "nyu-mll/glue, validation carved off train"
+def test_what_was_carved_off_is_no_split_of_the_dataset():
+    """Nor are test and validation the same one, both of them being parts of `train`."""
+    origins = dict.fromkeys(("train", "validation", "test"), "nyu-mll/glue (sst2), train")
+    made = about(results={"validation/accuracy": 0.5, "test/accuracy": 0.25}, origins=origins)
+    found = {
+        (one["dataset"]["name"], one["dataset"]["split"]): [metric["value"] for metric in one["metrics"]]
+        for one in header(made)["model-index"][0]["results"]
+    }
+    name = "nyu-mll/glue"
+    assert found == {(name, "test (carved off train)"): [0.25], (name, "validation (carved off train)"): [0.5]}
 
 
 @pytest.mark.parametrize(
@@ -147,10 +152,9 @@ def test_validation_that_was_carved_off_is_no_split_of_the_dataset():
 )
 def test_data_that_are_not_on_the_hub(source, name):
     """`data/gone` could be a name there, but what was read is a file."""
-    found = header(about(source=source, subset="", origins=dict.fromkeys(("train", "validation", "test"), "train.csv")))
+    found = header(about(source=source, subset="", origins={"train": "train.csv", "test": "test.csv"}))
     assert "datasets" not in found
-    dataset = found["model-index"][0]["results"][0]["dataset"]
-    assert (dataset["type"], dataset["name"]) == ("local", f"{name}, test carved off train")
+    assert found["model-index"][0]["results"][0]["dataset"] == {"type": "local", "name": name, "split": "test"}
 
 
 @pytest.mark.parametrize("base_model", [MINILM, str(Path(__file__).parent), "gs://bucket/model", "./gone"])

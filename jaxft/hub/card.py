@@ -194,9 +194,9 @@ def _eval_results(about: About) -> list[Any]:
         result = EvalResult(
             task_type=about.pipeline,
             dataset_type=dataset or LOCAL,
-            dataset_name=(dataset or Path(data["source"]).name) + f", {split} carved off {data['train']}" * carved,
+            dataset_name=dataset or Path(data["source"]).name,
             dataset_config=data["subset"] or None,
-            dataset_split=data["train"] if carved else data[split],
+            dataset_split=f"{split} (carved off {data['train']})" if carved else data[split],
             metric_type=METRICS[metric],
             metric_name=metric,
             metric_value=value,
