@@ -148,6 +148,44 @@ def test_a_directory_says_its_task(exports, name):
     assert len({json.dumps(answer) for answer in together}) == len(inputs)
 
 
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        (("O", "B-X", "I-X"), "entities"),
+        (("O", "B-X", "I-X", "L-X", "U-X"), "entities"),
+        (("B-X", "M-X", "E-X", "S-X", "O"), "entities"),
+        (("U-X", "O"), "entities"),
+        (("L-ORG", "NN", "O"), "words"),
+        (("O", "b-per", "i-per"), "words"),
+        (("NOUN", "VERB"), "words"),
+    ],
+)
+def test_tags_of_every_scheme_that_is_read_are_tags(labels, problem, tmp_path):
+    hf = {"architectures": ["BertForTokenClassification"], "id2label": dict(enumerate(labels))}
+    assert task_of(hf, tmp_path) == config.TokenClassification(labels=labels, problem=problem)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said", "found"),
+    [
+        (("O", "U-X", "B-X", "L-X"), "U-X", ["So", "it", "is"]),
+        (("O", "B-X", "M-X", "E-X"), "M-X", ["So it is"]),
+    ],
+)
+def test_a_tagger_of_bilou_or_bmes_answers_entities(labels, said, found, tmp_path):
+    """One that always says the same tag: a unit is an entity, and so is what goes on."""
+    assert MINILM
+    options, model = config.TokenClassification(labels=labels), models.build(TINY)
+    task, published = tasks.build(options), tables.build(options).published(model, 64)
+    params = random_params(task, model, seed=0)
+    bias = np.where(np.asarray(labels) == said, 50, 0).astype(np.float32)
+    params["classifier"] = {"kernel": params["classifier"]["kernel"] * 0, "bias": bias}
+    export.export(tmp_path / "x", params, TINY | {**published.settings}, "BertForTokenClassification", MINILM, "A test.")
+    answer = Predictor.open(tmp_path / "x")(["So it is"])[0]
+    assert answer["prediction"] == [said] * 3
+    assert [(one["label"], one["text"]) for one in answer["entities"]] == [("X", text) for text in found]
+
+
 def test_a_directory_that_says_no_task(tiny_model, exports, tmp_path):
     with pytest.raises(UserError, match="names BertModel, which answers nothing by itself; give the folder of a run"):
         Predictor.open(tiny_model)

@@ -69,7 +69,7 @@ def _texts(hf: Mapping[str, Any], directory: Path) -> Options:
 
 def _words(hf: Mapping[str, Any], directory: Path) -> Options:
     names = _labels(hf, directory)
-    entities = any(tags.TAG.fullmatch(name) and name != "O" for name in names)
+    entities = tags.some_entity(names)
     return {"labels": names, "problem": "entities" if entities else "words"}
 
 
