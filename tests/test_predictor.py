@@ -180,7 +180,9 @@ def test_a_tagger_of_bilou_or_bmes_answers_entities(labels, said, found, tmp_pat
     params = random_params(task, model, seed=0)
     bias = np.where(np.asarray(labels) == said, 50, 0).astype(np.float32)
     params["classifier"] = {"kernel": params["classifier"]["kernel"] * 0, "bias": bias}
-    export.export(tmp_path / "x", params, TINY | {**published.settings}, "BertForTokenClassification", MINILM, "A test.")
+    export.export(
+        tmp_path / "x", params, TINY | {**published.settings}, "BertForTokenClassification", MINILM, "A test."
+    )
     answer = Predictor.open(tmp_path / "x")(["So it is"])[0]
     assert answer["prediction"] == [said] * 3
     assert [(one["label"], one["text"]) for one in answer["entities"]] == [("X", text) for text in found]

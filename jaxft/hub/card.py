@@ -50,7 +50,7 @@ class About:
     name: str
     experiment: Mapping[str, Any]
     origins: Mapping[str, str]
-    results: Mapping[str, float]
+    results: Mapping[str, float | None]
     command: str
     base: Mapping[str, Any]
     pipeline: str
@@ -60,8 +60,9 @@ class About:
 
     @property
     def told(self) -> dict[str, float]:
-        """The results of validation and test."""
-        return {key: x for key, x in sorted(self.results.items()) if key.split("/")[0] in ("validation", "test")}
+        """The results of validation and test that are known: in results.json, one that is not is null."""
+        known = {key: x for key, x in sorted(self.results.items()) if x is not None and math.isfinite(x)}
+        return {key: x for key, x in known.items() if key.split("/")[0] in ("validation", "test")}
 
 
 def front_matter(directory: Path) -> dict[str, Any]:
@@ -188,7 +189,7 @@ def _eval_results(about: About) -> list[Any]:
     found = []
     for key, value in about.told.items():
         split, _, metric = key.partition("/")
-        if metric not in METRICS or not math.isfinite(value):
+        if metric not in METRICS:
             continue
         carved = about.origins.get(split) == about.origins.get("train")
         result = EvalResult(

@@ -65,7 +65,8 @@ class Predictor:
 
         Args:
           path: the workdir of a run; the directory of a trained model, such as a run's export, or its name on the Hub.
-          adapter: the directory of an adapter, see `jaxft.hub.adapters`, put on the base model in place of its own.
+          adapter: the directory of an adapter, see `jaxft.hub.adapters`, put on the base model in place of its own. Its
+            task is the one that is answered, where it says one.
           task: for a directory: the columns that are read, where they are not those of `jaxft.config`'s defaults.
 
         Raises:

@@ -87,15 +87,18 @@ def made(torch, peft, folder: Path, kind: str) -> tuple[Any, Any]:
 
 
 def logits(folder: Path, features: Any) -> np.ndarray:
+    return outputs(folder, support.TASKS["single_label"], features)["logits"]
+
+
+def outputs(folder: Path, case: support.Case, features: Any) -> dict[str, np.ndarray]:
     """What is computed here from the directory `theirs` on the model `base`."""
-    case = support.TASKS["single_label"]
     model, params = support.load(folder / "base", case.task, dropout=0.0)
     composed = support.compose(case.task, model, **adapters.options(folder / "theirs"))
     trainable, frozen = composed.split(params)
     trainable = adapters.read(folder / "theirs", composed, trainable)
     host = support.lay_out(features, case.task, 24, slots=0)
     found = composed.eval_step((trainable, frozen), support.arrays(host)).outputs
-    return support.by_example(found, case.task, host, features)["logits"]
+    return support.by_example(found, case.task, host, features)
 
 
 @pytest.mark.parametrize("kind", support.once(KINDS, *ONCE))
@@ -104,6 +107,26 @@ def test_terms_of_peft_mean_the_same(torch, peft, tmp_path, kind: str):
     with torch.no_grad():
         wanted = theirs(**support.torch_inputs(features, support.TASKS["single_label"].task, 24, pad=0)).logits.numpy()
     support.assert_close({"": logits(tmp_path, features)}, {"": wanted}, 1e-4)
+
+
+def test_a_pooler_that_no_output_depends_on(torch, peft, tmp_path):
+    """`all-linear` of the bare body corrects its pooler, which embeddings of tokens do not pass through."""
+    from transformers import AutoModel
+
+    case = support.TASKS["embeddings"]
+    base = support.torch_model(support.SMALL, case.task, seed=0)
+    base.save_pretrained(tmp_path / "base")
+    torch.manual_seed(2)
+    bare = AutoModel.from_pretrained(tmp_path / "base")
+    arguments = KINDS["all-linear"][1] | {"init_lora_weights": False}
+    theirs = peft.get_peft_model(bare, peft.LoraConfig(task_type="FEATURE_EXTRACTION", **arguments)).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert any(".pooler." in name for name in load_file(tmp_path / "theirs" / adapters.WEIGHTS))
+    features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
+    with torch.no_grad():
+        wanted = support.embedded(theirs, support.torch_inputs(features, case.task, 24, pad=0))[1]["embeddings"]
+    found = outputs(tmp_path, case, features)
+    support.assert_close(found, {"embeddings": wanted.numpy()}, 1e-4)
 
 
 @pytest.mark.parametrize("written", ["all-linear", "All-Linear", None, r".*(query|key|value|dense)"])
