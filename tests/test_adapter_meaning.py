@@ -139,7 +139,9 @@ def test_a_meaning_that_cannot_be_read(tmp_path, change):
     values = json.loads((folder / adapters.MEANING).read_text())
     change(values)
     (folder / adapters.MEANING).write_text(json.dumps(values))
-    with pytest.raises(UserError, match=r"jaxft\.json must hold task, thresholds and data|unknown task 'poetry'"):
+    with pytest.raises(
+        UserError, match=r"jaxft\.json must hold task, thresholds and data|jaxft\.json: unknown task 'poetry'"
+    ):
         adapters.meaning(folder)
 
 

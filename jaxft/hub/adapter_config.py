@@ -73,24 +73,45 @@ KEEPING = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 """`init_lora_weights` that leave the base model's weights as they are; others put a part of them into the adapter."""
 
 
-def options(directory: Path) -> dict[str, Any]:
-    """Returns the keys of an experiment that make the method of a directory: `Experiment(**options(directory))`.
+METHODS = {
+    **{kind: method for method, kind in TYPES.items() if method != "adalora"},
+    "ADALORA": "adalora",
+}
+"""`peft_type` -> method."""
+
+
+def method_of(directory: Path) -> str:
+    """Returns the method of a directory.
 
     Raises:
-      UserError: there is none, or it is of a method or has a setting that is not known here.
+      UserError: there is none, or it is of a method that is not known here.
     """
     file = directory / CONFIG
     if not file.exists():
         raise UserError(f"no {CONFIG} in {directory}; is it the directory of an adapter?")
     values = read_json(file)
-    kind, readable = values.get("peft_type"), {*TYPES.values(), "ADALORA"}
-    if kind not in readable:
-        raise UserError(f"{file}: peft_type {kind!r} cannot be read; {nearest(str(kind), readable)}")
+    kind = values.get("peft_type")
+    if kind not in METHODS:
+        raise UserError(f"{file}: peft_type {kind!r} cannot be read; {nearest(str(kind), METHODS)}")
+    method = values.get("method") if kind == "JAXFT" else METHODS[kind]
+    if method not in TYPES or (kind == "JAXFT" and not isinstance(values.get("options"), Mapping)):
+        raise UserError(f"{file}: it must hold `method` and `options`, as jaxft writes them; fetch it again")
+    return method
+
+
+def options(directory: Path) -> dict[str, Any]:
+    """Returns the keys of an experiment that make the method of a directory: `Experiment(**options(directory))`.
+
+    Raises:
+      UserError: as `method_of`, or it has a setting that is not known here.
+    """
+    method, file, values = method_of(directory), directory / CONFIG, read_json(directory / CONFIG)
+    kind = values["peft_type"]
     if kind == "JAXFT":
-        return _own(file, values)
+        return {"adapt": method, method: getattr(config.from_dict({method: values["options"]}), method)}
     _check(file, values)
     if kind in ("PREFIX_TUNING", "PROMPT_TUNING"):
-        method, section = ("prefix", config.Prefix) if kind == "PREFIX_TUNING" else ("prompt", config.Prompt)
+        section = config.Prefix if method == "prefix" else config.Prompt
         return {"adapt": method, method: section(length=_number(file, values, "num_virtual_tokens", None))}
     layers = _layers(shapes(directory), FIRST[kind])
     inside = sorted(
@@ -175,14 +196,6 @@ def check_task(directory: Path, task: config.Task) -> None:
     if said in TASKS.values() and said != wanted:
         kind = next(name for name, one in TASKS.items() if one == said)
         raise UserError(f"{directory / CONFIG}: task_type is {said}, that of {kind}; here it is {type(task).__name__}")
-
-
-def _own(file: Path, values: Values) -> dict[str, Any]:
-    """The method of a directory for which `peft` has no format."""
-    method, keys = values.get("method"), values.get("options")
-    if method not in TYPES or not isinstance(keys, Mapping):
-        raise UserError(f"{file}: it must hold `method` and `options`, as jaxft writes them; fetch it again")
-    return {"adapt": method, method: getattr(config.from_dict({method: keys}), method)}
 
 
 def _check(file: Path, values: Values) -> None:

@@ -108,7 +108,10 @@ def meaning(directory: Path) -> Meaning | None:
     values = read_json(file)
     if {*values} < {"task", "thresholds", "data"}:
         raise UserError(f"{file} must hold task, thresholds and data; it is of another version, or damaged")
-    read = config.from_dict({"task": values["task"], "data": values["data"]})
+    try:
+        read = config.from_dict({"task": values["task"], "data": values["data"]})
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
     return Meaning(read.task, values["thresholds"], read.data.max_length, read.data.truncate)
 
 
@@ -196,13 +199,13 @@ def adopted(experiment: config.Experiment) -> config.Experiment:
     """
     if not experiment.model.adapter:
         return experiment
-    found = options(Path(experiment.model.adapter).expanduser())
-    if experiment.adapt not in ("full", found["adapt"]):
+    directory = Path(experiment.model.adapter).expanduser()
+    if experiment.adapt not in ("full", method := adapter_config.method_of(directory)):
         raise UserError(
             f"config.adapt is {experiment.adapt!r}, but config.model.adapter {experiment.model.adapter} is of "
-            f"{found['adapt']}; leave one of them out"
+            f"{method}; leave one of them out"
         )
-    return config.check(dataclasses.replace(experiment, **found), data=False)
+    return config.check(dataclasses.replace(experiment, **options(directory)), data=False)
 
 
 def held(directory: Path, composed: Program) -> set[str]:

@@ -84,8 +84,8 @@ class Predictor:
         else:
             experiment = of_run or directory.experiment(str(path), task)
         if chosen:
-            adapter_config.check_task(chosen, experiment.task)
             experiment = dataclasses.replace(experiment, **adapters.options(chosen))
+            adapter_config.check_task(chosen, experiment.task)
         length = experiment.data.max_length
         body = Body.of(model_of(folder, experiment) if folder and not chosen else experiment.model, length)
         mesh = sharding.make_mesh(experiment.mesh)
