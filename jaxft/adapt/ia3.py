@@ -4,6 +4,7 @@ from flax import struct
 
 from jaxft.adapt.base import Adaptation, dense_layers
 from jaxft.config import Experiment
+from jaxft.errors import UserError
 from jaxft.models import Model, nn
 from jaxft.types import Array, Params
 
@@ -22,8 +23,10 @@ class Rescale(struct.PyTreeNode):
 
 def build(experiment: Experiment, spec: nn.Spec, model: Model) -> Adaptation:
     options, flat = experiment.ia3, nn.flatten(spec)
-    inputs = dense_layers(flat, model, "ia3.inputs", options.inputs)
-    outputs = dense_layers(flat, model, "ia3.outputs", options.outputs)
+    if not options.inputs and not options.outputs:
+        raise UserError("config.ia3.outputs and config.ia3.inputs are both empty; name layers in one of them")
+    inputs = dense_layers(flat, model, "ia3.inputs", options.inputs) if options.inputs else []
+    outputs = dense_layers(flat, model, "ia3.outputs", options.outputs) if options.outputs else []
     new = {}
     for axis, paths in enumerate((inputs, [path for path in outputs if path not in inputs])):
         for path in paths:

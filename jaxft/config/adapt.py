@@ -69,8 +69,10 @@ class Adapter(Section):
 class IA3(Section):
     """adapt=ia3: keys, values and hidden units are rescaled (Liu et al. 2022)."""
 
-    outputs: tuple[str, ...] = knob(("key", "value"), "parts of the paths of dense layers whose outputs are rescaled")
-    inputs: tuple[str, ...] = knob(("layer/*/output/dense",), "and of those whose inputs are")
+    outputs: tuple[str, ...] = knob(
+        ("key", "value"), "parts of the paths of dense layers whose outputs are rescaled; empty: of none"
+    )
+    inputs: tuple[str, ...] = knob(("layer/*/output/dense",), "and of those whose inputs are; empty: of none")
 
 
 @dataclass(kw_only=True)
