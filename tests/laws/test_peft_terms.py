@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import support
+import torch_reference
 from safetensors.numpy import load_file
 
 from jaxft.hub import adapters
@@ -69,7 +70,7 @@ def peft(torch):
 def made(torch, peft, folder: Path, kind: str) -> tuple[Any, Any]:
     """A small classifier with an adapter of `peft` and random values in it, saved; the model, and four examples."""
     case = support.TASKS["single_label"]
-    base = support.torch_model(support.SMALL, case.task, seed=0)
+    base = torch_reference.torch_model(support.SMALL, case.task, seed=0)
     base.save_pretrained(folder / "base")
     name, arguments = KINDS[kind]
     options = getattr(peft, name)(task_type="SEQ_CLS", **arguments)
@@ -89,7 +90,7 @@ def logits(folder: Path, features: Any) -> np.ndarray:
 
 def outputs(folder: Path, case: support.Case, features: Any) -> dict[str, np.ndarray]:
     """What is computed here from the directory `theirs` on the model `base`."""
-    model, params = support.load(folder / "base", case.task, dropout=0.0)
+    model, params = torch_reference.load(folder / "base", case.task, dropout=0.0)
     composed = support.compose(case.task, model, **adapters.options(folder / "theirs"))
     trainable, frozen = composed.split(params)
     trainable = adapters.read(folder / "theirs", composed, trainable)
@@ -102,7 +103,9 @@ def outputs(folder: Path, case: support.Case, features: Any) -> dict[str, np.nda
 def test_terms_of_peft_mean_the_same(torch, peft, tmp_path, kind: str):
     theirs, features = made(torch, peft, tmp_path, kind)
     with torch.no_grad():
-        wanted = theirs(**support.torch_inputs(features, support.TASKS["single_label"].task, 24, pad=0)).logits.numpy()
+        wanted = theirs(
+            **torch_reference.torch_inputs(features, support.TASKS["single_label"].task, 24, pad=0)
+        ).logits.numpy()
     support.assert_close({"": logits(tmp_path, features)}, {"": wanted}, 1e-4)
 
 
@@ -111,7 +114,7 @@ def test_a_pooler_that_no_output_depends_on(torch, peft, tmp_path):
     from transformers import AutoModel
 
     case = support.TASKS["embeddings"]
-    base = support.torch_model(support.SMALL, case.task, seed=0)
+    base = torch_reference.torch_model(support.SMALL, case.task, seed=0)
     base.save_pretrained(tmp_path / "base")
     torch.manual_seed(2)
     bare = AutoModel.from_pretrained(tmp_path / "base")
@@ -121,7 +124,9 @@ def test_a_pooler_that_no_output_depends_on(torch, peft, tmp_path):
     assert any(".pooler." in name for name in load_file(tmp_path / "theirs" / adapters.WEIGHTS))
     features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
     with torch.no_grad():
-        wanted = support.embedded(theirs, support.torch_inputs(features, case.task, 24, pad=0))[1]["embeddings"]
+        wanted = torch_reference.embedded(theirs, torch_reference.torch_inputs(features, case.task, 24, pad=0))[1][
+            "embeddings"
+        ]
     found = outputs(tmp_path, case, features)
     support.assert_close(found, {"embeddings": wanted.numpy()}, 1e-4)
 
