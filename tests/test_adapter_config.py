@@ -278,3 +278,28 @@ def test_ia3_of_no_layer():
     task = tasks.build(config.SequenceClassification(labels=("a", "b"), problem="single_label"))
     with pytest.raises(UserError, match=r"ia3\.outputs and config\.ia3\.inputs are both empty"):
         program.compose(e, models.build(support.SMALL), task, steps=10)
+
+
+@pytest.mark.parametrize(
+    ("method", "wanted"),
+    [
+        ("prefix", {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 16}),
+        ("prompt", {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 8}),
+        ("adapter", {"peft_type": "JAXFT", "method": "adapter", "options": config.to_dict(config.Adapter())}),
+        ("lora", {"peft_type": "LORA", "r": 8, "lora_alpha": 16.0, "use_dora": False, "lora_dropout": 0.0}),
+        ("adalora", {"peft_type": "LORA", "r": 12, "lora_alpha": 12, "use_rslora": False}),
+        ("ia3", {"peft_type": "IA3", "feedforward_modules": ["bert.encoder.layer.0.output.dense"]}),
+    ],
+)
+def test_what_is_written(method, wanted):
+    layers = ("bert/encoder/layer/0/output/dense", "bert/encoder/layer/0/attention/self/value")
+    paths = [*(f"{method}/{layer}/a" for layer in layers), "classifier/kernel", "bert/pooler/dense/bias"]
+    e = config.Experiment(adapt=method, model=config.Model(path="a/b"), task=config.TokenClassification())
+    found = adapter_config.written(e, paths, bare=False)
+    assert found["base_model_name_or_path"] == "a/b" and found["task_type"] == "TOKEN_CLS"
+    assert found["modules_to_save"] == ["classifier", "pooler"]
+    assert {key: found.get(key) for key in wanted} == wanted
+    if "target_modules" in found:
+        assert found["target_modules"] == sorted(layer.replace("/", ".") for layer in layers)
+        bare = adapter_config.written(e, paths, bare=True)["target_modules"]
+        assert bare == ["encoder.layer.0.attention.self.value", "encoder.layer.0.output.dense"]

@@ -25,6 +25,7 @@ from jaxft.tables import census
 
 COUNT = int(os.environ.get("JAXFT_FUZZ", "12"))
 LENGTH = 12
+pytestmark = [pytest.mark.timeout(300 + COUNT)] if "JAXFT_FUZZ" in os.environ else []
 
 
 @pytest.fixture(scope="module")
