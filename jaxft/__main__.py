@@ -2,7 +2,7 @@
 
   jaxft --config=quickstart --workdir=/tmp/qs
   jaxft --config=glue:sst2 --workdir=/tmp/sst2 --config.optimizer.learning_rate=3e-5
-  jaxft --mode=evaluate --workdir=/tmp/qs
+  jaxft --mode=evaluate --workdir=/tmp/qs --input=labelled.csv
   jaxft --mode=predict --workdir=/tmp/qs --input=texts.txt --output=answers.jsonl
   jaxft --mode=export --workdir=/tmp/qs
   jaxft --mode=plan --config=quickstart --topology=v5e:4x4

@@ -116,7 +116,12 @@ def _define(values: flags.FlagValues, argv: list[str]) -> None:
         "folder of the run: written by train, read by the others; predict: or of any model",
         flag_values=values,
     )
-    flags.DEFINE_string("input", None, "predict: a text, CSV or JSON lines file", flag_values=values)
+    flags.DEFINE_string(
+        "input",
+        None,
+        "predict: a text, CSV or JSON lines file; evaluate: a labelled file, instead of the run's own splits",
+        flag_values=values,
+    )
     flags.DEFINE_string("output", "", "predict: JSON lines file to write; empty: standard output", flag_values=values)
     flags.DEFINE_string("draw", "", "inspect: draw the parameters whose path this pattern matches", flag_values=values)
     flags.DEFINE_string(
@@ -270,7 +275,9 @@ MODES = {
         ),
         needs=("workdir", "config"),
     ),
-    "evaluate": Mode(_together(lambda modes, given: modes.evaluate(given.workdir)), needs=("workdir",)),
+    "evaluate": Mode(
+        _together(lambda modes, given: modes.evaluate(given.workdir, inputs=given.input or "")), needs=("workdir",)
+    ),
     "predict": Mode(
         _together(lambda modes, given: modes.predict(given.workdir, given.input, given.output, given.adapter)),
         needs=("workdir", "input"),

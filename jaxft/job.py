@@ -82,11 +82,7 @@ class Body:
                 tokenizer.append(truncation.keeping(self.tokenizer(table.words), table.options, data.truncate))
             return table.features(split.slice(start, stop), tokenizer[0], data.max_length, labelled)
 
-        def about(made: Features) -> dict[str, float]:
-            unknown, special = tokenizer[0].unk_token_id, tokenizer[0].all_special_ids
-            return {"unknown": census.unknown_share(made.tokens["input_ids"], unknown, special)}
-
-        return tokenize(split.table.num_rows, make, path, about)
+        return tokenize(split.table.num_rows, make, path, lambda made: census.of_features(made, tokenizer[0]))
 
     def tokenizer(self, words: bool = False) -> Any:
         """Loads the tokenizer that belongs to the model, for texts or for lists of words.

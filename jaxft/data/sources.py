@@ -1,5 +1,6 @@
 """Reads whatever the user has into Arrow tables, one a split, or says which file, row and column is at fault."""
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ T = TypeVar("T")
 pc: Any = pyarrow.compute  # its functions are made at run time, where no type checker sees them
 
 KEYS = ("train", "validation", "test")
+INPUT = "input"
+"""Key of a labelled file that a trained model is measured on."""
 IN_MEMORY = "(rows in memory)"
 """`data.source` of a run whose data were given to `jaxft.train`."""
 
@@ -31,7 +34,7 @@ class Split(NamedTuple):
     Attributes:
       origin: the file or data set they come from.
       rows: `[n]`, the row of each example there; None: row i itself.
-      key: "train", "validation" or "test"; empty where it is none of them.
+      key: "train", "validation", "test" or "input"; empty where it is none of them.
       cells: whether the file has no types (CSV, TSV): every value is the text of its cell.
       notes: what there is to say of how it was read, a line each.
     """
@@ -45,7 +48,9 @@ class Split(NamedTuple):
 
     @property
     def hint(self) -> str:
-        """Ends an error about a label that validation or test lacks: what to do if its labels are hidden."""
+        """Ends an error about a label that a split lacks: what to do if its labels are hidden."""
+        if self.key == INPUT:
+            return "; if its labels are hidden, predict on it by --mode=predict"
         if self.key not in ("validation", "test"):
             return ""
         return f"; if its labels are hidden, leave it out by --config.data.{self.key}=, and predict on it"
@@ -102,6 +107,23 @@ def read(data: Data) -> dict[str, Split]:
     return splits
 
 
+def read_input(file: str, data: Data) -> Split:
+    """Reads a file beside the run's own data, as these are read: their delimiter, their names of columns.
+
+    Args:
+      file: in `data.encoding`, or in UTF-8.
+
+    Raises:
+      UserError: it cannot be read, or has no rows.
+    """
+    encoding = encoding_of(file, otherwise=data.encoding)
+    none = dict.fromkeys(("validation", "test", "subset"), "")
+    split = _from_file(Path(file).expanduser(), dataclasses.replace(data, encoding=encoding, **none))["train"]
+    if not split.table.num_rows:
+        raise UserError(f"{split.origin} has no rows")
+    return split._replace(key=INPUT)
+
+
 def require_columns(split: Split, columns: Mapping[str, str]) -> None:
     """Checks that a split has every column of `columns`: config key -> name, e.g. `{"task.text": "sentence"}`, or "".
 
@@ -113,6 +135,10 @@ def require_columns(split: Split, columns: Mapping[str, str]) -> None:
     for key, column in columns.items():
         if column and column not in have:
             listed = ", ".join(repr(name[:40]) for name in have[:20])
+            if split.key == INPUT:
+                raise UserError(
+                    f"{split.origin} has no column {column!r}, which the run reads; it has {listed}{split.hint}"
+                )
             what = f"{split.origin} has no column {column!r}; it has {listed}"
             raise UserError(f"{what}; set config.{key} to one of them{hint}{split.hint}")
 

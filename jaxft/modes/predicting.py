@@ -1,6 +1,5 @@
 """--mode=predict: answers for new inputs."""
 
-import dataclasses
 import errno
 import itertools
 import json
@@ -33,8 +32,7 @@ def predict(workdir: str, inputs: str, output: str = "", adapter: str = "") -> N
     Raises:
       UserError: the file cannot be read or lacks a column, the adapter does not fit, or the output cannot be written.
     """
-    if not Path(inputs).expanduser().is_file():
-        raise UserError(f"--input: {paths.missing(inputs)}")
+    paths.file_of("--input", inputs)
     predictor = Predictor.open(workdir, adapter)
     split = _read_inputs(inputs, predictor)
     rows = zip(split.table.to_pylist(), _answers(split, predictor), strict=True)
@@ -49,11 +47,10 @@ def predict(workdir: str, inputs: str, output: str = "", adapter: str = "") -> N
 
 def _read_inputs(inputs: str, predictor: Predictor) -> sources.Split:
     data = predictor.experiment.data
-    encoding = sources.encoding_of(inputs, otherwise=data.encoding)
     if formats.suffix_of(Path(inputs)) == ".txt":
+        encoding = sources.encoding_of(inputs, otherwise=data.encoding)
         return sources.read_lines(inputs, predictor.table.inputs[0], encoding)
-    none = dict.fromkeys(("train", "validation", "test", "subset"), "")
-    return sources.read(dataclasses.replace(data, encoding=encoding, source=inputs, **none))["train"]
+    return sources.read_input(inputs, data)
 
 
 def _answers(split: sources.Split, predictor: Predictor) -> Iterator[dict[str, Any]]:

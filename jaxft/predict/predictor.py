@@ -3,15 +3,15 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxft import config, hub, program, sharding, tables, tasks
-from jaxft.batch import BatchShape
+from jaxft.batch import BatchShape, Target
 from jaxft.data import rows, truncation
 from jaxft.data.batches import Feed
 from jaxft.data.features import Features, Items, tokenize
 from jaxft.data.packing import MULTIPLE, pack
-from jaxft.data.sources import Split
+from jaxft.data.sources import INPUT, Split
 from jaxft.devices import distributed
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
@@ -20,10 +20,29 @@ from jaxft.job import Body, check_length, check_types, load, load_adapter, with_
 from jaxft.predict import directory
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
+from jaxft.tables import census
 from jaxft.train.compiled import Compiled
-from jaxft.train.evaluate import collect
+from jaxft.train.evaluate import collect, evaluate
 from jaxft.trained import best_weights, model_of, on_these_devices
 from jaxft.types import Params
+
+
+class Evaluation(NamedTuple):
+    """What labelled rows say of a model.
+
+    Attributes:
+      metrics: the loss and the task's metrics, by name.
+      rows: how many were measured on.
+      read: how many there were.
+      classes: names for a table of metrics per class.
+      notes: what there is to say of the rows, a line each: what was left out, moved or cut, what is unknown.
+    """
+
+    metrics: dict[str, float]
+    rows: int
+    read: int
+    classes: Sequence[str]
+    notes: list[str]
 
 
 class Predictor:
@@ -129,16 +148,50 @@ class Predictor:
                 listed = ", ".join(repr(name[:40]) for name in have[:20])
                 raise UserError(f"{split.origin} has no column {column!r}, which the run reads; it has {listed}")
         split = self.table.read(split, labelled=False)
+        features = self._features(split, labelled=False)
+        return self.table.predictions(self._outputs(features), features, split)
+
+    def evaluate(self, data: Split | rows.Rows) -> Evaluation:
+        """Measures the model on labelled rows, which are read as those of training were, or on a table of them.
+
+        Thresholds are those of the validation split, or, where there was none, those that answers are made with.
+
+        Raises:
+          UserError: a column, a row or a label that the model cannot be measured on, and where.
+        """
+        given = data if isinstance(data, Split) else rows.split_of(data, "rows")._replace(key=INPUT)
+        split, options = self.table.read(given), self.table.options
+        if not split.table.num_rows:
+            raise UserError(f"{given.origin}: none of its {given.table.num_rows:,} rows is left to measure on")
+        self.table.check_labels(split)
+        features = self._features(split, labelled=True)
+        notes = [*split.notes, *census.of_classes(options, {split.origin: split})]
+        notes += census.of_tokens(options, {split.origin: features}, self.experiment.data.max_length)
+        if undecided := self.table.undecided():
+            notes.append(
+                f"no validation split has chosen thresholds: {next(iter(undecided.values()))} for each, as in answers"
+            )
+        table, composed = self.table.decide(undecided), self._program
+        feed, shape = self._feed(features, composed.task.targets)
+        step = Compiled(composed.eval_step, program.weights(composed.state), composed.abstract_batch, [shape])
+        found = evaluate(step, self._weights, feed, composed.task.outputs)
+        # By one process, as rounding may differ on their machines.
+        metrics = distributed.once(lambda: {"loss": found.loss} | table.metrics(found.outputs, features, split))
+        classes = table.plots(found.outputs, features, split).get("names", ())
+        return Evaluation(metrics, split.table.num_rows, given.table.num_rows, classes, notes)
+
+    def _features(self, split: Split, labelled: bool) -> Features:
+        """The tokens of rows that the table has read."""
+        length = self.experiment.data.max_length
         features = tokenize(
             split.table.num_rows,
-            lambda start, stop: self.table.features(
-                split.slice(start, stop), self._tokenizer, self.experiment.data.max_length, labelled=False
-            ),
+            lambda start, stop: self.table.features(split.slice(start, stop), self._tokenizer, length, labelled),
             path=None,
+            about=lambda made: census.of_features(made, self._tokenizer),
         )
         check_types(features, self._program.model)
         distributed.wait_for_all("tokenized")  # nobody is still at it when the first collective runs
-        return self.table.predictions(self._outputs(features), features, split)
+        return features
 
     def _column(self) -> str:
         """The column that texts are of."""
@@ -149,14 +202,18 @@ class Predictor:
 
     def _outputs(self, features: Features) -> Mapping[str, Any]:
         composed, task = self._program, self._program.task
-        shape = shape_for(features.items(task.together), self.experiment, composed.row_shards)
+        feed, shape = self._feed(features, {name: task.targets[name] for name in task.reads})
         if shape not in self._steps:
             abstract = program.weights(composed.state)
             self._steps[shape] = Compiled(composed.outputs, abstract, composed.abstract_inputs, [shape])
-        targets = {name: task.targets[name] for name in task.reads}
-        feed = Feed(features, targets, [shape], composed.batch_sharding, together=task.together)
         step = self._steps[shape]
         return collect(lambda *given: (step(*given), None), self._weights, feed, task.outputs)[0]
+
+    def _feed(self, features: Features, targets: Mapping[str, Target]) -> tuple[Feed, BatchShape]:
+        """The batches of all examples, and their one shape."""
+        composed, together = self._program, self._program.task.together
+        shape = shape_for(features.items(together), self.experiment, composed.row_shards)
+        return Feed(features, targets, [shape], composed.batch_sharding, together=together), shape
 
 
 def shape_for(items: Items, experiment: config.Experiment, parts: int) -> BatchShape:

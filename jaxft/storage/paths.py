@@ -42,6 +42,20 @@ def missing(path: str | Path) -> str:
     return f"there is no {wanted}; in {folder.resolve()}: {nearest(name, _visible(folder))}"
 
 
+def file_of(flag: str, path: str) -> Path:
+    """Returns the file that the value of a flag names, as an absolute path.
+
+    Raises:
+      UserError: there is none.
+    """
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise UserError(f"{flag}: {file} is a folder; give a file")
+    if not file.is_file():
+        raise UserError(f"{flag}: {missing(file)}")
+    return file.absolute()
+
+
 def _visible(folder: Path) -> list[str]:
     return [entry.name for entry in folder.iterdir() if not entry.name.startswith((".", "__"))]
 

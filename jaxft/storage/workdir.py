@@ -1,5 +1,6 @@
 """The folder that a run leaves behind; its files are named in docs/design.md."""
 
+import itertools
 import json
 import math
 import os
@@ -17,7 +18,8 @@ from jaxft.errors import UserError
 
 WRITTEN = (
     *("config.json", "metrics.jsonl", "results.json", "checkpoints", "checkpoints-unreadable", "export", "report"),
-    *("adapter", "tensorboard", "profile", "plan.json", ".config.json", ".results.json", ".export.new", ".export.old"),
+    *("adapter", "tensorboard", "profile", "evaluations", "plan.json"),
+    *(".config.json", ".results.json", ".export.new", ".export.old"),
 )
 """Everything that a run writes into its folder."""
 
@@ -176,6 +178,23 @@ class Workdir:
         self.publish("metrics.jsonl", "tensorboard", "profile", "export", "adapter", "report")
         self._write("results.json", dict(results))
 
+    def write_evaluation(self, file: Path, values: Mapping[str, Any]) -> str:
+        """Writes what a file was measured as into `evaluations/`, in place of what was written of this very file.
+
+        Returns:
+          Where: a name that begins with the file's.
+        """
+        (self.path / "evaluations").mkdir(exist_ok=True)
+        for number in itertools.count(1):
+            name = f"evaluations/{file.name}{f'-{number}' if number > 1 else ''}.json"
+            if self._bucket:
+                self._bucket.fetch(name, self.path)
+            held = _read(self.path / name) if (self.path / name).exists() else {"file": str(file)}
+            if isinstance(held, dict) and held.get("file") == str(file):
+                break
+        self._write(name, {"file": str(file), **values})
+        return f"{self}/{name}"
+
     def log(self, step: int, split: str, values: Mapping[str, float]) -> int:
         """Appends a line to metrics.jsonl; returns the file's length in bytes."""
         line = json.dumps({"step": step, "split": split, **_finite(values)}) + "\n"
@@ -195,9 +214,10 @@ class Workdir:
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def _write(self, name: str, value: dict[str, Any]) -> None:
-        temporary = self.path / f".{name}"
+        file = self.path / name
+        temporary = file.with_name(f".{file.name}")
         temporary.write_text(json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path / name)
+        os.replace(temporary, file)
         self.publish(name)
 
 

@@ -83,6 +83,13 @@ class Table(ABC):
         """
         return self.options
 
+    def check_labels(self, split: Split) -> None:  # noqa: B027 (there are tasks without names of labels)
+        """Makes sure that the labels of a split, as `read` gives them, are among those of the options.
+
+        Raises:
+          UserError: one is not, and where.
+        """
+
     def assume(self) -> dict[str, Any]:
         """Returns values that resolve the options where there are no data: what a plan of their run supposes."""
         return {}
@@ -105,6 +112,10 @@ class Table(ABC):
     def decide(self, thresholds: Mapping[str, float]) -> Table:
         """Returns the same table with the thresholds, by NAME, that its metrics have chosen on the validation split."""
         return self
+
+    def undecided(self) -> dict[str, float]:
+        """Returns the thresholds, by NAME, that nothing has chosen, with the values that predictions take for them."""
+        return {}
 
     @abstractmethod
     def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:

@@ -26,6 +26,7 @@ def of_classes(options: Task, splits: Mapping[str, Split]) -> list[str]:
 
     Args:
       options: resolved. Of tasks without classes there is nothing to say.
+      splits: by what they are called; of "train" classes of one row are told as well.
     """
     if not isinstance(options, SequenceClassification | TokenClassification) or options.problem == "regression":
         return []
@@ -43,13 +44,14 @@ def of_classes(options: Task, splits: Mapping[str, Split]) -> list[str]:
         for key, split in splits.items()
     }
     names = list(options.labels) if what != "types of entities" else sorted(kinds(list(options.labels)))
-    rows = splits["train"].table.num_rows
-    if isinstance(options, SequenceClassification) and rows >= FEW and len(held["train"]) > MANY * rows:
-        hint = "is it a column of classes? for scores set config.task.problem=regression"
-        return [f"warning: {len(held['train']):,} labels in {column!r} for {rows:,} training rows; {hint}"]
     lines = []
-    if once := [name for name in names if held["train"][name] == 1]:
-        lines.append(f"one training row alone has the {what} {_listed(once)}")
+    if "train" in splits:
+        rows = splits["train"].table.num_rows
+        if isinstance(options, SequenceClassification) and rows >= FEW and len(held["train"]) > MANY * rows:
+            hint = "is it a column of classes? for scores set config.task.problem=regression"
+            return [f"warning: {len(held['train']):,} labels in {column!r} for {rows:,} training rows; {hint}"]
+        if once := [name for name in names if held["train"][name] == 1]:
+            lines.append(f"one training row alone has the {what} {_listed(once)}")
     for key, counts in held.items():
         if lacking := [name for name in names if not counts[name]]:
             lines.append(f"{'training' if key == 'train' else key} lacks the {what} {_listed(lacking)}")
@@ -74,6 +76,11 @@ def of_tokens(options: Task, features: Mapping[str, Features], max_length: int) 
         elif share >= 0.0005:
             lines.append(f"{100 * share:.1f}% of the {key} tokens are unknown to the model's vocabulary")
     return lines
+
+
+def of_features(made: Features, tokenizer: Any) -> dict[str, float]:
+    """Returns what is kept with features: the share of `unknown` tokens among theirs."""
+    return {"unknown": unknown_share(made.tokens["input_ids"], tokenizer.unk_token_id, tokenizer.all_special_ids)}
 
 
 def unknown_share(ids: np.ndarray, unknown: int | None, special: Iterable[int]) -> float:

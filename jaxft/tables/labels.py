@@ -34,7 +34,7 @@ def read(options: SequenceClassification, split: Split) -> Split:
         return multi_label.read(options, split)
     if all(name == name.strip() for name in options.labels):
         split = _stripped(split, options.label)
-    if split.cells:
+    if split.cells and not set(split.table[options.label].to_pylist()) <= {*options.labels}:
         split = with_numbers(split, options.label)
     _check_classes(split, options.label)
     return _named(options, split)
@@ -70,7 +70,7 @@ def resolve(options: SequenceClassification, splits: Mapping[str, Split]) -> Seq
     for split in splits.values():
         if is_list(split, options.label) != listed:
             raise UserError(f"{split.origin}: labels in {options.label!r} are of another kind than in {train.origin}")
-        _check_known(split, options.label, names, known)
+        check_known(split, options.label, names, known)
     resolved = dataclasses.replace(options, labels=names, problem=problem)
     if options.balanced:
         resolved = dataclasses.replace(resolved, class_weights=_balanced(ids(resolved, train), len(names)))
@@ -146,7 +146,15 @@ def _check_classes(split: Split, column: str) -> None:
             raise UserError(f"{split.where(row)}: label {value} in {column!r} is a {kind}; make it text or an integer")
 
 
-def _check_known(split: Split, column: str, names: tuple[str, ...], known: str) -> None:
+def check_known(split: Split, column: str, names: tuple[str, ...], known: str) -> None:
+    """Makes sure that the labels of a split, as `read` gives them, are among the names.
+
+    Args:
+      known: what the names are called.
+
+    Raises:
+      UserError: one is not, and where.
+    """
     there = set(names)
     for row, value in enumerate(split.table[column].to_pylist()):
         for one in value if isinstance(value, list) else [value]:

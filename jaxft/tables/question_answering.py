@@ -123,6 +123,9 @@ class QuestionAnswering(Table):
                 "n_best": listed
             }
 
+    def undecided(self) -> dict[str, float]:
+        return {"no_answer": 0.0} if self._limit() is None else {}
+
     def decide(self, thresholds: Mapping[str, float]) -> QuestionAnswering:
         limit = thresholds.get("no_answer", self.options.null_threshold)
         return dataclasses.replace(self, options=dataclasses.replace(self.options, null_threshold=limit))

@@ -17,6 +17,9 @@ from jaxft.models import Model
 from jaxft.tables import labels
 from jaxft.tables.base import Host, Published, Table, named, sigmoid, softmax
 
+LIKELY = 0.5
+"""The probability from which a label is predicted where validation has chosen none."""
+
 USAGE = """from transformers import pipeline
 
 predict = pipeline("text-classification", model="path/to/this/directory")
@@ -52,6 +55,10 @@ class SequenceClassification(Table):
     def resolve(self, splits: Mapping[str, Split]) -> config.SequenceClassification:
         return labels.resolve(self.options, splits)
 
+    def check_labels(self, split: Split) -> None:
+        if self.options.problem != "regression":
+            labels.check_known(split, self.options.label, self.options.labels, "those of the run")
+
     def assume(self) -> dict[str, Any]:
         """Returns two labels, one a text."""
         options = self.options
@@ -79,6 +86,10 @@ class SequenceClassification(Table):
             return classification.multi_label(labels, probabilities, thresholds, names) | chosen
         return classification.single_label(labels, softmax(outputs["logits"]), names)
 
+    def undecided(self) -> dict[str, float]:
+        open_ = self.options.problem == "multi_label" and not self.options.thresholds
+        return dict.fromkeys(self.options.labels if open_ else (), LIKELY)
+
     def decide(self, thresholds: Mapping[str, float]) -> SequenceClassification:
         if self.options.problem != "multi_label" or not thresholds.keys() >= {*self.options.labels}:
             return self
@@ -90,7 +101,7 @@ class SequenceClassification(Table):
             yield from ({"score": float(score)} for score in outputs["logits"][:, 0])
             return
         if self.options.problem == "multi_label":
-            least = np.asarray(self.options.thresholds or [0.5] * len(self.options.labels))
+            least = np.asarray(self.options.thresholds or [LIKELY] * len(self.options.labels))
             for probabilities in sigmoid(outputs["logits"]):
                 named = {name: float(p) for name, p in zip(self.options.labels, probabilities, strict=True)}
                 held = [name for name, over in zip(self.options.labels, probabilities >= least, strict=True) if over]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,11 +65,12 @@ class TokenClassification(Table):
         if len(labels) == 1:
             raise UserError(f"{splits['train'].origin}: all tags in {options.tags!r} are {labels[0]!r}; it takes two")
         known = "config.task.labels" if options.labels else f"those of {splits['train'].origin}"
-        for split, column in zip(splits.values(), tags, strict=True):
-            for row, part in enumerate(column):
-                for tag in set(part) - set(labels):
-                    raise UserError(f"{split.where(row)}: tag {tag!r} is not among {known}; {nearest(tag, labels)}")
+        for split in splits.values():
+            _check_known(split, options.tags, labels, known)
         return dataclasses.replace(options, labels=labels, problem="words" if plain else "entities")
+
+    def check_labels(self, split: Split) -> None:
+        _check_known(split, self.options.tags, self.options.labels, "those of the run")
 
     def assume(self) -> dict[str, Any]:
         """Returns two tags that are no entities."""
@@ -152,3 +153,10 @@ class TokenClassification(Table):
 
     def published(self, model: Model, max_length: int) -> Published:
         return Published("token-classification", USAGE, named(self.options.labels))
+
+
+def _check_known(split: Split, column: str, labels: Sequence[str], known: str) -> None:
+    """Raises UserError where a tag is not among the labels, which `known` calls by name."""
+    for row, part in enumerate(split.table[column].to_pylist()):
+        for tag in sorted(set(part) - set(labels)):
+            raise UserError(f"{split.where(row)}: tag {tag!r} is not among {known}; {nearest(tag, labels)}")
