@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,10 +10,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from absl import flags
 from runs import ROOT, environment
 
 from jaxft import cli, config
+from jaxft.cli import arguments
+from jaxft.cli.modes import MODES
 from jaxft.config.files import find
+from jaxft.errors import UserError
 from jaxft.modes.finished import command_line
 
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
@@ -133,3 +138,92 @@ def test_the_value_may_be_an_argument_of_its_own(tiny_model, capsys):
 )
 def test_a_model_card_says_the_command_as_it_was_typed(argv, said):
     assert command_line(argv) == said
+
+
+USED = {
+    "train": {"config", "workdir", "overwrite", "profile"},
+    "evaluate": {"workdir", "input"},
+    "predict": {"workdir", "input", "output", "adapter"},
+    "export": {"workdir"},
+    "inspect": {"config", "workdir", "draw"},
+    "plan": {"config", "workdir", "topology", "plan.search", "plan.exact"},
+}
+"""Mode -> the flags that it uses, beside those of every mode."""
+VALUES = {
+    "config": "quickstart", "workdir": "w", "input": "a.csv", "output": "a.jsonl", "adapter": "a", "draw": "x",
+    "overwrite": "true", "profile": "5", "topology": "gpu", "plan.search": "true", "plan.exact": "true",
+}  # fmt: skip
+
+
+def test_every_flag_is_of_some_mode_or_of_all():
+    values = flags.FlagValues()
+    arguments.define(values, ["run.py"])
+    assert set(USED) == set(MODES) and set().union(*USED.values()) == set(VALUES)
+    assert {*VALUES, *arguments.PROCESSES, "mode", "debug", "help", "h"} == set(values)
+
+
+@pytest.mark.parametrize("flag", VALUES)
+@pytest.mark.parametrize("mode", USED)
+def test_a_flag_that_a_mode_does_not_use_is_refused(capsys, mode, flag):
+    users = [other for other, used in USED.items() if flag in used]
+    argv = ["run.py", f"--mode={mode}", f"--{flag}={VALUES[flag]}"]
+    if mode in users:
+        values = flags.FlagValues()
+        arguments.define(values, arguments.in_order(argv))
+        arguments.check_config(argv)
+        values(arguments.in_order(argv))
+        try:
+            arguments.check_used(values)
+        except UserError as error:
+            assert str(error).split(";")[0].endswith(" is missing")
+        assert mode in re.findall(r"\w+", str(values[flag].help))
+        return
+    assert cli.main(argv, None) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --{flag} is not used by --mode={mode}; it is for --mode={', '.join(users)}")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("mode", ["evaluate", "predict", "export"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_key_of_the_experiment_is_refused_where_the_run_has_it(capsys, mode, first):
+    argv = ["--config.train.epochs=2", f"--mode={mode}", "--workdir=w"]
+    assert cli.main(["run.py", *(argv if first else argv[::-1])], None) == 2
+    assert capsys.readouterr().err == (
+        f"error: --config.train.epochs is not used by --mode={mode}; it is for --mode=train, inspect, plan; here the "
+        "experiment is that of the run in --workdir\n"
+    )
+
+
+def test_a_flag_at_its_default_says_nothing(finished, capsys):
+    argv = ["--mode=inspect", f"--workdir={finished}", "--output=", "--nooverwrite", "--profile=0", "--input="]
+    assert cli.main(["run.py", *argv], None) == 0
+    assert "bert" in capsys.readouterr().out
+
+
+KEYS = ["--config.data.columns", "a,b", "--noconfig.compute.remat", "--config.optimizer.learning_rate=3e-4"]
+
+
+@pytest.mark.parametrize("config", [["--config=quickstart"], ["--config", "quickstart"], ["-config=quickstart"]])
+def test_keys_before_their_config_are_the_same_as_after_it(config):
+    """Their values may be arguments of their own, tuples, or a `no`."""
+    for argv in (["run.py", *KEYS, *config, "--workdir=w"], ["run.py", *config, "--workdir=w", *KEYS]):
+        values, ordered = flags.FlagValues(), arguments.in_order(argv)
+        arguments.define(values, ordered)
+        assert values(ordered) == ["run.py"]
+        given = values.config
+        assert (given.data.columns, given.compute.remat, given.optimizer.learning_rate) == (("a", "b"), False, 3e-4)
+        assert values.workdir == "w"
+
+
+PAGES = sorted({ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "launch").glob("*.md"), ROOT / "run.py"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_the_pages_use_flags_of_their_mode(page):
+    text = page.read_text(encoding="utf-8").replace("\\\n", "")
+    for command in re.findall(r"^ +(?:python run\.py|jaxft) (--.*)$", text, re.MULTILINE):
+        names = re.findall(r"--([a-z][\w.]*)", command)
+        mode = re.search(r"--mode=(\w+)", command)
+        used = USED[mode[1] if mode else "train"] | {"mode", "debug", "help", *arguments.PROCESSES}
+        assert {"config" if name.startswith("config.") else name for name in names} <= used, command

@@ -14,6 +14,7 @@ from pyarrow import parquet
 from runs import ROOT, lines, results, weights
 
 from jaxft import cli, config
+from jaxft.cli import arguments
 
 FILES = [ROOT / "run.py", *sorted((ROOT / "configs").glob("*.py"))]
 GLUE = ["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"]
@@ -30,8 +31,8 @@ def commands(file: Path) -> list[list[str]]:
 def parse(argv: list[str]) -> flags.FlagValues:
     """As cli.main does, up to the point where it would begin; fails where it would."""
     values = flags.FlagValues()
-    cli._define(values, argv)
-    cli._check_config(argv)
+    arguments.define(values, argv)
+    arguments.check_config(argv)
     assert values(argv)[1:] == []
     assert values.workdir or values.mode in ("plan", "inspect")
     return values

@@ -30,6 +30,7 @@ from mistakes_texts import TEXTS
 from runs import ROOT, command, lines
 
 from jaxft import cli, config
+from jaxft.cli import ending
 from jaxft.errors import UserError
 from jaxft.storage.workdir import Workdir
 
@@ -212,7 +213,7 @@ def test_too_little_memory_is_one_line():
     wrapped = RuntimeError("in a thread")
     wrapped.__cause__ = found.value
     for error in (found.value, wrapped):
-        code, line = cli._explain(error)
+        code, line = ending.explain(error)
         assert (code, line.count("\n")) == (2, 0)
         assert all(part in line for part in ("too little memory", "config.train.batch_size", "config.train.accumulate"))
 

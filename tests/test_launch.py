@@ -8,7 +8,8 @@ import yaml
 from absl import flags
 from runs import ROOT
 
-from jaxft import cli, config
+from jaxft import config
+from jaxft.cli import arguments
 
 SCRIPTS = ["gpu_box.sh", "slurm.sbatch", "tpu_vm.sh"]
 FILES = [*SCRIPTS, "gke_jobset.yaml", "README.md"]
@@ -23,7 +24,7 @@ def _flags_of_run(text: str) -> set[str]:
 
 def _known() -> set[str]:
     values = flags.FlagValues()
-    cli._define(values, ["run.py"])
+    arguments.define(values, ["run.py"])
     return set(values) | {f"config.{key}" for key, _, _ in config.walk(config.Experiment())}
 
 

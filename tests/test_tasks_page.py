@@ -10,7 +10,8 @@ import pytest
 from absl import flags
 from runs import ROOT, experiment, results
 
-from jaxft import cli, config, modes, tables, tasks
+from jaxft import config, modes, tables, tasks
+from jaxft.cli import arguments
 from jaxft.errors import UserError
 
 PAGE = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
@@ -41,8 +42,8 @@ def test_commands(monkeypatch, registries):
     assert len(commands) >= len(config.TASKS)
     for argv in map(shlex.split, commands):
         values = flags.FlagValues()
-        cli._define(values, argv)
-        cli._check_config(argv)
+        arguments.define(values, argv)
+        arguments.check_config(argv)
         assert values(argv)[1:] == [] and config.check(values.config).name
 
 

@@ -1,0 +1,196 @@
+"""The arguments of a command line: which flags there are, in what order they come, and which a mode uses."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
+
+from jaxft import config
+from jaxft.cli.modes import MODES
+from jaxft.config import files
+from jaxft.errors import UserError, nearest
+
+PROCESSES = {
+    "coordinator": (
+        "",
+        "several processes: HOST:PORT of process 0; empty: JAX finds out (TPU, Slurm, ...)",
+    ),
+    "processes": (0, "how many processes there are; 0: JAX finds out; 1: this one alone"),
+    "process": (-1, "which of the processes this is, from 0; -1: JAX finds out"),
+    "start_timeout": (300, "seconds within which all processes must have met"),
+    "heartbeat_timeout": (100, "seconds without a sign of life after which a process is dead and the others stop"),
+}
+"""The flags of a run of several processes."""
+
+
+class _Texts(tuple_parser.TupleParser):
+    """Reads `a,b` as well as `('a', 'b')`."""
+
+    def parse(self, argument: Any) -> tuple:
+        if isinstance(argument, str) and not argument.lstrip().startswith(("(", "[", "'", '"')):
+            return tuple(filter(None, map(str.strip, argument.split(","))))
+        return super().parse(argument)
+
+
+config_flags.register_flag_parser_for_type(tuple[str, ...], _Texts())
+
+
+OF_MODES: dict[str, tuple[Any, str]] = {
+    "workdir": (
+        None,
+        "folder of the run: train writes it; evaluate, predict, export and inspect read it; predict: or that of any "
+        "model; plan: where plan.json is written",
+    ),
+    "input": (
+        None,
+        "predict: a text, CSV, JSON or Parquet file; evaluate: a labelled file, instead of the run's own splits",
+    ),
+    "output": ("", "predict: JSON lines file to write; empty: standard output"),
+    "draw": ("", "inspect: draw the parameters whose path this pattern matches"),
+    "adapter": ("", "predict: folder of an adapter, of this run, of another or from peft, to use"),
+    "overwrite": (False, "train: delete the run that --workdir holds and start anew"),
+    "profile": (0, "train: write a trace of so many steps into WORKDIR/profile"),
+    "topology": ("", "plan: devices to plan for, e.g. v5e:4x4, cpu:8 (simulated), gpu"),
+    "plan.search": (False, "plan: look for the best mesh, recomputation and accumulation"),
+    "plan.exact": (False, "plan: compile for TPU as a run does; takes several times as long"),
+}
+"""The flags that some modes use, see `MODES`: name -> default and meaning, which begins with these modes."""
+
+
+def define(values: flags.FlagValues, argv: list[str]) -> None:
+    """Defines all flags; which keys there are the experiment tells that `argv` names."""
+    flags.DEFINE_enum("mode", "train", list(MODES), "what to do", flag_values=values)
+    for name, (default, doc) in {**OF_MODES, **PROCESSES}.items():
+        if isinstance(default, bool):
+            flags.DEFINE_bool(name, default, doc, flag_values=values)
+        elif isinstance(default, int):
+            bound = 0 if name == "profile" else None
+            flags.DEFINE_integer(name, default, doc, lower_bound=bound, flag_values=values)
+        else:
+            flags.DEFINE_string(name, default, doc, flag_values=values)
+    flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
+    flags.DEFINE_bool("help", False, "show this text", short_name="h", flag_values=values)
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "train, inspect, plan: experiment file, FILE.py or FILE.py:ARGUMENT, or the name of one that comes with jaxft, "
+        "e.g. glue:sst2",
+        flag_values=values,
+        lock_config=False,
+        sys_argv=argv,
+    )
+
+
+MISSING = {
+    "config": "give an experiment file, e.g. --config=configs/quickstart.py",
+    "input": "give a text, CSV or JSON lines file",
+    "workdir": "give the folder of the run",
+}
+"""Flag -> what to do where a mode needs it."""
+
+
+def check_used(values: flags.FlagValues) -> None:
+    """Makes sure that the mode has the flags that it needs, and that no flag is given which it does not use.
+
+    Raises:
+      UserError: it lacks one, or one is given in vain.
+    """
+    mode = MODES[values.mode]
+    for name in OF_MODES:
+        flag = values[name]
+        if flag.value not in (flag.default, None, "") and name not in mode.flags:
+            raise UserError(_in_vain(name, values.mode))
+    for name in mode.needs:
+        if not values[name].value:
+            raise UserError(f"--{name} is missing; {MISSING[name]}")
+
+
+def _in_vain(name: str, mode: str) -> str:
+    """Says that a mode does not use a flag, and which ones do."""
+    key = "config" if name.startswith("config.") else name
+    users = [other for other, one in MODES.items() if key in one.flags]
+    return f"--{name} is not used by --mode={mode}; it is for --mode={', '.join(users)}"
+
+
+def check_config(argv: list[str]) -> Mapping[str, dataclasses.Field]:
+    """Loads the config file once by itself, and looks up each `--config.KEY`, so that mistakes are named plainly.
+
+    Returns:
+      The keys that there are.
+
+    Raises:
+      UserError: a file or a key that there is not, or a mode that takes its experiment from elsewhere.
+    """
+    given, others = _split(argv)
+    keyed = [match[2] for arg in others if (match := re.match(r"--?(no)?config\.([^=]*)", arg))]
+    mode = MODES.get(name := (_split(argv, "mode")[0] or ["train"])[-1])
+    if mode and "config" not in mode.flags and (given or keyed):
+        flag = "config" if given else f"config.{keyed[0]}"
+        raise UserError(f"{_in_vain(flag, name)}; here the experiment is that of the run in --workdir")
+    if not given:
+        if keyed:
+            raise UserError(f"--config.{keyed[0]} without --config; give --config=FILE.py as well")
+        return {}
+    if len(given) > 1:
+        raise UserError(f"--config is given {len(given)} times: {', '.join(given)}; give it once")
+    known = {key: field for key, _, field in config.walk(config.load(given[0]))}
+    for key in keyed:
+        if key not in known:
+            group = [name for name in known if name.startswith(f"{key}.")]
+            hint = f"it is a group of keys: {', '.join(group)}" if group else nearest(key, known)
+            raise UserError(f"--config.{key}: there is no such key; {hint}")
+    return known
+
+
+def in_order(argv: list[str]) -> list[str]:
+    """Returns the command line with `--config=FILE` first, as absl needs it to know the keys; names become files."""
+    given, others = _split(argv)
+    return [argv[0], *(f"--config={files.find(target)}" for target in given), *others]
+
+
+def _split(argv: list[str], flag: str = "config") -> tuple[list[str], list[str]]:
+    """Returns the values of a flag, in the forms that absl reads, and the other arguments."""
+    given, others, rest = [], [], iter(argv[1:])
+    for arg in rest:
+        name, equals, value = arg.lstrip("-").partition("=") if arg.startswith("-") else ("", "", "")
+        if name == flag:
+            given.append(value if equals else next(rest, ""))
+        else:
+            others.append(arg)
+    return given, others
+
+
+def wrong_type(error: flags.Error, known: Mapping[str, dataclasses.Field]) -> flags.Error | UserError:
+    """Returns, of a key, what its value must be, rather than what the parser says."""
+    match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
+    if not match or match[1] not in known:
+        return error
+    return UserError(f"config.{match[1]} is {match[2]!r}; it must be {config.meaning(known[match[1]])}")
+
+
+def keys(argv: list[str]) -> str:
+    """Returns every key with its default and meaning, for --help: of the experiment that is given, or of all tasks."""
+    given = _split(argv)[0]
+    experiments = (
+        [config.load(given[0])] if given else [config.Experiment(task=task()) for task in config.TASKS.values()]
+    )
+    width = max(len(key) for experiment in experiments for key in config.keys(experiment)) + 2
+
+    def lines(section: config.Section, prefix: str = "") -> Iterator[str]:
+        for key, holder, field in config.walk(section, prefix):
+            yield f"  {key:{width}}{field.metadata['doc']} [{getattr(holder, field.name)!r}]"
+
+    found = []
+    for line in lines(experiments[0]):
+        if line.startswith("  task."):
+            continue
+        if line.startswith("  data.source "):
+            for one in experiments:
+                found += ["", f"  task: {type(one.task).__name__}", *lines(one.task, "task.")]
+            found.append("")
+        found.append(line)
+    return "\n".join(found)

@@ -1,0 +1,111 @@
+"""What each `--mode` does, and with which flags."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from absl import flags, logging
+
+from jaxft.cli.ending import EXIT_FAILED, EXIT_PREEMPTED
+from jaxft.errors import UserError
+
+STARTED = time.time()
+"""When the command line began: it imports this file, and nothing else does."""
+
+
+class Mode(NamedTuple):
+    """What `--mode=NAME` does.
+
+    Attributes:
+      run: does it, and returns the exit code.
+      needs: the flags that it cannot do without, those of `arguments.MISSING`.
+      uses: those that it can do without, beside those of all modes.
+    """
+
+    run: Callable[[flags.FlagValues], int]
+    needs: tuple[str, ...]
+    uses: tuple[str, ...] = ()
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return self.needs + self.uses
+
+
+def _together(run: Callable[[Any, flags.FlagValues], object]) -> Callable[[flags.FlagValues], int]:
+    """Returns what calls `run(jaxft.modes, values)` in each of the processes of a run, once they have met."""
+
+    def started(values: flags.FlagValues) -> int:
+        from jaxft.devices import distributed  # jax and all that follows: not needed for --help or a misspelt flag
+
+        distributed.initialize(
+            values.coordinator,
+            values.processes,
+            values.process,
+            start_timeout=values.start_timeout,
+            heartbeat_timeout=values.heartbeat_timeout,
+            preemptible=values.mode == "train",
+        )
+        logging.use_absl_handler()
+        logging.set_verbosity(logging.FATAL)  # what orbax logs as an error, with pages of traceback, it raises as well
+        from jaxft import modes
+        from jaxft.train.loop import Preempted
+
+        try:
+            run(modes, values)
+        except Preempted as stopped:
+            distributed.say(str(stopped))
+            return EXIT_PREEMPTED
+        except Exception as error:
+            if values.debug or not distributed.lost(error):
+                raise
+            print(f"error: {distributed.PEER_LOST} ({str(error).splitlines()[0][:200]})", file=sys.stderr)
+            distributed.leave(EXIT_FAILED)
+            return EXIT_FAILED
+        return 0
+
+    return started
+
+
+def _plan(values: flags.FlagValues) -> int:
+    """Alone, whatever processes a run would have: the devices that it plans for are not here."""
+    if "://" in (values.workdir or ""):
+        raise UserError(f"--workdir {values.workdir}: a plan is written to a folder of this machine; give one")
+    from jaxft.plan import topology
+
+    topology.start(values.topology)
+    from jaxft.plan import mode
+
+    how = {name: bool(values[f"plan.{name}"].value) for name in ("exact", "search")}
+    mode.plan(values.config, values.topology, values.workdir or "", **how)
+    return 0
+
+
+MODES = {
+    "train": Mode(
+        _together(
+            lambda modes, given: modes.train(
+                given.config, given.workdir, overwrite=given.overwrite, profile=given.profile, started=STARTED
+            )
+        ),
+        needs=("workdir", "config"),
+        uses=("overwrite", "profile"),
+    ),
+    "evaluate": Mode(
+        _together(lambda modes, given: modes.evaluate(given.workdir, inputs=given.input or "")),
+        needs=("workdir",),
+        uses=("input",),
+    ),
+    "predict": Mode(
+        _together(lambda modes, given: modes.predict(given.workdir, given.input, given.output, given.adapter)),
+        needs=("workdir", "input"),
+        uses=("output", "adapter"),
+    ),
+    "export": Mode(_together(lambda modes, given: modes.export(given.workdir)), needs=("workdir",)),
+    "inspect": Mode(
+        _together(lambda modes, given: modes.inspect(given.config, given.workdir, given.draw)),
+        needs=(),
+        uses=("config", "workdir", "draw"),
+    ),
+    "plan": Mode(_plan, needs=("config",), uses=("workdir", "topology", "plan.search", "plan.exact")),
+}
