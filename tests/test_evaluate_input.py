@@ -1,4 +1,7 @@
-"""--mode=evaluate --input=FILE: a finished run measures any labelled file as it measures its own test split."""
+"""--mode=evaluate --input=FILE: a finished run measures any labelled file as it measures its own test split.
+
+It answers, measures and is exported once its data are gone.
+"""
 
 import dataclasses
 import json
@@ -51,6 +54,21 @@ def test_the_test_split_in_a_file_is_measured_as_the_run_measured_it(run, finish
     assert {f"test/{name.removeprefix('input/')}": value for name, value in found.items()} == pytest.approx(own)
     assert f"{found['input/accuracy']:.4f}" in said and f"metrics: {run}/evaluations/held-back.jsonl.json" in said
     assert {name: (run / name).read_bytes() for name in before} == before
+
+
+def test_an_export_needs_no_data(run, finished):
+    """From the checkpoint alone it is that of the run, but for the source in its card."""
+    shutil.rmtree(run / "export")
+    assert cli.main(["run.py", "--mode=export", f"--workdir={run}"], None) == 0
+    names = {file.name for file in (finished / "export").iterdir()}
+    assert {file.name for file in (run / "export").iterdir()} == names
+    for name in names - {"README.md"}:
+        assert (run / "export" / name).read_bytes() == (finished / "export" / name).read_bytes(), name
+
+
+def test_answers_need_no_data(run, finished):
+    texts = ["what a day", "no"]
+    assert Predictor.open(run)(texts) == Predictor.open(finished)(texts)
 
 
 def test_files_of_one_name_are_kept_apart(tmp_path):
@@ -273,3 +291,10 @@ def test_a_run_that_trained_an_adapter(tiny_model, cache, tmp_path, capsys, meth
     found, _ = evaluated(tmp_path / "run", file, capsys)
     assert found["input/loss"] == pytest.approx(own["test/loss"], rel=1e-4)
     assert found["input/accuracy"] == own["test/accuracy"]
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    settings["data"]["source"] = str(tmp_path / "gone.csv")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
+    adapter = (tmp_path / "run" / "adapter" / "adapter_model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "run" / "adapter")
+    modes.export(str(tmp_path / "run"))
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").read_bytes() == adapter

@@ -84,6 +84,9 @@ def test_a_run_on_rows_is_measured_on_rows(trained):
     assert {k: v for k, v in results(trained).items() if k.startswith("test/")} == pytest.approx(
         {k: v for k, v in again.items() if k.startswith("test/")}
     )
+    export = (trained / "export" / "model.safetensors").read_bytes()
+    modes.export(str(trained))  # which takes no rows
+    assert (trained / "export" / "model.safetensors").read_bytes() == export
     with pytest.raises(UserError, match=r"trained on rows in memory, .*jaxft\.evaluate\(workdir, data=\.\.\.\)"):
         jaxft.evaluate(trained)
     assert json.loads((trained / "config.json").read_text())["data"]["source"] == sources.IN_MEMORY

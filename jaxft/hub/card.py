@@ -37,7 +37,8 @@ class About:
     Attributes:
       name: of the model.
       experiment: as `config.to_dict` gives it.
-      origins: split -> the file or dataset that its examples come from, as `jaxft.data.sources.Split` says it.
+      origins: split -> the file or dataset that its examples come from, as `jaxft.data.sources.Split` says it, as far
+        as it is known.
       results: `SPLIT/METRIC` -> value; those of validation and test are told.
       command: that trained it.
       base: the front matter of the base model's card; see `front_matter`.
@@ -191,7 +192,7 @@ def _eval_results(about: About) -> list[Any]:
         split, _, metric = key.partition("/")
         if metric not in METRICS:
             continue
-        carved = about.origins.get(split) == about.origins.get("train")
+        carved = split in about.origins and about.origins[split] == about.origins.get("train")
         result = EvalResult(
             task_type=about.pipeline,
             dataset_type=dataset or LOCAL,

@@ -5,18 +5,21 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from jaxft import config, hub
+from jaxft import config, hub, program, tables, tasks
 from jaxft.data import rows, sources
 from jaxft.devices import distributed
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.hub import adapters
-from jaxft.job import Job, prepare
+from jaxft.job import Body, Job, prepare
 from jaxft.modes.shared import compiled_evaluation, measure
+from jaxft.program import Program
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
+from jaxft.tables import Table
+from jaxft.tasks import Task
 from jaxft.trained import best_weights, on_these_devices, thresholds
 from jaxft.types import Params
 
@@ -40,7 +43,7 @@ def evaluate(
     Raises:
       UserError: there is no such run or file, or a row or a label of it cannot be used.
     """
-    from jaxft.report import tables
+    from jaxft.report import tables as shown
 
     if inputs:
         if data is not None:
@@ -57,14 +60,14 @@ def evaluate(
         job = dataclasses.replace(job, table=job.table.decide(thresholds(values)))
         results |= {f"{split}/{k}": v for k, v in values.items()}
         names = job.table.plots(found.outputs, job.features[split], job.splits[split]).get("names", ())
-        say(tables.metrics_table(results, split, names))
+        say(shown.metrics_table(results, split, names))
     return results
 
 
 def _evaluate_file(folder: Workdir, inputs: str) -> dict[str, float]:
     """Measures a file, says what was found, and writes it into the workdir."""
     from jaxft.predict.predictor import Predictor
-    from jaxft.report import tables
+    from jaxft.report import tables as shown
 
     file = paths.file_of("--input", inputs)
     experiment = folder.experiment()  # there is one: Predictor would take the directory of a model too
@@ -74,20 +77,43 @@ def _evaluate_file(folder: Workdir, inputs: str) -> dict[str, float]:
         say(line)
     results = {f"input/{name}": value for name, value in found.metrics.items()}
     say(f"{file}: {found.rows:,} of {found.read:,} rows")
-    say(tables.metrics_table(results, "input", found.classes))
+    say(shown.metrics_table(results, "input", found.classes))
     written = distributed.once(lambda: folder.write_evaluation(file, {"rows": found.rows, **results}))
     say(f"metrics: {written}")
     return results
 
 
+class Trained(NamedTuple):
+    """What an export takes of a run: of its data no more than where they come from, and none once they have gone."""
+
+    experiment: config.Experiment
+    body: Body
+    task: Task
+    table: Table
+    program: Program
+    origins: Mapping[str, str]
+
+    @classmethod
+    def of(cls, job: Job) -> "Trained":
+        origins = {name: split.origin for name, split in job.splits.items()}
+        return cls(job.experiment, job.body, job.task, job.table, job.program, origins)
+
+
 def export(workdir: str) -> None:
-    """Writes `export/` and `adapter/`, as far as the method has them, from the best checkpoint."""
+    """Writes `export/` and `adapter/`, as far as the method has them, from the best checkpoint.
+
+    The workdir holds all that it takes but the pretrained model: the data may be gone.
+    """
     folder = Workdir(workdir)
-    job = prepare(on_these_devices(folder.experiment()))
-    best = best_weights(folder, job.program, job.body.directory, checkpoint=True)
-    write_export(job, folder, *best, folder.results() or {})
+    experiment = config.check(on_these_devices(folder.experiment()))
+    body, task = Body.of(experiment.model, experiment.data.max_length), tasks.build(experiment.task)
+    composed = program.compose(experiment, body.model, task, steps=10**9)
+    distributed.wait_for_all("prepared")
+    best = best_weights(folder, composed, body.directory, checkpoint=True)
+    trained = Trained(experiment, body, task, tables.build(experiment.task), composed, {})
+    write_export(trained, folder, *best, folder.results() or {})
     distributed.once(lambda: folder.publish("export", "adapter"))
-    say(f"exported: {folder}/{'export' if job.program.merge else 'adapter'}")
+    say(f"exported: {folder}/{'export' if composed.merge else 'adapter'}")
 
 
 def command_line(argv: list[str]) -> str:
@@ -96,7 +122,7 @@ def command_line(argv: list[str]) -> str:
 
 
 def write_export(
-    job: Job,
+    run: Trained,
     folder: Workdir,
     weights: tuple[Params, Params],
     thresholds: Mapping[str, float],
@@ -105,30 +131,30 @@ def write_export(
     from jaxft.hub import export as hf
     from jaxft.hub.card import About, front_matter, model_card
 
-    e = job.experiment
-    published = job.table.published(job.body.model, e.data.max_length)
+    e = run.experiment
+    published = run.table.published(run.body.model, e.data.max_length)
     about = About(
         name=e.name or str(folder).split("/")[-1],
         experiment=config.to_dict(e),
-        origins={name: split.origin for name, split in job.splits.items()},
+        origins=run.origins,
         results=dict(results),
         command=command_line(sys.argv),
-        base=front_matter(job.body.directory),
+        base=front_matter(run.body.directory),
         pipeline=published.pipeline,
         usage=published.usage,
         library=published.library,
     )
     if e.adapt in adapters.TYPES:
-        card = model_card(dataclasses.replace(about, adapter=True, **adapters.published(e, job.table.inputs)))
+        card = model_card(dataclasses.replace(about, adapter=True, **adapters.published(e, run.table.inputs)))
         adapters.write(folder.adapter, e, weights[0], thresholds, card)
         say(f"adapter: {folder}/adapter")
-    if job.program.merge is None:
+    if run.program.merge is None:
         return  # no Hugging Face model has layers like these
-    architecture = job.body.model.hf_class(job.task.hf_class)
-    files = {**published.files, **(hub.settings_for_words(job.body.directory) if job.table.words else {})}
-    hf_config = settings(job.body.hf, published.settings, thresholds)
-    params = job.program.merge(*weights)
-    hf.export(folder.export, params, hf_config, architecture, job.body.directory, model_card(about), files=files)
+    architecture = run.body.model.hf_class(run.task.hf_class)
+    files = {**published.files, **(hub.settings_for_words(run.body.directory) if run.table.words else {})}
+    hf_config = settings(run.body.hf, published.settings, thresholds)
+    params = run.program.merge(*weights)
+    hf.export(folder.export, params, hf_config, architecture, run.body.directory, model_card(about), files=files)
 
 
 def settings(base: Mapping[str, Any], head: Mapping[str, Any], thresholds: Mapping[str, float]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from jaxft.devices import distributed, flops
 from jaxft.devices.distributed import say
 from jaxft.hub import adapters
 from jaxft.job import Job, check_metric, load, load_adapter, prepare
-from jaxft.modes.finished import write_export
+from jaxft.modes.finished import Trained, write_export
 from jaxft.modes.shared import cache_programs, compiled_evaluation, measure
 from jaxft.report import tables
 from jaxft.report.profile import tracing
@@ -230,7 +230,7 @@ def _finish(
         if split == "test":
             log(best, split, values)
     results |= {"best_step": best, **trained}
-    write_export(job, folder, weights, chosen, results)
+    write_export(Trained.of(job), folder, weights, chosen, results)
     if distributed.primary():
         page.write(folder.path, config.to_dict(job.experiment), folder.history(), results, plots)
     distributed.once(lambda: folder.write_results(results))
