@@ -2,6 +2,7 @@
 
   python run.py --config=configs/quickstart.py --workdir=/tmp/qs
   python run.py --config=configs/glue.py:sst2 --workdir=/tmp/sst2 --config.optimizer.learning_rate=3e-5
+  python run.py --config=configs/quickstart.py --workdir=/tmp/qs --config.train.epochs=2 --extend
   python run.py --mode=evaluate --workdir=/tmp/qs --input=labelled.csv
   python run.py --mode=predict --workdir=/tmp/qs --input=texts.txt --output=answers.jsonl
   python run.py --mode=export --workdir=/tmp/qs

@@ -2,6 +2,7 @@
 
   jaxft --config=quickstart --workdir=/tmp/qs
   jaxft --config=glue:sst2 --workdir=/tmp/sst2 --config.optimizer.learning_rate=3e-5
+  jaxft --config=quickstart --workdir=/tmp/qs --config.train.epochs=2 --extend
   jaxft --mode=evaluate --workdir=/tmp/qs --input=labelled.csv
   jaxft --mode=predict --workdir=/tmp/qs --input=texts.txt --output=answers.jsonl
   jaxft --mode=export --workdir=/tmp/qs

@@ -218,7 +218,7 @@ def prepare(
     notes += census.of_classes(experiment.task, prepared) + census.of_tokens(experiment.task, features, data.max_length)
     train, items = experiment.train, _items(features, task)
     order = Order(items["train"].lengths, train.batch_size, experiment.seed, data.group_by_length)
-    steps = train.steps or max(round(train.epochs * order.batches_per_epoch), 1)
+    steps = steps_of(train, order)
     if train.batch_size % parts and data.packing == "off":
         raise UserError(
             f"config.train.batch_size is {train.batch_size}; with packing=off it must be a multiple of {parts} "
@@ -230,6 +230,11 @@ def prepare(
     check_length(experiment, composed)
     distributed.wait_for_all("prepared")  # nobody is still tokenizing when the first collective runs
     return Job(experiment, body, task, table, prepared, features, order, steps, shapes, composed, notes + doubts)
+
+
+def steps_of(train: config.Train, order: Order) -> int:
+    """Returns the number of steps of a run."""
+    return train.steps or max(round(train.epochs * order.batches_per_epoch), 1)
 
 
 def with_trusted_attention(

@@ -141,7 +141,7 @@ def test_a_model_card_says_the_command_as_it_was_typed(argv, said):
 
 
 USED = {
-    "train": {"config", "workdir", "overwrite", "profile"},
+    "train": {"config", "workdir", "overwrite", "extend", "profile"},
     "evaluate": {"workdir", "input"},
     "predict": {"workdir", "input", "output", "adapter"},
     "export": {"workdir"},
@@ -151,7 +151,8 @@ USED = {
 """Mode -> the flags that it uses, beside those of every mode."""
 VALUES = {
     "config": "quickstart", "workdir": "w", "input": "a.csv", "output": "a.jsonl", "adapter": "a", "draw": "x",
-    "overwrite": "true", "profile": "5", "topology": "gpu", "plan.search": "true", "plan.exact": "true",
+    "overwrite": "true", "extend": "true", "profile": "5", "topology": "gpu", "plan.search": "true",
+    "plan.exact": "true",
 }  # fmt: skip
 
 

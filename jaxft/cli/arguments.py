@@ -53,6 +53,7 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "draw": ("", "inspect: draw the parameters whose path this pattern matches"),
     "adapter": ("", "predict: folder of an adapter, of this run, of another or from peft, to use"),
     "overwrite": (False, "train: delete the run that --workdir holds and start anew"),
+    "extend": (False, "train: go on with the run that --workdir holds, for more steps, epochs or patience than it had"),
     "profile": (0, "train: write a trace of so many steps into WORKDIR/profile"),
     "topology": ("", "plan: devices to plan for, e.g. v5e:4x4, cpu:8 (simulated), gpu"),
     "plan.search": (False, "plan: look for the best mesh, recomputation and accumulation"),

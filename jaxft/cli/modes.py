@@ -85,11 +85,16 @@ MODES = {
     "train": Mode(
         _together(
             lambda modes, given: modes.train(
-                given.config, given.workdir, overwrite=given.overwrite, profile=given.profile, started=STARTED
+                given.config,
+                given.workdir,
+                overwrite=given.overwrite,
+                extend=given.extend,
+                profile=given.profile,
+                started=STARTED,
             )
         ),
         needs=("workdir", "config"),
-        uses=("overwrite", "profile"),
+        uses=("overwrite", "extend", "profile"),
     ),
     "evaluate": Mode(
         _together(lambda modes, given: modes.evaluate(given.workdir, inputs=given.input or "")),

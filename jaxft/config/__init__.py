@@ -6,8 +6,17 @@ attributes), then `check` verifies it and freezes it. Nothing here imports more 
 
 from jaxft.config.adapt import IA3, METHODS, AdaLora, Adapter, Freeze, Lora, Prefix, Prompt
 from jaxft.config.base import Section, keys, knob, walk
-from jaxft.config.checks import check, check_sections, defining, differences, from_dict, meaning, to_dict
-from jaxft.config.experiment import RESUMABLE, Compute, Data, Experiment, Mesh, Model, Optimizer, Train
+from jaxft.config.checks import (
+    beyond_length,
+    check,
+    check_sections,
+    defining,
+    differences,
+    from_dict,
+    meaning,
+    to_dict,
+)
+from jaxft.config.experiment import EXTENDABLE, RESUMABLE, Compute, Data, Experiment, Mesh, Model, Optimizer, Train
 from jaxft.config.files import load
 from jaxft.config.tasks import (
     TASKS,
@@ -22,8 +31,9 @@ from jaxft.config.tasks import (
 )
 
 __all__ = [
-    "IA3", "METHODS", "RESUMABLE", "TASKS", "AdaLora", "Adapter", "Compute", "Data", "Experiment", "Freeze", "Lora",
-    "MaskedLM", "Mesh", "Model", "MultipleChoice", "NextSentence", "Optimizer", "Prefix", "Prompt", "QuestionAnswering",
-    "Section", "SentenceEmbedding", "SequenceClassification", "Task", "TokenClassification", "Train", "check",
-    "check_sections", "defining", "differences", "from_dict", "keys", "knob", "load", "meaning", "to_dict", "walk",
+    "EXTENDABLE", "IA3", "METHODS", "RESUMABLE", "TASKS", "AdaLora", "Adapter", "Compute", "Data", "Experiment",
+    "Freeze", "Lora", "MaskedLM", "Mesh", "Model", "MultipleChoice", "NextSentence", "Optimizer", "Prefix", "Prompt",
+    "QuestionAnswering", "Section", "SentenceEmbedding", "SequenceClassification", "Task", "TokenClassification",
+    "Train", "beyond_length", "check", "check_sections", "defining", "differences", "from_dict", "keys", "knob",
+    "load", "meaning", "to_dict", "walk",
 ]  # fmt: skip

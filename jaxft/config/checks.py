@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_origin
 
 from jaxft.config.base import Section, walk
-from jaxft.config.experiment import ADDED, RESUMABLE, Experiment
+from jaxft.config.experiment import ADDED, EXTENDABLE, RESUMABLE, Experiment
 from jaxft.config.tasks import TASKS
 from jaxft.errors import UserError, nearest
 
@@ -122,3 +122,8 @@ def differences(a: Experiment, b: Experiment) -> list[str]:
     keys = {**defining(a), **defining(b)}
     there, here = ({key: getattr(holder, field.name) for key, holder, field in walk(one)} for one in (a, b))
     return [f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in keys if there.get(k) != here.get(k)]
+
+
+def beyond_length(different: Sequence[str]) -> list[str]:
+    """Those of `differences` that are of no key by which a run may be made longer."""
+    return [line for line in different if line.partition(":")[0] not in EXTENDABLE]

@@ -174,5 +174,8 @@ RESUMABLE = (
 )
 """Keys that may change between two starts of one run: they say how it is computed and shown, not what."""
 
+EXTENDABLE = ("train.epochs", "train.steps", "train.patience")
+"""Keys that say how long a run is: by them it may be made longer (--extend)."""
+
 ADDED = ("model.head", "data.delimiter", "data.truncate", "task.repair", "task.label_form")
 """Keys that 0.1.0 does not have: at their defaults they say nothing, so that its runs resume."""

@@ -14,8 +14,10 @@ from jaxft import config, program
 from jaxft.data import rows
 from jaxft.devices import distributed, flops
 from jaxft.devices.distributed import say
+from jaxft.errors import UserError
 from jaxft.hub import adapters
 from jaxft.job import Job, check_metric, load, load_adapter, prepare
+from jaxft.modes import extending
 from jaxft.modes.finished import Trained, write_export
 from jaxft.modes.shared import cache_programs, compiled_evaluation, measure
 from jaxft.report import tables
@@ -31,6 +33,11 @@ from jaxft.train.state import State
 from jaxft.trained import thresholds
 from jaxft.types import Batch, Params
 
+MORE = (
+    "for more steps raise config.train.epochs or steps and give --extend; for another run choose another --workdir, or "
+    "start anew by --overwrite"
+)
+
 
 def train(
     experiment: config.Experiment,
@@ -38,6 +45,7 @@ def train(
     *,
     data: Mapping[str, rows.Rows] | None = None,
     overwrite: bool = False,
+    extend: bool = False,
     loss: program.Loss | None = None,
     profile: int = 0,
     started: float | None = None,
@@ -47,6 +55,7 @@ def train(
     Args:
       data: rows in memory, dicts of columns and values, a list a split, instead of what `data.source` has.
       overwrite: deletes the run that the workdir holds, and starts anew.
+      extend: goes on with the run that the workdir holds, for more steps than it had; see docs/runs.md.
       loss: instead of the task's own; see `jaxft.program.Loss`.
       profile: a trace of so many steps is written into the workdir; see docs/profiling.md.
       started: since when the time to the first step counts, in seconds since the epoch; by default, since this call.
@@ -57,19 +66,25 @@ def train(
     Raises:
       UserError, TrainingError, Preempted.
     """
+    if extend and overwrite:
+        raise UserError("--extend goes on with the run that --overwrite deletes; give one of them")
     started = time.time() if started is None else started
     cache_programs(experiment.data.cache)
     experiment, given = rows.given(experiment, data)
     job = prepare(adapters.adopted(config.check(experiment)), loss, given=given)
     check_metric(job)
     folder = Workdir(workdir)
-    distributed.once(lambda: folder.claim(job.experiment, overwrite))
-    if (results := distributed.once(folder.results)) is not None:
-        say(f"{folder} is finished; for another run choose another --workdir, or start anew by --overwrite")
-        return results
+    longer = extend and distributed.once(lambda: extending.is_longer(folder, job))
+    if not longer:
+        distributed.once(lambda: folder.claim(job.experiment, overwrite))
+        if (results := distributed.once(folder.results)) is not None:
+            say(f"{folder} is finished; {MORE}")
+            return results
     peak = flops.peak_flops(job.program.mesh)
     step = job.train_step()
-    state, position, checkpoints = _start(job, folder)
+    state, position, checkpoints = _start(job, folder, longer)
+    if longer:
+        say(distributed.once(lambda: extending.begin(folder, job, state, position)))
     distributed.once(lambda: folder.truncate_log(position.log_bytes))
     say(tables.summary(_facts(job, folder)))
 
@@ -112,18 +127,27 @@ def _timed(step: Compiled, position: Position, started: float) -> Callable[[Stat
     return timed
 
 
-def _start(job: Job, folder: Workdir) -> tuple[State, Position, Checkpoints]:
-    """The newest checkpoint, or the pretrained parameters, with an adapter that the experiment may name."""
+def _start(job: Job, folder: Workdir, longer: bool) -> tuple[State, Position, Checkpoints]:
+    """The newest checkpoint, or the pretrained parameters, with an adapter that the experiment may name.
+
+    Args:
+      longer: the job is the folder's run made longer, which must have a checkpoint.
+    """
     origin, begun = job.origin, None
     if jax.tree.leaves(job.program.state.frozen):  # what does not learn is in no checkpoint
         begun = _pretrained(job)
         origin |= {"frozen": fingerprint.of_params(begun[0].frozen)}
     publish = folder.publish_progress if distributed.primary() else lambda: None
-    checkpoints = Checkpoints(folder.checkpoints, job.experiment.train.keep, say, origin, publish)
+    earlier = distributed.once(lambda: extending.earlier_origins(folder, job, folder.experiment() if longer else None))
+    checkpoints = Checkpoints(folder.checkpoints, job.experiment.train.keep, say, origin, publish, earlier)
     if found := checkpoints.restore(job.program.state, begun[0].frozen if begun else {}, job.program.placed_numbers()):
         state, position = found
         say(f"resuming at step {position['step']} of {job.steps}")
-        return state, Position(**position), checkpoints
+        position = Position(**position)
+        position.finished = position.still_finished(job.steps, job.experiment.train.patience)
+        return state, position, checkpoints
+    if longer:
+        raise UserError(f"--extend: {folder} holds no checkpoint to go on from; start anew by --overwrite")
     state, notes = begun or _pretrained(job)
     for line in (*job.notes, *notes):
         say(line)

@@ -18,12 +18,12 @@ from jaxft.errors import UserError
 
 WRITTEN = (
     *("config.json", "metrics.jsonl", "results.json", "checkpoints", "checkpoints-unreadable", "export", "report"),
-    *("adapter", "tensorboard", "profile", "evaluations", "plan.json"),
-    *(".config.json", ".results.json", ".export.new", ".export.old"),
+    *("adapter", "tensorboard", "profile", "evaluations", "extensions.json", "plan.json"),
+    *(".config.json", ".results.json", ".extensions.json", ".export.new", ".export.old"),
 )
 """Everything that a run writes into its folder."""
 
-RECORDS = ("config.json", "metrics.jsonl", "results.json")
+RECORDS = ("config.json", "metrics.jsonl", "results.json", "extensions.json")
 """What a bucket's run is known by."""
 
 
@@ -126,13 +126,45 @@ class Workdir:
             if held is None and self._names() - {".config.json"}:
                 raise UserError(f"{self} is not empty and holds no run; choose another --workdir")
             if held is not None and self._has_saved() and (changed := config.differences(held, experiment)):
+                on = "" if config.beyond_length(changed) else "go on with it by --extend, "
                 raise UserError(
-                    f"{self} holds a different experiment ({'; '.join(changed[:3])}); "
-                    f"choose another --workdir, or delete what is there by --overwrite"
+                    f"{self} holds a different experiment ({'; '.join(changed[:3])}); {on}choose another --workdir, or "
+                    "delete what is there by --overwrite"
                 )
             self._write("config.json", config.to_dict(experiment))
         except OSError as error:
             raise UserError(f"--workdir {self}: {error.strerror}; choose a folder that can be written") from error
+
+    def extend(self, experiment: config.Experiment, record: Mapping[str, Any]) -> None:
+        """Makes the run that of this experiment, which is longer: no longer finished, its results kept on record.
+
+        Cut off in between, it is still the shorter run, finished or one to be finished.
+
+        Args:
+          record: what it was before, for `extensions`.
+
+        Raises:
+          UserError: the folder cannot be written.
+        """
+        records = self.extensions()
+        record = {**record, "results": self.results()}
+        try:
+            if not records or records[-1] != record:
+                self._write("extensions.json", [*records, record])
+            self._remove("results.json")
+            self._write("config.json", config.to_dict(experiment))
+        except OSError as error:
+            raise UserError(f"--workdir {self}: {error.strerror}; choose a folder that can be written") from error
+
+    def extensions(self) -> list[dict[str, Any]]:
+        """What the run was each time before it was made longer, in order: its length, and its results."""
+        file = self.path / "extensions.json"
+        return _read(file) if file.exists() else []
+
+    def _remove(self, name: str) -> None:
+        if self._bucket:
+            self._bucket.remove(name)
+        (self.path / name).unlink(missing_ok=True)
 
     def _names(self) -> set[str]:
         return self._bucket.names() if self._bucket else {entry.name for entry in self.path.iterdir()}
@@ -213,7 +245,7 @@ class Workdir:
         file = self.path / "metrics.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
-    def _write(self, name: str, value: dict[str, Any]) -> None:
+    def _write(self, name: str, value: Any) -> None:
         file = self.path / name
         temporary = file.with_name(f".{file.name}")
         temporary.write_text(json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -221,9 +253,13 @@ class Workdir:
         self.publish(name)
 
 
-def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+def _finite(value: Any) -> Any:
     """JSON has no NaN: such a value becomes null."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read(file: Path) -> Any:

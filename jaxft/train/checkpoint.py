@@ -62,6 +62,7 @@ class Checkpoints:
         note: Callable[[str], None] = print,
         origin: Mapping[str, str] = MappingProxyType({}),
         publish: Callable[[], None] = lambda: None,
+        earlier: Sequence[str] = (),
     ):
         """Keeps the latest `keep` checkpoints and the best one.
 
@@ -70,6 +71,7 @@ class Checkpoints:
           origin: fingerprints of what the run is made from, see `ORIGINS`: written into each checkpoint, and what those
             that are read must agree with.
           publish: called before each checkpoint, and when all are on disk.
+          earlier: fingerprints of the experiment before it was made longer, which checkpoints may have too.
 
         Raises:
           UserError: the folder cannot be written. So do the methods, of a bucket.
@@ -79,6 +81,7 @@ class Checkpoints:
         self._publish = publish
         self._directory = epath.Path(directory)
         self._origin = dict(origin)
+        self._earlier = earlier
         self._read_only = keep is None
         options = ocp.CheckpointManagerOptions(read_only=True)
         if keep is not None:
@@ -159,7 +162,8 @@ class Checkpoints:
             position = self._manager.restore(step, args=wanted)["position"]
             saved = position.pop("origin")
             for name, value in self._origin.items():
-                if saved.get(name) != value:
+                earlier = self._earlier if name == "experiment" else ()
+                if saved.get(name) not in (value, *earlier):
                     raise UserError(
                         f"{self._directory / str(step)} was saved with another {ORIGINS[name]}; bring that back, "
                         "choose another --workdir, or start anew by --overwrite"

@@ -71,6 +71,10 @@ class Position:
     log_bytes: int = 0
     seconds_to_first_step: float | None = None
 
+    def still_finished(self, steps: int, patience: int) -> bool:
+        """Returns whether a run that was finished is so with so many steps, and with that patience."""
+        return self.finished and (self.step >= steps or 0 < patience <= self.bad_evals)
+
 
 class Plan(NamedTuple):
     """How a run goes on.
