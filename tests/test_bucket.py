@@ -1,5 +1,6 @@
 """A workdir in a bucket: a run that is cut off there goes on from there, on any machine, and ends as it would have."""
 
+import json
 import os
 import signal
 import sys
@@ -53,6 +54,14 @@ def test_a_run_in_a_bucket_is_that_of_a_folder(store, tiny_model, cache, finishe
     assert (tmp_path / "report" / "index.html").exists()
     measured = modes.evaluate(url)
     assert {name: results(finished)[name] for name in measured} == pytest.approx(measured, abs=1e-6)
+    file = tmp_path / "new.csv"
+    file.write_text("text,sentiment\na fine day,positive\nno,negative\n")
+    assert modes.evaluate(url, inputs=file) == modes.evaluate(url, inputs=file)
+    assert bucket.names("evaluations") == {"new.csv.json"}
+    longer = experiment(tiny_model, cache, train={"steps": 12})
+    assert modes.train(longer, url, extend=True)["train/steps"] == 12
+    bucket.fetch("extensions.json", tmp_path)
+    assert [one["steps"] for one in json.loads((tmp_path / "extensions.json").read_text())] == [10]
 
 
 @pytest.mark.matrix

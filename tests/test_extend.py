@@ -137,6 +137,7 @@ def test_the_schedule_is_that_of_the_longer_run(tiny_model, cache, tmp_path, cap
     assert "extended from 4 to 8 steps; at step 4 the learning rate goes from 0 to 0.00171, where the linear" in said
 
 
+@pytest.mark.matrix
 def test_a_run_that_stopped_early(tiny_model, cache, tmp_path):
     """More steps alone bring nothing; more patience does, and is the run that had it from the start."""
     e = experiment(tiny_model, cache, data={"shapes": 1})
@@ -220,9 +221,12 @@ def test_a_checkpoint_of_before_is_taken_for_what_it_was_made_from(tmp_path):
     shorter.close()
     longer = Checkpoints(tmp_path / "c", 2, origin={"experiment": "long"}, earlier=["shorter", "short"])
     found = longer.restore(start, {}, values)
+    longer.close()
     assert found and bits_equal(found[0].trainable, start.trainable)
+    other = Checkpoints(tmp_path / "c", 2, origin={"experiment": "long"}, earlier=["other"])
     with pytest.raises(UserError, match="another experiment"):
-        Checkpoints(tmp_path / "c", 2, origin={"experiment": "long"}, earlier=["other"]).restore(start, {}, values)
+        other.restore(start, {}, values)
+    other.close()
 
 
 @pytest.mark.parametrize(
