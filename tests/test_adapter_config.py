@@ -303,3 +303,16 @@ def test_what_is_written(method, wanted):
         assert found["target_modules"] == sorted(layer.replace("/", ".") for layer in layers)
         bare = adapter_config.written(e, paths, bare=True)["target_modules"]
         assert bare == ["encoder.layer.0.attention.self.value", "encoder.layer.0.output.dense"]
+
+
+def test_a_method_of_our_own_is_read(tmp_path):
+    own = config.Adapter(size=7, activation="relu", placement="houlsby")
+    read = adapters.options(directory(tmp_path, "JAXFT", method="adapter", options=config.to_dict(own)))
+    assert read == {"adapt": "adapter", "adapter": own}
+
+
+def test_the_first_of_several_terms_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"json: kasa_config is "):
+        adapters.options(
+            directory(tmp_path, lora_bias=True, use_qalora=True, kasa_config={"n": 2}, eva_config={"n": 2})
+        )
