@@ -1,6 +1,7 @@
 """Labels of texts: single and several, weighted, and a whole run on texts, pairs of them, that can have several."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from jaxft import config, modes, tables
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
+from jaxft.storage.workdir import Workdir
 from jaxft.tables import labels
 
 NAMES = (["joy"], [], ["anger", "joy"], ["fear"])
@@ -102,6 +104,19 @@ def test_a_run_with_several_labels(trained):
     assert {key: value for key, value in test.items() if "threshold/" in key} == {
         f"threshold/{name}": value for name, value in chosen.items()
     }
+
+
+def test_thresholds_are_not_chosen_on_the_test_split(trained, tmp_path):
+    """Without validation they are those that predictions take."""
+    for name in ("train", "test"):
+        shutil.copy(trained.parent / f"{name}.jsonl", tmp_path)
+    e = Workdir(trained).experiment()
+    e.data.source, e.data.validation, e.data.validation_fraction = str(tmp_path), "", 0.0
+    e.train = config.Train(batch_size=e.train.batch_size, steps=2)
+    modes.train(e, str(tmp_path / "run"))
+    for found in (results(tmp_path / "run"), modes.evaluate(str(tmp_path / "run"))):
+        assert {value for key, value in found.items() if key.startswith("test/threshold/")} == {0.5}
+    assert "thresholds" not in json.loads((tmp_path / "run" / "export" / "config.json").read_text())
 
 
 def test_packed_is_padded(trained, tmp_path):

@@ -49,8 +49,10 @@ def _together(run: Callable[[Any, flags.FlagValues], object]) -> Callable[[flags
         logging.use_absl_handler()
         logging.set_verbosity(logging.FATAL)  # what orbax logs as an error, with pages of traceback, it raises as well
         from jaxft import modes
+        from jaxft.modes import shared
         from jaxft.train.loop import Preempted
 
+        shared.began.set(STARTED)
         try:
             run(modes, values)
         except Preempted as stopped:
@@ -90,7 +92,6 @@ MODES = {
                 overwrite=given.overwrite,
                 extend=given.extend,
                 profile=given.profile,
-                started=STARTED,
             )
         ),
         needs=("workdir", "config"),

@@ -1,5 +1,6 @@
 """What training and evaluation have in common: programs kept on disk, and how a split is measured."""
 
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from jaxft.train.compiled import Compiled
 from jaxft.train.evaluate import Evaluated
 from jaxft.train.evaluate import evaluate as run_evaluation
 from jaxft.types import Params
+
+began: ContextVar[float | None] = ContextVar("began", default=None)
+"""When the command line began, where there is one, in seconds since the epoch: the time to the first step counts from
+there, and else from the call of `train`."""
 
 
 def cache_programs(cache: str) -> None:
@@ -29,7 +34,9 @@ def compiled_evaluation(job: Job) -> Compiled:
 
 
 def measure(job: Job, step: Any, split: str, weights: tuple[Params, Params]) -> tuple[dict[str, float], Evaluated]:
+    """Returns the metrics of a split, and what they are of. Validation alone chooses thresholds; see `Table.decide`."""
+    table = job.table if split == "validation" else job.table.decide(job.table.undecided())
     found = run_evaluation(step, weights, job.feed(split), job.task.outputs)
     data = (job.features[split], job.splits[split])
     # By one process, so that all choose the same best step, whatever the rounding on their machines.
-    return distributed.once(lambda: {"loss": found.loss} | job.table.metrics(found.outputs, *data)), found
+    return distributed.once(lambda: {"loss": found.loss} | table.metrics(found.outputs, *data)), found

@@ -19,7 +19,7 @@ from jaxft.hub import adapters
 from jaxft.job import Job, check_metric, load, load_adapter, prepare
 from jaxft.modes import extending
 from jaxft.modes.finished import Trained, write_export
-from jaxft.modes.shared import cache_programs, compiled_evaluation, measure
+from jaxft.modes.shared import began, cache_programs, compiled_evaluation, measure
 from jaxft.report import tables
 from jaxft.report.profile import tracing
 from jaxft.report.progress import Progress
@@ -48,7 +48,6 @@ def train(
     extend: bool = False,
     loss: program.Loss | None = None,
     profile: int = 0,
-    started: float | None = None,
 ) -> dict[str, float]:
     """Trains, tests and exports; goes on where an earlier call with the same arguments was cut off.
 
@@ -58,7 +57,6 @@ def train(
       extend: goes on with the run that the workdir holds, for more steps than it had; see docs/runs.md.
       loss: instead of the task's own; see `jaxft.program.Loss`.
       profile: a trace of so many steps is written into the workdir; see docs/profiling.md.
-      started: since when the time to the first step counts, in seconds since the epoch; by default, since this call.
 
     Returns:
       What results.json holds.
@@ -66,20 +64,16 @@ def train(
     Raises:
       UserError, TrainingError, Preempted.
     """
-    if extend and overwrite:
-        raise UserError("--extend goes on with the run that --overwrite deletes; give one of them")
-    started = time.time() if started is None else started
+    started = began.get() or time.time()
     cache_programs(experiment.data.cache)
     experiment, given = rows.given(experiment, data)
     job = prepare(adapters.adopted(config.check(experiment)), loss, given=given)
     check_metric(job)
     folder = Workdir(workdir)
-    longer = extend and distributed.once(lambda: extending.is_longer(folder, job))
-    if not longer:
-        distributed.once(lambda: folder.claim(job.experiment, overwrite))
-        if (results := distributed.once(folder.results)) is not None:
-            say(f"{folder} is finished; {MORE}")
-            return results
+    longer = _claim(job, folder, overwrite, extend)
+    if not longer and (results := distributed.once(folder.results)) is not None:
+        say(f"{folder} is finished; {MORE}")
+        return results
     peak = flops.peak_flops(job.program.mesh)
     step = job.train_step()
     state, position, checkpoints = _start(job, folder, longer)
@@ -113,6 +107,16 @@ def train(
     checkpoints.close()
     say(f"report: {folder}/report/index.html  results: {folder}/results.json")
     return results
+
+
+def _claim(job: Job, folder: Workdir, overwrite: bool, extend: bool) -> bool:
+    """Makes the folder the job's, or leaves it as it is where it holds a shorter run of it: whether it does."""
+    if extend and overwrite:
+        raise UserError("--extend goes on with the run that --overwrite deletes; give one of them")
+    longer = extend and distributed.once(lambda: extending.is_longer(folder, job))
+    if not longer:
+        distributed.once(lambda: folder.claim(job.experiment, overwrite))
+    return longer
 
 
 def _timed(step: Compiled, position: Position, started: float) -> Callable[[State, Batch], Any]:

@@ -163,7 +163,7 @@ def plain(name: str) -> str:
     return name.replace("dense.dense.", "dense.")
 
 
-@pytest.mark.parametrize("name", support.once(support.ADAPTATIONS, "lora", "prefix", "adalora"))
+@pytest.mark.parametrize("name", support.once(support.ADAPTATIONS, "prefix", "adalora"))
 def test_packed_is_padded(name: str):
     """Law 2: loss, gradients and outputs."""
     a = adapted(name)
