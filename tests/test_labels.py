@@ -84,7 +84,7 @@ def trained(tmp_path_factory, tiny_model, cache) -> Path:
         tiny_model,
         cache,
         data={"source": str(folder), "encoding": "utf-8", "max_length": 16, "shapes": 1},
-        train={"epochs": 8, "eval_every": 100},
+        train={"epochs": 11, "eval_every": 100},
         optimizer={"learning_rate": 1e-2},
     )
     for key in ("train_examples", "validation_examples", "test_examples"):
@@ -96,8 +96,7 @@ def trained(tmp_path_factory, tiny_model, cache) -> Path:
 
 def test_a_run_with_several_labels(trained):
     found = results(trained)
-    # By chance 0.2 to 0.4; what a run this short reaches differs by rounding, from one jax to the next.
-    assert found["test/f1_macro"] > 0.8 and found["test/average_precision_macro"] > 0.85
+    assert found["test/f1_macro"] > 0.8 and found["test/average_precision_macro"] > 0.9
     chosen = {key.removeprefix("threshold/"): value for key, value in best(trained).items() if "threshold/" in key}
     assert chosen.keys() == {"blue", "green", "red", "yes"} and len(set(chosen.values()) - {0.5}) > 2
     assert json.loads((trained / "export" / "config.json").read_text())["thresholds"] == chosen
