@@ -133,7 +133,15 @@ def test_training_goes_on_with_the_head_by_its_names(tmp_path, here, head, order
         jax.tree.map(np.testing.assert_array_equal, read[part], there[part])
 
 
-@pytest.mark.parametrize("change", [lambda x: x.pop("thresholds"), lambda x: x["task"].update(kind="poetry")])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.pop("thresholds"),
+        lambda x: x.update(version=x.pop("data")),
+        lambda x: x.update(thresholds=[0.5]),
+        lambda x: x["task"].update(kind="poetry"),
+    ],
+)
 def test_a_meaning_that_cannot_be_read(tmp_path, change):
     folder, _, _ = saved(tmp_path / "adapter", classes(*NAMES))
     values = json.loads((folder / adapters.MEANING).read_text())

@@ -67,6 +67,13 @@ def files(folder: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+def test_extending_what_is_deleted_is_refused_before_anything_is_read(tmp_path):
+    """Also from Python, and where there are no data and no model."""
+    nowhere = config.Experiment(model=config.Model(path=str(tmp_path / "none")), task=config.SequenceClassification())
+    with pytest.raises(UserError, match="--extend goes on with the run that --overwrite deletes; give one of them"):
+        modes.train(nowhere, tmp_path / "run", extend=True, overwrite=True)
+
+
 def test_at_one_rate_it_is_the_longer_run_bit_for_bit(run, short, whole, capsys):
     first = results(run)
     modes.train(changed(short, epochs=2), run, extend=True)

@@ -106,7 +106,7 @@ def meaning(directory: Path) -> Meaning | None:
     if not file.exists():
         return None
     values = read_json(file)
-    if {*values} < {"task", "thresholds", "data"}:
+    if not all(isinstance(values.get(key), dict) for key in ("task", "thresholds", "data")):
         raise UserError(f"{file} must hold task, thresholds and data; it is of another version, or damaged")
     try:
         read = config.from_dict({"task": values["task"], "data": values["data"]})

@@ -64,6 +64,8 @@ def train(
     Raises:
       UserError, TrainingError, Preempted.
     """
+    if extend and overwrite:
+        raise UserError("--extend goes on with the run that --overwrite deletes; give one of them")
     started = began.get() or time.time()
     cache_programs(experiment.data.cache)
     experiment, given = rows.given(experiment, data)
@@ -111,8 +113,6 @@ def train(
 
 def _claim(job: Job, folder: Workdir, overwrite: bool, extend: bool) -> bool:
     """Makes the folder the job's, or leaves it as it is where it holds a shorter run of it: whether it does."""
-    if extend and overwrite:
-        raise UserError("--extend goes on with the run that --overwrite deletes; give one of them")
     longer = extend and distributed.once(lambda: extending.is_longer(folder, job))
     if not longer:
         distributed.once(lambda: folder.claim(job.experiment, overwrite))
