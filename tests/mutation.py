@@ -33,7 +33,7 @@ SWAPPED: dict[type, type] = {
     ast.Break: ast.Continue,
 }
 NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "argmax": "argmin", "argmin": "argmax"}
-SAID = {"say", "note", "noting", "warn", "print", "log", "notes", "lines", "hint", "doubts", "said"}
+SAID = {"say", "note", "noting", "warn", "print", "log", "notes", "lines", "hint", "doubts", "said", "listed"}
 """Names of what is said to people: calls of these, and what is put in them, are left alone."""
 
 SEEN = "_jaxft_functions_seen"
@@ -119,8 +119,10 @@ def _spans(node: ast.AST, function: str) -> Iterator[tuple[str, tuple[int, int]]
 def _for_people(node: ast.AST) -> bool:
     if isinstance(node, ast.Raise | ast.JoinedStr | ast.Assert):
         return True
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-        return True  # a docstring
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant) or _for_people(node.value)  # a docstring, or what is said
+    if isinstance(node, ast.keyword):
+        return node.arg == "strict"  # of `zip`: an assertion
     if isinstance(node, ast.Call):
         return bool({_name(node.func), _name(getattr(node.func, "value", None))} & SAID)
     if isinstance(node, ast.Assign | ast.AugAssign):
@@ -200,8 +202,9 @@ def _calls(node: ast.Call) -> Iterator[tuple[str, Change]]:
         yield f"`{name}` -> `{NAMES[name]}` in `{_short(node)}`", lambda n: setattr(n.func, field, NAMES[name])
     if name == "sorted":
         yield f"`{_short(node)}` the other way round", _reversed
-    keywords = [] if name == "zip" else node.keywords  # `strict` is an assertion
-    for i, keyword in enumerate(keywords):
+    for i, keyword in enumerate(node.keywords):
+        if _for_people(keyword):
+            continue
         yield f"`{_short(node)}` without `{keyword.arg or '**'}`", lambda n, i=i: n.keywords.pop(i)
     first, second = [
         _short(one) if isinstance(one, ast.Name | ast.Attribute) else "" for one in (*node.args, None, None)
