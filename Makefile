@@ -9,6 +9,7 @@ NO_CUDA = JAX_PLATFORMS=cpu
 SAMPLE ?= 300
 SEED ?= 0
 REPORT ?= tests/mutants.json
+KNOWN ?=
 
 .PHONY: quickstart test test-all test-newest quickstart-newest mutants lint clean
 
@@ -30,9 +31,10 @@ quickstart-newest: .venv-newest/.check
 	$(NO_CUDA) .venv-newest/bin/python run.py --config=configs/quickstart.py --workdir=$(WORKDIR)-newest \
 	    --config.train.steps=20
 
-# Small faults in the host's code, one at a time: make mutants SAMPLE=60 SEED=1
+# Small faults in the host's code, one at a time: make mutants SAMPLE=60 SEED=1. What a report that is known says of
+# them is tried first: make mutants KNOWN=tests/mutants.json
 mutants: .venv/.test
-	$(NO_CUDA) .venv/bin/python tests/mutants.py --count=$(SAMPLE) --seed=$(SEED) --out=$(REPORT)
+	$(NO_CUDA) .venv/bin/python tests/mutants.py --count=$(SAMPLE) --seed=$(SEED) --out=$(REPORT) --known=$(KNOWN)
 
 lint: .venv/.test .venv/.lint
 	.venv/bin/ruff check .

@@ -80,6 +80,10 @@ COMMAND_LINE: Rows = {
         flags("--mode=plan", "--topology=v5e:3x3"),
         ["--topology=v5e:3x3: v5e comes in 1x1, 2x2, 2x4, 4x4, "],
     ),
+    "a plan for what is not here": (
+        flags("--mode=plan", "--topology=gpu"),
+        ["--topology=gpu: there is no GPU here that JAX can use"],
+    ),
     "a plan of nothing": (lambda room: ["--mode=plan", "--topology=cpu:8"], ["--config is missing"]),
     "no --workdir": (lambda room: [f"--config={CONFIGS}/quickstart.py"], ["--workdir is missing"]),
     "no --config": (lambda room: [f"--workdir={room.path}/run"], ["--config is missing", "configs/quickstart.py"]),

@@ -50,3 +50,26 @@ def test_the_most_important_ranks_are_kept():
     every = [[0, 1, 2, 3], [0, 1, 2, 3]]
     # The budget falls by steps 0 and 2 of four: 8, 4 + 4 (1 - 1/2)^3 = 4.5, 4; and the choice at step 2 is the last.
     assert kept == [every, [[0, 1, 2], [0]], [[0, 1, 2], [0]], [[0, 1, 2], [0]]]
+
+
+def test_importance_and_variation_are_averages():
+    """Of |parameter x gradient|, and of how far it is from its average: eqs. 8 to 10, number by number."""
+    options = config.AdaLora(rank=2, target=1, every=100, beta1=0.8, beta2=0.6)
+    rng = np.random.default_rng(0)
+    shapes = {"adalora/x/a": (3, 2), "adalora/x/value": (2,), "adalora/x/b": (2, 3)}
+    draw = lambda: {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes.items()}  # noqa: E731
+    params, gradients = draw(), [draw(), draw(), draw()]
+    inner = optax.with_extra_args_support(optax.set_to_zero())
+    transform = adalora._pruned(inner, options, ["x"])
+    values = jax.tree.map(jnp.asarray, numbers.of(config.Optimizer(), 1000))
+    state: Any = transform.init(nn.unflatten(params))
+    for gradient in gradients:
+        _, state = transform.update(nn.unflatten(gradient), state, nn.unflatten(params), numbers=values)  # pyright: ignore
+    for path in shapes:
+        importance = variation = np.zeros(shapes[path])
+        for gradient in gradients:
+            now = np.abs(params[path] * gradient[path])
+            importance = 0.8 * importance + 0.2 * now
+            variation = 0.6 * variation + 0.4 * np.abs(now - importance)
+        np.testing.assert_allclose(state.importance[path], importance, rtol=1e-5)
+        np.testing.assert_allclose(state.variation[path], variation, rtol=1e-5)

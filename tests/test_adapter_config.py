@@ -5,6 +5,7 @@
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 import support
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from jaxft import config, models, program, tasks
 from jaxft.errors import UserError
@@ -124,6 +125,12 @@ def test_a_pattern_is_for_the_end_of_a_name():
     values = {"rank_pattern": {"query": 1, "key": 2, "1.*value": 3}, "r": 8}
     names = ("layer.0.query", "query", "layer.0.subquery", "layer.0.key.x", "layer.1.self.value", "layer.0.self.value")
     assert [adapter_config.rank_of(values, name) for name in names] == [1, 1, 8, 8, 3, 8]
+
+
+def test_rank_and_scale_where_none_is_written_are_those_of_peft():
+    assert adapter_config.rank_of({}, "query") == 8 and adapter_config.scale({}, "query") == 1
+    assert adapter_config.scale({"r": 4}, "query") == 2 and adapter_config.scale({"lora_alpha": 4}, "query") == 0.5
+    assert adapter_config.scale({"r": 4, "lora_alpha": 6, "use_rslora": True}, "query") == 3
 
 
 def test_what_layers_are_named():
@@ -303,6 +310,69 @@ def test_what_is_written(method, wanted):
         assert found["target_modules"] == sorted(layer.replace("/", ".") for layer in layers)
         bare = adapter_config.written(e, paths, bare=True)["target_modules"]
         assert bare == ["encoder.layer.0.attention.self.value", "encoder.layer.0.output.dense"]
+
+
+@pytest.mark.parametrize("said", [*adapter_config.TASKS.values(), "CAUSAL_LM", None])
+def test_an_adapter_is_of_the_task_it_says(tmp_path, said):
+    """As far as jaxft has a name for what it says, and it says anything."""
+    folder = directory(tmp_path, **({"task_type": said} if said else {}))
+    kind = next((name for name, one in adapter_config.TASKS.items() if one == said), None)
+    for name in [*adapter_config.TASKS, "MaskedLM"]:
+        with nullcontext() if kind in (None, name) else pytest.raises(UserError) as raised:
+            adapter_config.check_task(folder, getattr(config, name)())
+        if raised is not None:
+            file = folder / "adapter_config.json"
+            assert str(raised.value) == f"{file}: task_type is {said}, that of {kind}; here it is {name}"
+
+
+@pytest.mark.parametrize(
+    "values", [{"method": "adapter"}, {"method": "adapter", "options": []}, {"method": "other", "options": {}}, {}]
+)
+def test_a_method_of_our_own_that_is_not_whole(tmp_path, values):
+    with pytest.raises(UserError, match="must hold `method` and `options`, as jaxft writes them; fetch it again"):
+        adapter_config.method_of(directory(tmp_path, "JAXFT", **values))
+    assert adapter_config.method_of(directory(tmp_path, "JAXFT", method="adapter", options={})) == "adapter"
+
+
+def test_layers_of_ia3_that_change_what_they_are_fed():
+    """Any of the patterns is enough."""
+    e = config.Experiment(adapt="ia3", ia3=config.IA3(inputs=("output/dense", "intermediate"), outputs=("value",)))
+    layers = ("intermediate/dense", "output/dense", "attention/self/value")
+    found = adapter_config.written(e, [f"ia3/bert/encoder/layer/0/{layer}/scale" for layer in layers], bare=False)
+    fed = [f"bert.encoder.layer.0.{layer}.dense" for layer in ("intermediate", "output")]
+    assert found["feedforward_modules"] == fed
+
+
+def test_training_goes_on_with_the_method_of_the_adapter(tmp_path):
+    folder = directory(tmp_path, r=3)
+    asked = config.Experiment(model=config.Model(path="a/b", adapter=str(folder)))
+    found = adapters.adopted(asked)
+    assert found.adapt == "lora" and found.lora.rank == 3
+    assert adapters.adopted(dataclasses.replace(asked, adapt="lora")).lora.rank == 3
+    with pytest.raises(UserError, match=r"config\.adapt is 'ia3', but config\.model\.adapter .* is of lora"):
+        adapters.adopted(dataclasses.replace(asked, adapt="ia3"))
+    plain = config.Experiment(adapt="ia3")
+    assert adapters.adopted(plain) is plain
+
+
+def test_what_is_written_is_read_or_refused(tmp_path):
+    e = config.Experiment(adapt="lora", task=config.SequenceClassification(labels=("a", "b"), problem="single_label"))
+    composed = program.compose(e, models.build(support.SMALL), tasks.build(e.task), steps=10)
+    start = composed.split(support.random_params(composed.task, composed.model, seed=0))[0]
+    adapters.write(tmp_path, e, start)
+    assert not (tmp_path / adapters.CARD).exists()
+    adapters.write(tmp_path, e, start, card="It is small, naïve and good.\n")
+    assert (tmp_path / adapters.CARD).read_text(encoding="utf-8") == "It is small, naïve and good.\n"
+    for name in (adapters.CONFIG, adapters.MEANING):  # for people too: a key a line
+        assert (tmp_path / name).read_text().count("\n") > len(json.loads((tmp_path / name).read_text()))
+    tensors = load_file(tmp_path / adapters.WEIGHTS)
+    one = next(name for name in tensors if name.endswith("key.lora_B.weight"))
+    save_file(tensors | {one: np.ones((3, 8), np.float32)}, tmp_path / adapters.WEIGHTS)
+    with pytest.raises(UserError, match=rf"{one} is \[3, 8\]; lora/.*/key/b is \[8, 16\] in this experiment"):
+        adapters.read(tmp_path, composed, start)
+    save_file({name: x for name, x in tensors.items() if name != one}, tmp_path / adapters.WEIGHTS)
+    with pytest.raises(UserError, match=rf"{one} is missing; lora/.*/key/b is \[8, 16\] in this experiment"):
+        adapters.read(tmp_path, composed, start)
 
 
 def test_a_method_of_our_own_is_read(tmp_path):

@@ -133,6 +133,16 @@ def test_training_goes_on_with_the_head_by_its_names(tmp_path, here, head, order
         jax.tree.map(np.testing.assert_array_equal, read[part], there[part])
 
 
+def test_a_meaning_is_read_as_it_was_written(tmp_path):
+    task, limits = classes("a", "b", problem="multi_label"), {"a": 0.25, "b": 0.75}
+    folder, _, _ = saved(tmp_path / "adapter", task, max_length=24, truncate="tail", thresholds=limits)
+    found = adapters.meaning(folder)
+    assert found is not None and found == adapters.Meaning(task, limits, 24, "tail")
+    names = {"architectures": ["ForSequenceClassification"], "id2label": {"0": "a", "1": "b"}}
+    assert adapters.named(found) == names
+    assert adapters.meaning(anonymous(folder)) is None
+
+
 @pytest.mark.parametrize(
     "change",
     [

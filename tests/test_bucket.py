@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 
@@ -80,6 +81,44 @@ def test_a_store_that_refuses_harms_nothing(google, tiny_model, cache, monkeypat
     assert not {"results.json", "checkpoints-unreadable"} & bucket.names()
     start()
     assert bucket.has("results.json") and "checkpoints-unreadable" not in bucket.names()
+
+
+def test_what_is_put_is_what_is_there(store, tmp_path):
+    """A folder with a mark replaces what was there; a file is put over another; what is removed is gone."""
+    bucket, here, back = Bucket(f"{store}/whole"), tmp_path / "here", tmp_path / "back"
+    assert bucket.names() == set() and not bucket.has("export") and not bucket.has("results.json")
+    for names in (("index.html", "images/a.png", "images/b.png"), ("index.html", "images/a.png")):
+        shutil.rmtree(here, ignore_errors=True)
+        for name in names:
+            (here / "report" / name).parent.mkdir(parents=True, exist_ok=True)
+            (here / "report" / name).write_text(f"{name} of {len(names)}")
+        (here / "results.json").write_text(str(len(names)))
+        for name in ("report", "results.json"):
+            bucket.put(here, name)
+        assert bucket.names() == {"report", "results.json"} and bucket.has("report") and bucket.has("results.json")
+        assert bucket.names("report") == {"index.html", "images"}
+        for _ in range(2):
+            bucket.fetch("report", back)
+        bucket.fetch("results.json", back)
+        assert {path.name for path in (bucket.path / "report" / "images").iterdir()} == {
+            name.removeprefix("images/") for name in names[1:]
+        }
+        assert all((back / "report" / name).read_text() == f"{name} of {len(names)}" for name in names)
+        assert (back / "results.json").read_text() == str(len(names))
+    for name in ("report", "results.json", "nothing"):
+        bucket.remove(name)
+        bucket.fetch(name, back / "later")
+    assert bucket.names() == set() and not (back / "later").exists()
+
+
+def test_a_checkpoint_is_there_once_it_has_its_metadata(store, tmp_path):
+    bucket = Bucket(f"{store}/run")
+    for folder, whole in (("checkpoints/5", True), ("checkpoints/10", False), ("checkpoints/x", True)):
+        for name in ("d", *(["_CHECKPOINT_METADATA"] if whole and folder != "checkpoints/x" else [])):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / name).write_text("{}")
+        bucket.put(tmp_path, folder)
+        assert bucket.has(folder) == whole
 
 
 def test_a_folder_that_is_not_whole_is_not_there(store, tmp_path):

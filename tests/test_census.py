@@ -79,6 +79,9 @@ def test_texts_that_are_cut_and_unknown_tokens():
     assert of_tokens(config.MultipleChoice(), held, 8) == [cut.format("choices"), *said]
     assert of_tokens(config.TokenClassification(), held, 8) == said  # its texts have windows
     assert of_tokens(config.SequenceClassification(), {"train": of_lengths(3, 7, unknown=0.0001)}, 8) == []
+    few, many = (of_tokens(config.MaskedLM(), {"train": of_lengths(3, unknown=one)}, 8) for one in (0.0005, 0.05))
+    assert few == ["0.1% of the train tokens are unknown to the model's vocabulary"]
+    assert many[0].startswith("warning: 5.0% of the train tokens are unknown")
 
 
 def test_the_share_of_unknown_tokens():

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from jaxft import config, tables
-from jaxft.data.columns import numbered, spelled_value, with_numbers, with_text, written
+from jaxft.data.columns import is_text, numbered, spelled_value, with_numbers, with_text, written
 from jaxft.data.sources import Split, read
 from jaxft.errors import UserError
 from jaxft.tables import labels
@@ -55,15 +55,30 @@ def test_numbers_are_read_as_json_writes_them():
         with_text(of([True]), "n")
 
 
+def test_whole_numbers_are_written_without_a_point():
+    """As far as each of them is one of its own: to 10 to the 15th."""
+    values = {7.0: "7", 7.5: "7.5", 999999999999999.0: "999999999999999", 1e15: "1000000000000000.0", -3: "-3"}
+    assert {value: written(value) for value in values} == values
+    assert written(10**15) == "1000000000000000" and written(float("nan")) is None
+
+
 def test_a_list_a_column_is_named():
     with pytest.raises(UserError, match="a file that holds a list a column must hold an object a row instead"):
         with_text(of([["a", "b"]]), "n")
+
+
+def test_text_is_text_however_arrow_holds_it():
+    for kind in (pa.string(), pa.large_string(), pa.string_view()):
+        assert is_text(pa.chunked_array([pa.array(["a", None], kind)]))
+    for kind in (pa.binary(), pa.int64(), pa.list_(pa.string()), pa.null()):
+        assert not is_text(pa.chunked_array([pa.array([None], kind)]))
 
 
 def test_what_is_the_number_of_a_name():
     assert numbered(["0", "1", "1"], ("neg", "pos"))
     assert not numbered(["0", "2"], ("neg", "pos"))  # one too many
     assert not numbered(["0", "1"], ("1", "0"))  # names that are numbers themselves
+    assert not numbered(["0", "1"], ("none", "1")) and not numbered(["0"], ("none", "-1"))  # or one of them
     assert not numbered(["neg"], ("neg", "pos")) and not numbered([], ("neg", "pos"))
 
 

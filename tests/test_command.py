@@ -1,5 +1,6 @@
 """`jaxft`, `python -m jaxft` and `run.py` are one command; an installed package has it, and the configs by name."""
 
+import dataclasses
 import json
 import os
 import re
@@ -98,6 +99,25 @@ def test_it_starts_itself_over_once_with_its_arguments(installed, tmp_path, name
     pid, tunables, text = json.loads(process.communicate()[0].splitlines()[0])
     assert process.returncode == 0 and pid == process.pid
     assert tunables.startswith("glibc.malloc.hugetlb=1") and text == "a b"
+
+
+def test_help_has_every_key_with_its_meaning():
+    """Of the task of the config that is given; without one, of every task under its name."""
+
+    def line(key: str, field: dataclasses.Field, value: object) -> str:
+        return rf"^  {re.escape(key)} +{re.escape(field.metadata['doc'])} \[{re.escape(repr(value))}\]$"
+
+    every = arguments.keys(["jaxft"])
+    for kind in config.TASKS.values():
+        part = every[every.index(f"  task: {kind.__name__}\n") :]
+        for key, holder, field in config.walk(kind(), "task."):
+            assert re.search(line(key, field, getattr(holder, field.name)), part, re.MULTILINE), key
+    for key, holder, field in config.walk(config.Experiment()):
+        if not key.startswith("task."):
+            assert len(re.findall(line(key, field, getattr(holder, field.name)), every, re.MULTILINE)) == 1, key
+    given = arguments.keys(["jaxft", "--config=glue:stsb"])
+    assert re.findall("task: .*", given) == ["task: SequenceClassification"]
+    assert given.index("  task.problem ") < given.index("  data.source ") and "['regression']" in given
 
 
 def test_a_file_of_the_same_name_goes_first(tmp_path, monkeypatch):

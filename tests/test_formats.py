@@ -44,6 +44,12 @@ def test_what_separates_cells(tmp_path, name, content, knobs, noted):
     assert split.notes == ((said,) if noted else ())
 
 
+def test_what_separates_as_many_cells_as_there_are_names(tmp_path):
+    """Semicolons would separate two."""
+    split = source(tmp_path, "a.csv", "a;b|c|d\ne;f|g|h\n", columns=("x", "y", "z"))
+    assert split.table.to_pydict() == {"x": ["a;b", "e;f"], "y": ["c", "g"], "z": ["d", "h"]}
+
+
 def test_one_column_of_text_is_not_split(tmp_path):
     """Nor is it where each text has one semicolon, as the header has none."""
     content = "text\n" + "".join(f"{i}; x\n" for i in range(9))

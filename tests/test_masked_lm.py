@@ -74,7 +74,7 @@ def test_nothing_is_lost_in_cutting(tokenizer, join):
         whole = np.concatenate([p.ids[1:-1] for p in pieces]).tolist()
         assert whole == own[0] + [102] + own[1] + [102] + own[2]
         words = np.concatenate([p.words[1:-1] for p in pieces])
-        assert len(set(words) - {-1}) == 9 + 1 + 6 and (np.diff(words[words >= 0]) >= 0).all()
+        assert set(words) - {-1} == set(range(9 + 1 + 6)) and (np.diff(words[words >= 0]) >= 0).all()
     else:
         found = [[i for p, row in zip(pieces, rows, strict=True) if row == n for i in p.ids[1:-1]] for n in range(3)]
         assert found == own and rows == sorted(rows)
@@ -83,6 +83,26 @@ def test_nothing_is_lost_in_cutting(tokenizer, join):
 def made(tokenizer, options: config.MaskedLM, texts: list[str]) -> tuple[tables.Table, Features]:
     table, split = tables.build(options), Split(pa.table({"text": texts}), "texts")
     return table, tokenize(len(texts), lambda a, b: table.features(split.slice(a, b), tokenizer, 16), None)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_training_hides_as_is_asked(tokenizer, whole):
+    """Of each epoch and example what `hide` hides, of the tokens as they were; by words where that is asked."""
+    table, features = made(tokenizer, config.MaskedLM(whole_words=whole), TEXTS)
+    pieces = masking.cut(tokenizer, TEXTS, 16, join=True)[0]
+    chosen = np.arange(len(pieces))
+    assert table.vary is not None and len(features) == len(pieces)
+    for epoch in (0, 3):
+        found = table.vary(features, chosen + 7, 5, epoch)
+        for i, piece in enumerate(pieces):
+            own = slice(features.offsets[i], features.offsets[i + 1])
+            words = piece.words if whole else np.where(piece.words < 0, -1, np.arange(len(piece.words)))
+            assert features.tokens["words"][own].tolist() == words.tolist()
+            ids, labels = masking.hide(
+                masking.Piece(piece.ids, words), 0.15, MASK, SIZE, seed=5, epoch=epoch, example=i + 7
+            )
+            assert found.tokens["input_ids"][own].tolist() == ids.tolist()
+            assert found.tokens["labels"][own].tolist() == labels.tolist()
 
 
 def joined(batches: list[dict]) -> list[dict]:

@@ -53,6 +53,15 @@ def test_ids_are_no_vectors():
     assert options.labels == ("0", "1") and split.table["label"].to_pylist() == [["0"], ["1"], ["1"]]
     options, _ = found([[0, 1], [1, 2]], problem="multi_label")
     assert options.labels == ("0", "1", "2")
+    options, split = found([[2, 2], [0, 1]], problem="multi_label")
+    assert options.labels == ("0", "1", "2") and split.table["label"].to_pylist() == [["2"], ["0", "1"]]
+
+
+def test_one_label_that_holds_or_not():
+    options, _ = found([["a"], [], ["a"]])
+    assert (options.problem, options.labels) == ("multi_label", ("a",))
+    with pytest.raises(UserError, match=r"all labels in 'label' are 'a'; there must be two or more"):
+        found(["a", "a"])
 
 
 REFUSED = {

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import support
-from runs import assert_packed_is_padded, experiment, results
+from runs import MINILM, assert_packed_is_padded, experiment, results
 
-from jaxft import config, models, modes, tables, tasks
+from jaxft import config, hub, models, modes, tables, tasks
 from jaxft.config import MultipleChoice
 from jaxft.data.features import Features
 from jaxft.data.sources import Split
@@ -34,6 +34,19 @@ def test_forms_of_choices(names: tuple[str, ...], columns: dict, labels: list):
     table = pa.table({"context": ["one", "two"], "label": labels} | columns)
     found = tables.build(MultipleChoice(choices=names)).read(Split(table, "here")).table
     assert found[CHOICES].to_pylist() == [["x", "y", "z"], ["x", "y"]] and found[RIGHT].to_pylist() == [2, 0]
+
+
+def test_a_context_is_cut_to_the_longest_input():
+    """Its question and its choice stay, in the segment after it."""
+    assert MINILM is not None
+    table = tables.build(MultipleChoice(choices=("choices",), question="question"))
+    rows = {"context": ["one two " * 20], "question": ["what?"], "choices": [["this", "or that"]], "label": [1]}
+    tokenizer = hub.load_tokenizer(MINILM)
+    found = table.features(table.read(Split(pa.table(rows), "here")), tokenizer, 16)
+    assert [len(ids) for ids in found["input_ids"]] == [16, 16] and found["labels"].tolist() == [0, 1]
+    for ids, types, choice in zip(found["input_ids"], found["token_type_ids"], ("this", "or that"), strict=True):
+        said = tokenizer.decode([i for i, kind in zip(ids, types, strict=True) if kind])
+        assert said == f"what? {choice} [SEP]" and ids[0] == tokenizer.cls_token_id
 
 
 def test_questions_may_have_different_numbers_of_choices():

@@ -150,6 +150,24 @@ def test_more_shapes_and_packing_never_cost_more(drawn: tuple[list[np.ndarray], 
     assert cost(packing=True, count=1) <= cost(packing=False, count=1)
 
 
+def test_shapes_are_no_larger_than_they_must_be():
+    batches = [np.asarray(batch) for batch in ([13, 5, 3], [17, 2], [3])]
+    few = {"cost": Cost(step_cost), "count": 1}
+    assert plan(batches, longest=17, packing=False, rows_multiple=2, **few) == [BatchShape(4, 24, 1)]
+    assert plan(batches, longest=17, packing=False, rows_multiple=1, **few) == [BatchShape(3, 24, 1)]
+    assert plan(batches, longest=17, packing=True, rows_multiple=1, **few) == [BatchShape(1, 24, 3)]
+    assert plan(batches, longest=17, packing=True, rows_multiple=8, **few) == [BatchShape(8, 24, 3)]
+    three = plan(batches, longest=17, packing=False, rows_multiple=1, cost=Cost(step_cost), count=3)
+    assert three == [BatchShape(3, 8, 1), BatchShape(3, 16, 1), BatchShape(3, 24, 1)]
+
+
+def test_the_length_of_rows_suits_every_batch_of_few():
+    """The second is cheaper in rows of 32: three of its examples fill one."""
+    batches = [np.full(1, 16), np.full(12, 10)]
+    found = plan(batches, longest=16, packing=True, rows_multiple=1, count=1, cost=Cost(step_cost))
+    assert found == [BatchShape(4, 32, 3)]
+
+
 def test_a_batch_beyond_all_shapes_has_one_of_its_own():
     shapes = [BatchShape(4, 32, 6), BatchShape(8, 32, 6)]
     assert [fitting(shapes, rows, 30, parts=4).rows for rows in (1, 4, 5, 8, 9, 13)] == [4, 4, 8, 8, 12, 16]

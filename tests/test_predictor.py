@@ -17,7 +17,7 @@ from jaxft.data.features import Items
 from jaxft.errors import UserError
 from jaxft.hub import export
 from jaxft.predict.directory import task_of
-from jaxft.predict.predictor import Predictor, shape_for
+from jaxft.predict.predictor import Predictor, _run_in, shape_for
 
 TEXTS = ["what a day", "no", "an apple a day keeps " * 5, "never again, I said, and said it twice", "what a day"]
 
@@ -163,6 +163,31 @@ def test_a_directory_says_its_task(exports, name):
 def test_tags_of_every_scheme_that_is_read_are_tags(labels, problem, tmp_path):
     hf = {"architectures": ["BertForTokenClassification"], "id2label": dict(enumerate(labels))}
     assert task_of(hf, tmp_path) == config.TokenClassification(labels=labels, problem=problem)
+
+
+def test_what_a_path_names(tmp_path, monkeypatch):
+    """A run, which is there or was meant; or the directory of a model, one in a package, or a name on the Hub."""
+    monkeypatch.chdir(tmp_path)
+    contents = {"runs/run": '{"task": {}}', "broken": "{", "models/bert": '{"model_type": "bert"}', "empty": None}
+    for name, content in contents.items():
+        (tmp_path / name).mkdir(parents=True)
+        if content is not None:
+            (tmp_path / name / "config.json").write_text(content)
+    for path in ("runs/run", str(tmp_path / "runs/run"), "broken", "empty", "./nowhere", "nowhere", "/no/such/run"):
+        assert str(_run_in(path)) == str(tmp_path / path)
+    for path in ("models/bert", str(tmp_path / "models/bert"), "google-bert/bert-base-cased", "pkg:a", "pkg:a/b/model"):
+        assert _run_in(path) is None
+
+
+def test_a_task_may_be_given_with_options_of_its_own(tmp_path):
+    """But not another one than that of the class."""
+    hf = {"architectures": ["BertForTokenClassification"], "id2label": {"0": "NN", "1": "VB"}}
+    asked = config.TokenClassification(tokens="w", tags="t")
+    found = config.TokenClassification(tokens="w", tags="t", labels=("NN", "VB"), problem="words")
+    assert task_of(hf, tmp_path, asked) == found
+    for other in (config.SequenceClassification(), config.SentenceEmbedding()):
+        with pytest.raises(UserError, match="the class of TokenClassification; task is a S"):
+            task_of(hf, tmp_path, other)
 
 
 @pytest.mark.parametrize(

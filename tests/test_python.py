@@ -111,6 +111,7 @@ def test_a_run_is_not_resumed_on_other_rows(own, trained, tmp_path):
         ({"validation": ROWS}, 'data has no "train"'),
         ({"train": ROWS, "valid": ROWS}, "data has a split 'valid'; did you mean 'validation'?"),
         ({"train": ROWS, "test": []}, "data['test'] has no rows"),
+        ({"train": [{"text": "a"}, {"text": {"a": 1}}]}, "row 2: column 'text' is an object"),
         ({"train": {"text": ["a"]}}, "data['train'] is a dict; it must be a list of rows, each a dict of columns"),
         ({"train": 3}, "data['train'] is a int"),
         ({"train": ["a text"]}, "data['train'], row 1: 'a text' is not a dict of columns and values"),

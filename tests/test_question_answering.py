@@ -179,6 +179,8 @@ def test_a_squad_file_and_a_flat_one_are_the_same(tmp_path):
         "question,context,answers,answer_start\nwho?,It was Ann.,Ann,7\nwhen?,It was Ann.,,\n"
     )
     sources = [read(config.Data(source=str(tmp_path / name)))["train"] for name in ("a.json", "a.csv")]
+    assert sources[0].table.column_names == ["title", "id", "question", "context", "answers"]
+    assert [sources[0].table[name].to_pylist() for name in ("title", "id")] == [["x", "x"], ["0", "1"]]
     found = [tables.build(QuestionAnswering()).read(source).table.to_pydict() for source in sources]
     assert found[0] == found[1] == {
         "question": ["who?", "when?"],

@@ -4,13 +4,17 @@ import json
 
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 import pytest
 import scipy.stats
-from runs import assert_packed_is_padded, experiment, results
+from runs import TINY, assert_packed_is_padded, experiment, results
 from sklearn.metrics import ndcg_score
 
-from jaxft import config, modes, tasks
+from jaxft import config, models, modes, tables, tasks
+from jaxft.data.sources import Split
+from jaxft.errors import UserError
 from jaxft.metrics import retrieval
+from jaxft.tasks.sentence_embedding import _groups
 
 RNG = np.random.default_rng(0)
 
@@ -75,7 +79,53 @@ def test_contrastive_loss_is_pytorchs(torch, size):
     assert whole == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_slots_of_a_group_are_side_by_side():
+    """Rows of five slots in groups of two: the last group of each row has an empty one."""
+    found = _groups(jnp.arange(1, 11).reshape(2, 5), 2)
+    assert found.tolist() == [[1, 2], [3, 4], [5, 0], [6, 7], [8, 9], [10, 0]]
+    assert _groups(jnp.ones((2, 6, 3)), 3).shape == (4, 3, 3)
+
+
 WORDS = "cat dog sun moon tree fish bird rain snow wind fire rock sand lake hill road door book lamp ship".split()  # noqa: SIM905
+
+
+@pytest.mark.parametrize(("pooling", "first"), [("mean", False), ("cls", True)])
+def test_an_export_has_the_files_of_sentence_transformers(pooling, first):
+    """As the models on the Hub have them; texts are not made lower case by them, as the tokenizer knows of that."""
+    files = tables.build(config.SentenceEmbedding(pooling=pooling)).published(models.build(TINY), 48).files
+    assert files["modules.json"] == [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+    ]
+    assert files["sentence_bert_config.json"] == {"max_seq_length": 48, "do_lower_case": False}
+    assert files["1_Pooling/config.json"] == {
+        "word_embedding_dimension": TINY["hidden_size"],
+        "pooling_mode_cls_token": first,
+        "pooling_mode_mean_tokens": not first,
+    }
+
+
+def test_scores_are_read_where_there_are_labels():
+    table = tables.build(config.SentenceEmbedding(texts=("a", "b"), score="s"))
+    columns = {"a": ["x"], "b": ["y"], "s": ["0.5"]}
+
+    def read(*names: str, labelled: bool = True) -> pa.Table:
+        return table.read(Split(pa.table({name: columns[name] for name in names}), "here", cells=True), labelled).table
+
+    assert read("a", "b", "s")["s"].to_pylist() == [0.5]
+    assert read("a", labelled=False)["a"].to_pylist() == ["x"]
+    for lacking, names in (("b", "as"), ("s", "ab")):
+        with pytest.raises(UserError, match=f"has no column '{lacking}'"):
+            read(*names)
+
+
+def test_a_large_scale_does_not_overflow():
+    """exp(2000) is no number."""
+    vectors = np.asarray([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], np.float32)
+    assert retrieval.contrastive(vectors[:1], vectors, np.asarray([0]), 2000.0) == 0
+    assert retrieval.contrastive(vectors[:1], vectors, np.asarray([1]), 2000.0) == 2000
+    assert retrieval.contrastive(vectors[:1], vectors, np.asarray([2]), 2000.0) == 4000
 
 
 @pytest.fixture(scope="module")

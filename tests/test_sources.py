@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from jaxft.config import Data
-from jaxft.data.sources import Split, check_text, read, require_columns
+from jaxft.data.sources import Split, check_text, encoding_of, read, require_columns
 from jaxft.errors import UserError
 from jaxft.storage import paths
 
@@ -169,6 +169,26 @@ def test_parts_of_a_split_are_joined(tmp_path):
     assert one.table["text"].to_pylist() == ["row 1"]
     (tmp_path / "train-00001-of-00003.parquet").unlink()
     assert "2 of the 3 parts of train" in error(tmp_path)
+
+
+def test_a_split_of_one_part(tmp_path):
+    (tmp_path / "train-00000-of-00001.parquet").write_bytes(make_parquet({"text": ["all"], "label": [1]}))
+    (tmp_path / "test-00000-of-00002.parquet").write_bytes(make_parquet({"text": ["half"], "label": [1]}))
+    assert "1 of the 2 parts of test" in error(tmp_path)
+    (tmp_path / "test-00000-of-00002.parquet").unlink()
+    split = read(Data(source=str(tmp_path)))["train"]
+    assert split.table["text"].to_pylist() == ["all"] and split.where(0) == "train-00000-of-00001.parquet, row 1"
+
+
+def test_the_line_of_a_byte_that_is_none_of_the_encoding(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"\n\ntext\n\xff\n")
+    assert "byte 0xff at offset 7 (line 4)" in error(tmp_path / "a.csv")
+
+
+def test_the_encoding_of_a_file_to_predict(tmp_path):
+    for encoding, found in (("utf-8", "utf-8"), ("mac_roman", "mac_roman")):
+        (tmp_path / "a.txt").write_bytes("Überall".encode(encoding))
+        assert encoding_of(str(tmp_path / "a.txt"), "mac_roman") == found
 
 
 @pytest.mark.parametrize(("documents", "rows"), [(False, ["a", "b", "c", " d"]), (True, ["a\nb", "c\n d"])])

@@ -34,6 +34,13 @@ def test_other_schemes_are_read(tags):
     assert found([tags], scheme="IOB2")[1].table["tags"].to_pylist() == [IOB2]
 
 
+def test_a_tag_of_another_scheme_as_bioes_writes_it():
+    same = ("O", "B-X", "I-X", "E-X", "S-X", "U", "U-", "UX-", "u-X", "X-U", "")
+    assert [schemes.bioes(tag) for tag in same] == [*same]
+    others = ("U-X", "L-PER", "M-a b", "U--")
+    assert [schemes.bioes(tag) for tag in others] == ["S-X", "E-PER", "I-a b", "S--"]
+
+
 def test_tags_of_words_stay_as_they_are():
     pos = ["M-X", "NN", "U-Y"]
     options, split = found([pos])
@@ -62,7 +69,9 @@ def test_tags_that_are_nearly_of_entities_are_said(tags, one, meant):
     assert found([tags], problem="words")[1].notes == ()
 
 
-@pytest.mark.parametrize("tags", [["NN", "DT"], ["O", "O"], ["B-PER", "O"], ["A", "B"], ["b-per", "NN"]])
+@pytest.mark.parametrize(
+    "tags", [["NN", "DT"], ["O", "O"], ["B-PER", "O"], ["A", "B"], ["b-per", "NN"], ["B-PER", "b-loc"]]
+)
 def test_tags_of_which_nothing_is_said(tags):
     assert schemes.nearly(tags) is None
 

@@ -123,6 +123,26 @@ def test_spans_of_characters_become_tags():
     assert found == [["S-PER", "O", "B-LOC", "E-LOC", "O"], ["O"]]
 
 
+OUTSIDE = "lies outside; its text has 8 characters; start counts from 0, end is one past the last"
+NO_SPAN = 'of a text it must be a list of spans such as {"start": 0, "end": 5, "label": "PER"} or [0, 5, "PER"]'
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "kind", "said"),
+    [
+        *((start, end, "X", OUTSIDE) for start, end in ((1, 1), (3, 2), (-1, 2), (4, 9))),
+        (3, 4, "X", "holds no word; remove it"),
+        *((start, end, "X", NO_SPAN) for start, end in ((0, None), (None, 3), ("0", 3), (0, "3"))),
+        *((0, 3, kind, NO_SPAN) for kind in (None, "")),
+    ],
+)
+def test_a_span_that_is_none(start, end, kind, said):
+    span = {"start": start, "end": end, "label": kind}
+    with pytest.raises(UserError) as raised:
+        taken(TokenClassification(), tokens=["Ann  Lee"], tags=[[span]])
+    assert str(raised.value).startswith("here, row 1: ") and said in str(raised.value)
+
+
 def test_labels_are_closed_under_types():
     tags = [["B-X", "I-X", "O"], ["B-Y", "O", "O"]]
     split = {"train": Split(pa.table({"tokens": [list("abc")] * 2, "tags": tags}), "here")}

@@ -21,6 +21,9 @@ from jaxft.data.packing import Rows, pack
 AHEAD = 2
 """Batches on the devices before the step asks for them."""
 
+MADE = 8
+"""Batches a thread that are made before they are put there."""
+
 
 @dataclass(frozen=True)
 class HostBatch:
@@ -174,7 +177,7 @@ class Feed:
         return sorted({place[0].indices(rows)[:2] for place in places if place})
 
     def _ahead(self, make, start: int, stop: int) -> Iterator[tuple[HostBatch, dict[str, jax.Array]]]:
-        options = grain.ReadOptions(num_threads=self.workers, prefetch_buffer_size=8 * self.workers)
+        options = grain.ReadOptions(num_threads=self.workers, prefetch_buffer_size=MADE * self.workers)
         hosts = iter(grain.MapDataset.range(start, stop).map(make).to_iter_dataset(options))
         ready = collections.deque((host, self._put(host)) for host in itertools.islice(hosts, AHEAD))
         while ready:

@@ -94,8 +94,6 @@ class Features:
         offsets, tokens, examples = np.zeros(1, np.int64), {}, {}
         for name in table.column_names:
             column = table.column(name).combine_chunks()
-            if isinstance(column, pa.ChunkedArray):
-                column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
             if pa.types.is_list(column.type):
                 offsets = column.offsets.to_numpy().astype(np.int64)
                 tokens[name] = column.values.to_numpy()

@@ -91,7 +91,7 @@ def decode(path: Path, encoding: str) -> str:
     except LookupError as error:
         raise UserError(f"config.data.encoding is {encoding!r}; {error} (e.g. utf-8, cp1252, mac_roman)") from error
     except UnicodeDecodeError as error:
-        byte, line = error.object[error.start], error.object.count(b"\n", 0, error.start) + 1
+        byte, line = error.object[error.start], error.object[: error.start].count(b"\n") + 1
         raise UserError(
             f"{path} is not {encoding}: byte 0x{byte:02x} at offset {error.start} (line {line}); set "
             "config.data.encoding to what the file is encoded in (e.g. cp1252, latin-1, mac_roman)"

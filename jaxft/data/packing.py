@@ -154,4 +154,4 @@ def _up(n: int, multiple: int) -> int:
 
 
 def _costs(cost: Cost, rows: np.ndarray | int, lengths: np.ndarray | int) -> np.ndarray:
-    return np.asarray([cost.step(int(r), int(n)) for r, n in zip(*np.broadcast_arrays(rows, lengths), strict=True)])
+    return np.asarray([cost.step(int(r), int(n)) for r, n in np.broadcast(rows, lengths)])

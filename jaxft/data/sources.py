@@ -286,15 +286,14 @@ def _stem(path: Path) -> str:
 
 
 def _check_shards(key: str, files: Sequence[Path]) -> None:
-    shards = [SHARD.match(file.name) for file in files]
     kinds = {
-        (int(shard["count"]), formats.suffix_of(file)) if shard else file
-        for shard, file in zip(shards, files, strict=True)
+        (int(shard["count"]), formats.suffix_of(file)) if (shard := SHARD.match(file.name)) else file for file in files
     }
     if len(kinds) > 1:
         both = f"{files[0].name} and {files[1].name}"
         raise UserError(f"{files[0].parent} has both {both}; name the right one in config.data.{key}")
-    count = int(shards[0]["count"]) if shards[0] else 1
+    shard = SHARD.match(files[0].name)
+    count = int(shard["count"]) if shard else 1
     if count != len(files):
         raise UserError(f"{files[0].parent} has {len(files)} of the {count} parts of {_stem(files[0])}; add the others")
 

@@ -290,7 +290,7 @@ def _even(file: Path, values: Mapping[str, Any], there: Tensors) -> dict[str, np
     rank = values.get("init_r", 12) if kind == "ADALORA" else max(first.values())
     found = {}
     for name, x in there.items():
-        part = name.removesuffix(".weight").rsplit(".", 1)[-1]
+        part = name.removesuffix(".weight").rpartition(".")[2]
         if part in ("lora_A", "lora_B", "lora_E"):
             axis = int(part == "lora_B")
             x = np.pad(x, [(0, rank - size if i == axis else 0) for i, size in enumerate(x.shape)])

@@ -50,7 +50,7 @@ def _snapshot(name: str, revision: str) -> Path:
     def fetch(weights: str) -> Path:
         stem, suffix = weights.split(".")
         files = ["config.json", CARD, *TOKENIZER_FILES, weights, f"{stem}-*-of-*.{suffix}", f"{weights}.index.json"]
-        return Path(snapshot_download(name, revision=revision, allow_patterns=files, ignore_patterns=["*/*"]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
 
     # OWNER/NAME with a directory OWNER here may well have been meant as a local path.
     nowhere = missing(name) if "/" in name and Path(name).parent.is_dir() else f"there is no directory {name!r}"

@@ -192,7 +192,7 @@ def _known(options: TokenClassification, split: Split, tags: list[list[str]]) ->
     if options.problem == "words":
         return tags, []
     there = {tag for part in tags for tag in part}
-    if numbered(sorted(there), options.labels):
+    if numbered([*there], options.labels):
         tags = [[options.labels[int(tag)] for tag in part] for part in tags]
         there = {tag for part in tags for tag in part}
     others = sorted(tag for tag in there if schemes.bioes(tag) != tag)

@@ -25,7 +25,7 @@ def cross_entropy(
       smoothing: share of each target that is spread evenly over the classes (Szegedy et al. 2016, section 7).
     """
     log_probs = jax.nn.log_softmax(logits)
-    losses = -jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+    losses = -jnp.take_along_axis(log_probs, labels[..., None], axis=-1).squeeze(-1)
     counts = weights
     if class_weights:
         scale = jnp.asarray(class_weights, jnp.float32)

@@ -62,7 +62,7 @@ class MaskedLM(Task):
         """What these logits of the tokens at these places say."""
         rows, length = batch["labels"].shape
         labels = jnp.maximum(nn.pick(batch["labels"], at), 0)
-        found = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
+        found = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1).squeeze(-1)
         right = (logits.argmax(-1) == labels).astype(jnp.float32)
 
         def back(values: Array) -> Array:

@@ -41,7 +41,7 @@ class MultipleChoice(Task):
         return model.param_spec(model.head("choice", outputs=1))
 
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
-        return {"logits": model.of_examples(model.head("choice", outputs=1), params, batch, run)[..., 0]}
+        return {"logits": model.of_examples(model.head("choice", outputs=1), params, batch, run).squeeze(-1)}
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """-log softmax(logits)[right], the softmax over the choices of a question; and the number of questions."""

@@ -58,7 +58,7 @@ class SequenceClassification(Task):
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         logits, labels, weights = outputs["logits"], batch["labels"], batch["weights"]
         if self.options.problem == "regression":
-            return losses.squared_error(logits[..., 0], labels, weights)
+            return losses.squared_error(logits.squeeze(-1), labels, weights)
         if self.options.problem == "multi_label":
             return losses.binary_cross_entropy(logits, labels, weights, self.options.class_weights)
         return losses.cross_entropy(logits, labels, weights, self.options.class_weights, self.options.label_smoothing)

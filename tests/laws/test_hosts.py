@@ -228,20 +228,30 @@ def test_a_finished_run_is_exported_evaluated_and_used(tmp_path, single):
         assert ours == theirs
 
 
-@pytest.mark.timeout(900)  # three runs of two processes
-@pytest.mark.parametrize("dies", support.once([0, 1], 1))  # 0 is the coordinator
-def test_they_stop_together_and_resume(tmp_path, config_file, single, dies: int):
-    """After SIGTERM to one, after the death of either, and from the checkpoint before one that is damaged."""
+@pytest.mark.timeout(600)  # two runs of two processes
+def test_they_stop_together_and_resume(tmp_path, config_file, single):
+    """After SIGTERM to one, and from the checkpoint before one that is damaged."""
     workdir = tmp_path / "pair"
     with Pair(workdir, tmp_path, config_file) as pair:
         pair.wait_for_a_checkpoint(after=3)
         pair.processes[1].terminate()
         assert pair.wait() == [75, 75]
         assert "stopped by SIGTERM at step" in pair.printed(0)
-    newest = last_saved(workdir / "checkpoints")
-    begun = damage(workdir, newest)
+    begun = damage(workdir, last_saved(workdir / "checkpoints"))
     with Pair(workdir, tmp_path, config_file) as pair:
-        pair.wait_for_a_checkpoint(after=newest)
+        assert pair.wait() == [0, 0]
+        assert f"resuming at step {begun} of" in pair.printed(0) and "cannot be read" in pair.printed(0)
+    assert_same(workdir, single)
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("dies", [0, 1])  # 0 is the coordinator
+def test_one_that_dies_ends_the_other(tmp_path, config_file, single, dies: int):
+    """Within a minute; both resume from the last checkpoint."""
+    workdir = tmp_path / "pair"
+    with Pair(workdir, tmp_path, config_file) as pair:
+        pair.wait_for_a_checkpoint(after=3)
         pair.processes[dies].kill()
         killed = time.monotonic()
         codes = pair.wait()
@@ -250,10 +260,11 @@ def test_they_stop_together_and_resume(tmp_path, config_file, single, dies: int)
         # Whoever notices first says it: the loop, JAX's service, or Gloo, whose abort nobody can catch.
         said = pair.printed(1 - dies)
         assert any(words in said for words in ("another process", "another task died", "gloo::EnforceNotMet"))
-        assert f"resuming at step {begun} of" in pair.printed(0) and "cannot be read" in pair.printed(0)
     assert not (workdir / "results.json").exists()
+    begun = last_saved(workdir / "checkpoints")
     with Pair(workdir, tmp_path, config_file) as pair:
         assert pair.wait() == [0, 0]
+        assert f"resuming at step {begun} of" in pair.printed(0)
     assert_same(workdir, single)
 
 

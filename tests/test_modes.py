@@ -1,0 +1,106 @@
+"""What the modes of the command line decide and say by themselves: nothing is compiled or trained."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+from runs import experiment
+
+from jaxft import config
+from jaxft.errors import UserError
+from jaxft.job import Job, prepare
+from jaxft.modes import extending, training
+from jaxft.modes.predicting import _opened
+from jaxft.storage.workdir import Workdir
+from jaxft.train.loop import Position
+
+
+@pytest.fixture(scope="module")
+def job(tiny_model, cache) -> Job:
+    e = experiment(tiny_model, cache, train={"patience": 2, "eval_every": 5})
+    return prepare(config.check(e))
+
+
+def test_what_is_said_before_the_first_step(job, tmp_path):
+    said = training._facts(job, Workdir(tmp_path / "run"))
+    assert said["devices"] == "1 device (cpu), float32" and said["run"] == f"{job.experiment.name}  ({tmp_path}/run)"
+    assert said["steps"] == "10 of 16 examples (1.00 epochs)"
+    assert said["model"].endswith("M parameters, 100% learn")
+
+
+@pytest.mark.parametrize("peak", [None, 4e9])
+def test_figures_of_a_training(job, peak):
+    position = Position(step=10, seconds=4.0, flops=8e9, examples=120, tokens=1500, positions=2000, waited=1.0)
+    position.seconds_to_first_step = 2.5
+    state = job.program.state.replace(skipped=jnp.asarray(3))
+    assert training._training(job, position, state, peak) == {
+        **({"train/model_flops_utilization": 0.5} if peak else {}),
+        "train/steps": 10,
+        "train/examples_per_second": 30.0,
+        "train/real_tokens_per_second": 375.0,
+        "train/padding_fraction": 0.25,
+        "train/input_wait_fraction": 0.25,
+        "train/seconds": 4.0,
+        "train/seconds_to_first_step": 2.5,
+        "train/skipped": 3,
+        "train/compiled_shapes": len(job.shapes),
+    }
+
+
+def with_train(job: Job, **train: Any) -> Job:
+    e = dataclasses.replace(job.experiment, train=dataclasses.replace(job.experiment.train, **train))
+    return dataclasses.replace(job, experiment=e, steps=e.train.epochs * job.order.batches_per_epoch)
+
+
+LENGTHS: dict[str, tuple[dict[str, Any], int, bool]] = {
+    "more epochs": ({"epochs": 2}, 10, True),
+    "more epochs, stopped by patience": ({"epochs": 2}, 5, True),
+    "more patience, stopped by it": ({"patience": 3}, 5, True),
+    "no patience, stopped by it": ({"patience": 0}, 5, True),
+    "more epochs and more patience": ({"epochs": 2, "patience": 3}, 10, True),
+    "more patience, not stopped": ({"patience": 3}, 10, False),
+    "less patience": ({"patience": 1}, 5, False),
+}
+"""What differs, and how many of ten steps the run that is there has made: whether it can be made longer by that."""
+
+
+@pytest.mark.parametrize(("train", "made", "longer"), LENGTHS.values(), ids=LENGTHS)
+def test_whether_a_run_is_made_longer(job, tmp_path, train, made, longer):
+    folder = Workdir(tmp_path / "run")
+    folder.claim(job.experiment, overwrite=False)
+    folder.write_results({"train/steps": made})
+    assert not extending.is_longer(folder, job), "the same run"
+    if longer:
+        assert extending.is_longer(folder, with_train(job, **train))
+        return
+    with pytest.raises(UserError, match="10 steps"):
+        extending.is_longer(folder, with_train(job, **train))
+
+
+def test_a_run_that_is_shorter_or_another_is_not_made_longer(job, tmp_path):
+    folder = Workdir(tmp_path / "run")
+    folder.claim(with_train(job, epochs=2).experiment, overwrite=False)
+    with pytest.raises(UserError, match="20 steps"):
+        extending.is_longer(folder, job)
+    other = with_train(job, epochs=3, batch_size=6)
+    with pytest.raises(UserError, match=r"--extend: .* holds a different experiment \(.*batch_size"):
+        extending.is_longer(folder, other)
+
+
+def test_what_is_not_written_whole_is_not_there(tmp_path):
+    file = tmp_path / "answers.jsonl"
+    with pytest.raises(KeyboardInterrupt), _opened(str(file)) as out:
+        out.write("half\n")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    with _opened(str(file)) as out:
+        out.write("wholly\n")
+        assert list(tmp_path.iterdir()) == [Path(out.name)] != [file]
+    assert list(tmp_path.iterdir()) == [file] and file.read_text() == "wholly\n"
+    with (
+        pytest.raises(UserError, match=r"--output .*: Is a directory; choose a file that can be written"),
+        _opened(str(tmp_path)),
+    ):
+        pass
