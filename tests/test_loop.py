@@ -41,7 +41,7 @@ class Run:
             return len(self.lines)
 
         every = options.pop("every", 0)
-        plan = loop.Plan(
+        course = loop.Course(
             config.Train(**options), len(losses), every, lambda values: -values["loss"], lambda host: 5.0, None
         )
         events = loop.Events(log, lambda at, stop: {"loss": next(found)}, lambda number, values: None)
@@ -49,7 +49,7 @@ class Run:
         values = numbers.of(config.Optimizer(), len(losses))
         start = state.init({"w": jnp.zeros(2)}, {}, optax.identity(), values, 0)
         batches = [(HOST, {})] * len(losses)
-        self.state, self.position = loop.fit(step, start, batches, loop.Position(), plan, events, self.checkpoints)
+        self.state, self.position = loop.fit(step, start, batches, loop.Position(), course, events, self.checkpoints)
 
     def logged(self, split: str) -> dict[int, dict[str, float]]:
         return {number: values for number, name, values in self.lines if name == split}

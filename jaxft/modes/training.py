@@ -28,7 +28,7 @@ from jaxft.storage import fingerprint
 from jaxft.storage.workdir import Workdir
 from jaxft.train.checkpoint import Checkpoints
 from jaxft.train.compiled import Compiled
-from jaxft.train.loop import Events, Interrupted, Plan, Position, fit
+from jaxft.train.loop import Course, Events, Interrupted, Position, fit
 from jaxft.train.state import State
 from jaxft.trained import thresholds
 from jaxft.types import Batch, Params
@@ -98,7 +98,7 @@ def train(
             state,
             job.feed("train").train(job.order, position.step, job.steps),
             position,
-            Plan(job.experiment.train, job.steps, job.eval_every, job.score, job.work(), peak),
+            Course(job.experiment.train, job.steps, job.eval_every, job.score, job.work(), peak),
             Events(log, _validation(job, evaluations), progress.update),
             checkpoints,
         )

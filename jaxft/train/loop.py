@@ -38,7 +38,7 @@ class Position:
 
     Attributes:
       step: updates tried.
-      best_value: what `Plan.score` made of validation at `best_step`; -infinity where the metric was not known.
+      best_value: what `Course.score` made of validation at `best_step`; -infinity where the metric was not known.
       best_loss: that of validation at `best_step`.
       bad_evals: evaluations since then of which the metric is known.
       validated: metrics of validation at this very step, what they decide (thresholds) among them; empty: there was
@@ -76,7 +76,7 @@ class Position:
         return self.finished and (self.step >= steps or 0 < patience <= self.bad_evals)
 
 
-class Plan(NamedTuple):
+class Course(NamedTuple):
     """How a run goes on.
 
     Attributes:
@@ -115,11 +115,11 @@ def fit(
     state: State,
     batches: Iterable[tuple[HostBatch, Batch]],
     position: Position,
-    plan: Plan,
+    course: Course,
     events: Events,
     checkpoints: Checkpoints,
 ) -> tuple[State, Position]:
-    """Trains from `position` to the plan's last step, or until `patience` evaluations in a row bring nothing better.
+    """Trains from `position` to the last step, or until `patience` evaluations in a row bring nothing better.
 
     The device is never waited for but to log, and then for the metrics of the interval before the last one.
 
@@ -127,8 +127,8 @@ def fit(
       TrainingError: too many non-finite steps in a row.
       Preempted: SIGTERM arrived; a checkpoint of this very step has been saved.
     """
-    options, steps = plan.options, plan.steps
-    clock = _Clock(position, plan.work, plan.peak)
+    options, steps = course.options, course.steps
+    clock = _Clock(position, course.work, course.peak)
     log = _Log(position, clock, options, events)
 
     with _sigterm(position) as stop:
@@ -138,7 +138,7 @@ def fit(
             position.evaluation_due = values is None
             if values is not None:
                 position.log_bytes = events.log(position.step, "validation", values)
-                _select(position, values, plan.score)
+                _select(position, values, course.score)
                 position.finished = position.step == steps or 0 < options.patience <= position.bad_evals
 
         if position.evaluation_due:
@@ -150,7 +150,7 @@ def fit(
             clock.count(host)
             last, stopping = position.step == steps, stop.after_step()
             log.add(metrics, last)
-            evaluating = plan.eval_every > 0 and (position.step % plan.eval_every == 0 or last)
+            evaluating = course.eval_every > 0 and (position.step % course.eval_every == 0 or last)
             if evaluating or stopping or last or (options.save_every and position.step % options.save_every == 0):
                 log.settle()
                 jax.block_until_ready(state.step)
