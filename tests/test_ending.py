@@ -48,7 +48,9 @@ def test_another_thread_sets_no_signal_handler():
     assert seen == [before]
 
 
-@pytest.mark.parametrize(("code", "ends"), [(0, False), (1, True), (2, True), (75, False)])
+@pytest.mark.parametrize(
+    ("code", "ends"), [(0, False), (1, True), pytest.param(2, True, marks=pytest.mark.matrix), (75, False)]
+)
 def test_after_a_failure_it_waits_for_no_thread(code, ends):
     """Of one that never ends: ten seconds are enough. After success what it writes is waited for."""
     slow = "threading.Thread(target=time.sleep, args=[{seconds}]).start()\nending.leave({code})"
