@@ -52,14 +52,14 @@ SLOW = (
 LAWS = ("test_adaptations", "test_export", "test_peft_terms")
 """Of the laws, those that are quick enough."""
 
-LONGEST = 12
+LONGEST = 20
 """Seconds of a test that is still run, its fixtures included."""
 
-BUDGET = 20
+BUDGET = 30
 """Seconds of tests for one mutant: the quickest of those that call its function, until they take so long."""
 
-EACH = {"request", "tmp_path", "monkeypatch", "capsys", "torch", "peft"}
-"""Fixtures that every test has for itself, or that take no time."""
+EACH = {"request", "tmp_path", "tmp_path_factory", "monkeypatch", "capsys", "torch", "peft"}
+"""Fixtures that every test has for itself, or that take no time. So are its own parameters."""
 
 NOTICED, MISSED = "noticed", "missed"
 """What becomes of a mutant: a test fails, or none does; or the process ends as `forks` says, which is noticed too."""
@@ -141,7 +141,8 @@ class Watch:
             return (yield)
         finally:
             found = self.seen.setdefault(item.nodeid, {"passed": False, "setup": 0.0, "call": 0.0})
-            found |= {"calls": sorted(seen), "fixtures": sorted({*item.fixturenames} - EACH)}
+            own = EACH | (item.callspec.params.keys() if hasattr(item, "callspec") else set())
+            found |= {"calls": sorted(seen), "fixtures": sorted({*item.fixturenames} - own)}
 
     def tests(self) -> list[tuple[str, float, float, list[tuple[str, int]]]]:
         """The tests that pass: name, seconds, those of its fixtures, calls."""

@@ -112,6 +112,17 @@ def test_what_peft_leaves_out_is_its_default(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("PREFIX_TUNING", {"adapt": "prefix", "prefix": config.Prefix(length=5)}),
+        ("PROMPT_TUNING", {"adapt": "prompt", "prompt": config.Prompt(length=5)}),
+    ],
+)
+def test_virtual_tokens(tmp_path, kind, found):
+    assert adapters.options(directory(tmp_path, kind, num_virtual_tokens=5)) == found
+
+
 def test_corrections_outside_the_body_alone(tmp_path):
     save_file(
         {f"{adapter_config.INSIDE}bert.pooler.dense.lora_A.weight": np.ones((8, 16), np.float32)},

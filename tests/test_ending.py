@@ -1,33 +1,42 @@
 """How a command line ends: by SIGTERM outside the loop, and by a failure. Nothing is trained."""
 
+import os
 import signal
-import subprocess
-import sys
 import threading
+import time
+from collections.abc import Callable
 
 import pytest
-from runs import ROOT
 
 from jaxft.cli import ending
 
-ENDING = """
-import signal, sys, threading, time
-from jaxft.cli import ending
 
-{what}
-"""
-
-
-def run(what: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", ENDING.format(what=what)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+def ended(work: Callable[[], object]) -> tuple[int, bytes]:
+    """The exit code and the standard error of a copy of this process that does the work, and then ends with code 99."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(write, 2)
+        try:
+            work()
+        except SystemExit as error:
+            threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]  # as Python does, which waits for threads
+            os._exit(int(str(error.code)))
+        os._exit(99)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        said = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
 
 
 def test_sigterm_ends_it_at_once_with_the_code_to_start_again():
     """Before and after, the process answers as it did."""
-    done = run("with ending.leave_on_sigterm():\n    signal.raise_signal(signal.SIGTERM)\nprint('went on')")
-    assert (done.returncode, done.stdout) == (75, "")
-    assert done.stderr == "stopped by SIGTERM; start the same command again\n"
+
+    def work() -> None:
+        with ending.leave_on_sigterm():
+            signal.raise_signal(signal.SIGTERM)
+
+    assert ended(work) == (75, b"stopped by SIGTERM; start the same command again\n")
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyError), ending.leave_on_sigterm():
         assert signal.getsignal(signal.SIGTERM) != before
@@ -49,10 +58,15 @@ def test_another_thread_sets_no_signal_handler():
 
 
 @pytest.mark.parametrize(
-    ("code", "ends"), [(0, False), (1, True), pytest.param(2, True, marks=pytest.mark.matrix), (75, False)]
+    ("code", "seconds"), [(0, 0.2), (1, 60), pytest.param(2, 60, marks=pytest.mark.matrix), (75, 0.2)]
 )
-def test_after_a_failure_it_waits_for_no_thread(code, ends):
+def test_after_a_failure_it_waits_for_no_thread(code, seconds):
     """Of one that never ends: ten seconds are enough. After success what it writes is waited for."""
-    slow = "threading.Thread(target=time.sleep, args=[{seconds}]).start()\nending.leave({code})"
-    done = run("print('said')\n" + slow.format(seconds=30 if ends else 1, code=code))
-    assert (done.returncode, done.stdout, done.stderr) == (code, "said\n", "")
+
+    def work() -> None:
+        threading.Thread(target=lambda: (time.sleep(seconds), os.write(2, b"written"))).start()
+        ending.leave(code)
+
+    begun = time.monotonic()
+    assert ended(work) == (code, b"" if seconds == 60 else b"written")
+    assert time.monotonic() - begun < 30

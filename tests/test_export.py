@@ -5,6 +5,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from jaxft import hub, models
 from jaxft.errors import UserError
@@ -35,6 +36,9 @@ def test_same_logits_in_transformers(minilm, tmp_path, monkeypatch, largest, fil
     export.export(out, params, hf, "BertForSequenceClassification", source, "# Card\n")
     assert len(list(out.glob("*.safetensors"))) == files
     assert (out / "README.md").read_text() == "# Card\n"
+    for file in out.glob("*.safetensors"):  # by which transformers tells PyTorch's layout
+        with safe_open(file, "numpy") as tensors:
+            assert tensors.metadata() == {"format": "pt"}
 
     exported = AutoModelForSequenceClassification.from_pretrained(out).eval()
     assert exported.dtype == torch.float32 and exported.config.id2label == {0: "no", 1: "maybe", 2: "yes"}

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from jaxft import config, job, models, program, tables, tasks
 from jaxft.data.features import Features
 from jaxft.errors import UserError
-from jaxft.hub import adapters, export, heads
+from jaxft.hub import adapters, export, heads, parameters
 from jaxft.models import nn
 from jaxft.predict.predictor import Predictor
 from jaxft.storage.workdir import Workdir
@@ -59,6 +59,21 @@ def test_another_head_is_not_taken(hf, why):
     assert why in heads.fit(hf, CLASS, ("neg", "pos"), "auto", ["classifier/bias"]).new
     assert heads.fit(hf, CLASS, ("neg", "pos"), "load", ["classifier/bias"]).new == ""
     assert "config.model.head is new" in heads.fit(named("neg", "pos"), CLASS, ("neg", "pos"), "new", []).new
+
+
+def test_what_becomes_of_each_parameter_of_a_head():
+    """Those of a new head are initialized, whatever is there; those of one that must be there are refused where not."""
+    paths = frozenset({"classifier/kernel", "classifier/bias"})
+    there = parameters.Accounting(["bert/x", "classifier/bias", "classifier/kernel"], {}, {}, [])
+    new = parameters._with_head(Path("x"), there, heads.Fit(paths, new="as asked"))
+    assert (new.loaded, new.new) == (["bert/x"], ["classifier/bias", "classifier/kernel"])
+    assert new.lines()[1] == "new head (initialized), as asked: classifier/bias, classifier/kernel"
+    kept = parameters._with_head(Path("x"), there, heads.Fit(paths, order=(1, 0), note="in another order"))
+    assert (kept.loaded, kept.new, kept.lines()[-1]) == (there.loaded, [], "in another order")
+    lacking = dataclasses.replace(there, loaded=["bert/x"], missing={"classifier/bias": (2,), "bert/y": (3,)})
+    assert parameters._with_head(Path("x"), lacking, heads.Fit(paths)).new == ["classifier/bias", "bert/y"]
+    with pytest.raises(UserError, match=r"x: config\.model\.head is load, but the weights have no classifier/bias of"):
+        parameters._with_head(Path("x"), lacking, heads.Fit(paths, must=True))
 
 
 def composed(*labels: str) -> program.Program:

@@ -6,13 +6,15 @@ from typing import Any
 
 import jax.numpy as jnp
 import pytest
+import support
 from runs import experiment
 
 from jaxft import config
 from jaxft.errors import UserError
+from jaxft.hub import adapter_config
 from jaxft.job import Job, prepare
-from jaxft.modes import extending, training
-from jaxft.modes.predicting import _opened
+from jaxft.modes import extending, finished, training
+from jaxft.modes.predicting import _opened, predict
 from jaxft.storage.workdir import Workdir
 from jaxft.train.loop import Position
 
@@ -87,6 +89,32 @@ def test_a_run_that_is_shorter_or_another_is_not_made_longer(job, tmp_path):
     other = with_train(job, epochs=3, batch_size=6)
     with pytest.raises(UserError, match=r"--extend: .* holds a different experiment \(.*batch_size"):
         extending.is_longer(folder, other)
+
+
+def test_a_metric_that_there_is_not_is_told_before_the_first_step(tiny_model, cache, tmp_path):
+    e = experiment(tiny_model, cache, train={"metric": "f1_makro"})
+    with pytest.raises(UserError, match=r"config\.train\.metric is 'f1_makro'.*did you mean 'f1_macro'"):
+        training.train(e, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_input_that_is_not_there_is_told_before_the_run_is_opened(tmp_path):
+    with pytest.raises(UserError, match=r"--input: there is no .*none\.csv"):
+        predict(str(tmp_path / "no run"), str(tmp_path / "none.csv"))
+
+
+def test_an_export_and_its_adapter_are_written(tiny_model, cache, tmp_path):
+    """Each with a card of its own: of the model it makes, and of the base that the adapter is put on."""
+    e = experiment(tiny_model, cache)
+    e.adapt, e.lora = "lora", config.Lora(rank=2)
+    job, folder = prepare(config.check(e)), Workdir(tmp_path / "run")
+    weights = job.program.split(support.random_params(job.task, job.body.model, seed=0))
+    finished.write_export(finished.Trained.of(job), folder, weights, {}, {"test/accuracy": 0.5})
+    model, adapter = ((path / "README.md").read_text() for path in (folder.export, folder.adapter))
+    assert "library_name: transformers" in model and "library_name: peft" in adapter
+    assert f'from_pretrained("{tiny_model}", num_labels=' in adapter
+    assert (folder.export / "model.safetensors").exists() and (folder.adapter / "adapter_model.safetensors").exists()
+    assert adapter_config.method_of(folder.adapter) == "lora"
 
 
 def test_what_is_not_written_whole_is_not_there(tmp_path):

@@ -167,6 +167,50 @@ def test_tags_of_every_scheme_that_is_read_are_tags(labels, problem, tmp_path):
     assert task_of(hf, tmp_path) == config.TokenClassification(labels=labels, problem=problem)
 
 
+TWO = {"id2label": {"1": "b", "0": "a"}}
+
+
+@pytest.mark.parametrize(
+    ("hf", "options"),
+    [
+        (TWO, {"labels": ("a", "b"), "problem": "single_label"}),
+        ({}, {"labels": ("LABEL_0", "LABEL_1"), "problem": "single_label"}),
+        (TWO | {"problem_type": "multi_label_classification"}, {"labels": ("a", "b"), "problem": "multi_label"}),
+        ({"id2label": {"0": "LABEL_0"}}, {"problem": "regression"}),
+        (TWO | {"problem_type": "regression"}, {"problem": "regression"}),
+        (
+            {"id2label": {"0": "a"}, "problem_type": "multi_label_classification"},
+            {"labels": ("a",), "problem": "multi_label"},
+        ),
+    ],
+)
+def test_what_a_classifier_says_of_its_labels(hf, options, tmp_path):
+    found = task_of({"architectures": ["BertForSequenceClassification"]} | hf, tmp_path)
+    assert found == config.SequenceClassification(**options)
+
+
+@pytest.mark.parametrize(
+    ("modes", "found"),
+    [
+        (("mean_tokens",), "mean"),
+        (("cls_token",), "cls"),
+        (("max_tokens",), "pooling by max_tokens; it must be mean_tokens or cls_token"),
+        (("mean_tokens", "cls_token"), "pooling by cls_token, mean_tokens; it must be"),
+        ((), "pooling by nothing; it must be"),
+    ],
+)
+def test_what_sentence_transformers_says_of_its_pooling(modes, found, tmp_path):
+    names = ("mean_tokens", "cls_token", "max_tokens", "lasttoken")
+    values = {f"pooling_mode_{name}": name in modes for name in names} | {"include_prompt": True}
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(values))
+    if found in ("mean", "cls"):
+        assert task_of({"architectures": ["BertModel"]}, tmp_path) == config.SentenceEmbedding(pooling=found)
+        return
+    with pytest.raises(UserError, match=found):
+        task_of({"architectures": ["BertModel"]}, tmp_path)
+
+
 def test_what_a_path_names(tmp_path, monkeypatch):
     """A run, which is there or was meant; or the directory of a model, one in a package, or a name on the Hub."""
     monkeypatch.chdir(tmp_path)

@@ -56,6 +56,13 @@ def roberta(tmp_path_factory) -> Path:
     return folder / "base"
 
 
+def test_an_export_for_words_says_that_each_begins_with_a_blank(roberta, tiny_model, tmp_path):
+    """Where its tokenizer would take them for parts of one; another says nothing more."""
+    settings = json.loads((roberta / "tokenizer_config.json").read_text())
+    assert hub.settings_for_words(roberta) == {"tokenizer_config.json": settings | {"add_prefix_space": True}}
+    assert hub.settings_for_words(tiny_model) == hub.settings_for_words(tmp_path) == {}
+
+
 def train(roberta: Path, cache: Path, folder: Path, task: config.Task, rows: list[dict]) -> Path:
     """A short run on a few rows, without validation."""
     (folder / "rows.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows * 8))
