@@ -17,6 +17,8 @@ def ended(work: Callable[[], object]) -> tuple[int, bytes]:
     child = os.fork()
     if child == 0:
         os.dup2(write, 2)
+        os.close(read)
+        os.close(write)
         try:
             work()
         except SystemExit as error:

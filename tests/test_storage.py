@@ -13,6 +13,7 @@ from jaxft.errors import UserError
 from jaxft.storage import fingerprint
 from jaxft.storage.bucket import refused
 from jaxft.storage.workdir import Workdir
+from jaxft.train import checkpoint
 from jaxft.train.checkpoint import Checkpoints
 
 
@@ -55,6 +56,20 @@ def test_what_no_run_has_written_is_not_overwritten(tmp_path):
     assert {entry.name for entry in folder.path.iterdir()} == {"thesis.tex"}
 
 
+def test_what_a_run_was_before_it_was_made_longer_is_on_record(tmp_path):
+    """Once, also where the same is asked for again after it was cut off."""
+    folder, first, second = Workdir(tmp_path / "run"), {"steps": 5, "epochs": 0}, {"steps": 9, "epochs": 0}
+    folder.claim(named("a", steps=5), overwrite=False)
+    assert folder.extensions() == []
+    folder.write_results({"test/loss": 0.5})
+    folder.extend(named("a", steps=9), first)
+    assert folder.extensions() == [first | {"results": {"test/loss": 0.5}}]
+    assert folder.results() is None and folder.experiment() == named("a", steps=9)
+    for _ in range(2):
+        folder.extend(named("a", steps=12), second)
+    assert folder.extensions() == [first | {"results": {"test/loss": 0.5}}, second | {"results": None}]
+
+
 def test_fingerprints_are_kept_in_checkpoints_and_stay_what_they_are():
     """In the order of names; each array by its type, its shape and its bytes."""
     columns = {"b": np.arange(6, dtype=np.int32).reshape(2, 3).T, "a": np.ones(2, np.float32)}
@@ -80,6 +95,14 @@ def test_the_checksum_of_a_parameter_is_of_its_bits_and_their_places():
 def test_what_a_store_says_when_it_refuses(error, said):
     assert str(refused("gs://b/run", "read", error)).startswith(f"--workdir gs://b/run: cannot be read ({said}); check")
     assert len(str(refused("gs://b/run", "read", OSError("x" * 9999)))) < 500
+
+
+def test_an_error_that_a_store_refuses_by_is_told_from_damage():
+    """By one word that its library says, in whichever of the errors that led to it."""
+    outer = ValueError("cannot read the array")
+    outer.__cause__ = OSError("HTTP 403: Forbidden")
+    assert checkpoint._is_refusal(outer) and checkpoint._is_refusal(OSError("UNAVAILABLE: try again"))
+    assert not checkpoint._is_refusal(ValueError("checksum is wrong"))
 
 
 def test_what_was_being_saved_when_a_run_was_killed_is_cleared_away(tmp_path):
