@@ -117,6 +117,14 @@ def test_an_export_and_its_adapter_are_written(tiny_model, cache, tmp_path):
     assert adapter_config.method_of(folder.adapter) == "lora"
 
 
+def test_a_run_that_has_not_been_made_longer_has_no_record_of_it(finished):
+    """And holds no more than it says."""
+    assert Workdir(finished).extensions() == []
+    assert {entry.name for entry in finished.iterdir()} == {
+        *("config.json", "metrics.jsonl", "results.json", "checkpoints", "export", "report", "tensorboard"),
+    }
+
+
 def test_what_is_not_written_whole_is_not_there(tmp_path):
     file = tmp_path / "answers.jsonl"
     with pytest.raises(KeyboardInterrupt), _opened(str(file)) as out:
