@@ -4,7 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import support
 from runs import experiment
@@ -12,11 +14,14 @@ from runs import experiment
 from jaxft import config
 from jaxft.errors import UserError
 from jaxft.hub import adapter_config
-from jaxft.job import Job, prepare
+from jaxft.job import Job, load, prepare
 from jaxft.modes import extending, finished, training
 from jaxft.modes.predicting import _opened, predict
+from jaxft.storage import fingerprint
 from jaxft.storage.workdir import Workdir
+from jaxft.train.checkpoint import Checkpoints
 from jaxft.train.loop import Position
+from jaxft.trained import best_weights
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +120,24 @@ def test_an_export_and_its_adapter_are_written(tiny_model, cache, tmp_path):
     assert f'from_pretrained("{tiny_model}", num_labels=' in adapter
     assert (folder.export / "model.safetensors").exists() and (folder.adapter / "adapter_model.safetensors").exists()
     assert adapter_config.method_of(folder.adapter) == "lora"
+
+
+def test_the_best_checkpoint_of_an_adapter_is_put_on_its_base(tiny_model, cache, tmp_path):
+    """Which is in no checkpoint: it is read again, its new head by the seed of the run."""
+    e = experiment(tiny_model, cache)
+    e.adapt, e.lora, e.seed = "lora", config.Lora(rank=2), 3
+    job, folder = prepare(config.check(e)), Workdir(tmp_path / "run")
+    folder.claim(job.experiment, overwrite=False)
+    state = job.program.init(load(job.body.directory, job.program, 3)[0])
+    origin = {"frozen": fingerprint.of_params(state.frozen)}
+    checkpoints = Checkpoints(folder.checkpoints, keep=2, origin=origin)
+    position = {"step": 1, "best_step": 1, "validated": {"threshold/a": 0.25, "accuracy": 0.5}}
+    checkpoints.save(state, position, 1)
+    checkpoints.wait()
+    checkpoints.close()
+    weights, thresholds = best_weights(folder, job.program, job.body.directory, checkpoint=True)
+    jax.tree.map(np.testing.assert_array_equal, weights, (state.trainable, state.frozen))
+    assert thresholds == {"a": 0.25}
 
 
 def test_a_run_that_has_not_been_made_longer_has_no_record_of_it(finished):
