@@ -49,7 +49,7 @@ class Mutant(NamedTuple):
     what: str
     number: int
     span: tuple[int, int]
-    """The first and the last line of the function, decorators included."""
+    """The first and the last line of the function, decorators included; of one inside another, those of the other."""
 
 
 def mutants(source: str) -> list[Mutant]:
@@ -105,15 +105,17 @@ def _places(tree: ast.Module) -> Iterator[tuple[str, Any, str, Change]]:
     yield from inside(tree, "")
 
 
-def _spans(node: ast.AST, function: str) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Of each function and class by its name, the lines of it, without those of functions in it that are before it."""
+def _spans(node: ast.AST, function: str, outer: tuple[int, int] | None = None) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Of each function and class by its name, the lines of it, or of the function that it is inside of."""
     for child in ast.iter_child_nodes(node):
-        name = function
+        name, lines = function, outer
         if isinstance(child, ast.FunctionDef | ast.ClassDef):
             name = f"{function}.{child.name}" if function else child.name
             first = min(one.lineno for one in (child, *child.decorator_list))
-            yield name, (first, child.end_lineno or first)
-        yield from _spans(child, name)
+            here = outer or (first, child.end_lineno or first)
+            yield name, here
+            lines = here if isinstance(child, ast.FunctionDef) else outer
+        yield from _spans(child, name, lines)
 
 
 def _for_people(node: ast.AST) -> bool:

@@ -85,7 +85,7 @@ def trained(tmp_path_factory, tiny_model, cache) -> Path:
         cache,
         data={"source": str(folder), "encoding": "utf-8", "max_length": 16, "shapes": 1},
         train={"epochs": 11, "eval_every": 100},
-        optimizer={"learning_rate": 1e-2},
+        optimizer={"learning_rate": 3e-3},
     )
     for key in ("train_examples", "validation_examples", "test_examples"):
         setattr(e.data, key, 0)
