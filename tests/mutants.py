@@ -293,9 +293,11 @@ def try_all(cases: list[Case], jobs: int, folder: Path) -> dict[str, Outcome]:
 
         return outcome
 
-    found = {}
-    for case, outcome in zip(cases, forks.in_turns(jobs, (partial(start, case) for case in cases)), strict=True):
-        found[case.key] = outcome if case.tests else (MISSED, "no quick test calls it")
+    found = {case.key: (MISSED, "no quick test calls it") for case in cases if not case.tests}
+    called = [case for case in cases if case.tests]
+    for case, outcome in zip(called, forks.in_turns(jobs, (partial(start, case) for case in called)), strict=True):
+        found[case.key] = outcome
+    for case in cases:
         if found[case.key][0] == MISSED:
             print(f"{MISSED}: {case.key} ({case.file}:{case.mutant.line})", file=sys.stderr, flush=True)
     return found
