@@ -388,14 +388,13 @@ def test_names_that_a_wrapper_of_the_model_began(saved, copy, wrapper):
 
 
 def test_the_command_that_converts_weights(tmp_path):
-    """In place, or from the Hub into a folder of its own, with the tokenizer then."""
     (tmp_path / "config.json").write_text('{"architectures": ["BertForMaskedLM"]}')
     loaded = "from transformers import BertForMaskedLM as M; M.from_pretrained('{}'{}).save_pretrained('{}', "
-    both = "safe_serialization=True); from transformers import AutoTokenizer as T; T.from_pretrained('a/b')"
+    both = "from transformers import AutoTokenizer as T; T.from_pretrained('a/b').save_pretrained('./b')"
     here = directory.conversion("x", "x", tmp_path)
     assert here.startswith("Convert them in an environment with transformers and torch: python -c ")
     assert shlex.split(here)[-1] == loaded.format("x", "", "x") + "safe_serialization=True)"
     there = directory.conversion("a/b", "./b", tmp_path, tf=True)
     assert there.startswith("Convert it and set model.path=./b in an environment with transformers<5, torch and ")
-    assert shlex.split(there)[-1] == loaded.format("a/b", ", from_tf=True", "./b") + f"{both}.save_pretrained('./b')"
+    assert shlex.split(there)[-1] == loaded.format("a/b", ", from_tf=True", "./b") + f"safe_serialization=True); {both}"
     assert "import AutoModel as M" in directory.conversion("x", "x", tmp_path / "without a config")
