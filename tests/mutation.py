@@ -99,7 +99,7 @@ def _places(tree: ast.Module) -> Iterator[tuple[str, Any, str, Change]]:
         if function and not isinstance(node, ast.Module):
             yield from ((function, node, what, change) for what, change in _changes(node))
         for child in ast.iter_child_nodes(node):
-            if not _annotation(node, child):
+            if not _annotation(node, child) and not _of_zip(node, child):
                 yield from inside(child, function)
 
     yield from inside(tree, "")
@@ -123,8 +123,6 @@ def _for_people(node: ast.AST) -> bool:
         return True
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant) or _for_people(node.value)  # a docstring, or what is said
-    if isinstance(node, ast.keyword):
-        return node.arg == "strict"  # of `zip`: an assertion
     if isinstance(node, ast.Call):
         return bool({_name(node.func), _name(getattr(node.func, "value", None))} & SAID)
     if isinstance(node, ast.Assign | ast.AugAssign):
@@ -139,6 +137,11 @@ def _name(node: Any) -> str:
 
 def _annotation(node: ast.AST, child: ast.AST) -> bool:
     return child in (getattr(node, "annotation", None), getattr(node, "returns", None))
+
+
+def _of_zip(node: ast.AST, child: ast.AST) -> bool:
+    """Whether this is the `strict` of a zip, which is an assertion."""
+    return isinstance(node, ast.Call) and _name(node.func) == "zip" and isinstance(child, ast.keyword)
 
 
 def _changes(node: ast.AST) -> Iterator[tuple[str, Change]]:
@@ -204,9 +207,8 @@ def _calls(node: ast.Call) -> Iterator[tuple[str, Change]]:
         yield f"`{name}` -> `{NAMES[name]}` in `{_short(node)}`", lambda n: setattr(n.func, field, NAMES[name])
     if name == "sorted":
         yield f"`{_short(node)}` the other way round", _reversed
-    for i, keyword in enumerate(node.keywords):
-        if _for_people(keyword):
-            continue
+    keywords = [] if name == "zip" else node.keywords  # `strict` is an assertion
+    for i, keyword in enumerate(keywords):
         yield f"`{_short(node)}` without `{keyword.arg or '**'}`", lambda n, i=i: n.keywords.pop(i)
     first, second = [
         _short(one) if isinstance(one, ast.Name | ast.Attribute) else "" for one in (*node.args, None, None)

@@ -57,7 +57,10 @@ def test_importance_and_variation_are_averages():
     options = config.AdaLora(rank=2, target=1, every=100, beta1=0.8, beta2=0.6)
     rng = np.random.default_rng(0)
     shapes = {"adalora/x/a": (3, 2), "adalora/x/value": (2,), "adalora/x/b": (2, 3)}
-    draw = lambda: {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes.items()}  # noqa: E731
+
+    def draw() -> dict[str, np.ndarray]:
+        return {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes.items()}
+
     params, gradients = draw(), [draw(), draw(), draw()]
     inner = optax.with_extra_args_support(optax.set_to_zero())
     transform = adalora._pruned(inner, options, ["x"])

@@ -105,9 +105,9 @@ def test_what_a_report_draws():
     scores = classes("regression").plots(logits, features, split)
     assert scores["scores"].tolist() == logits["logits"][:, 0].tolist() and scores.keys() == {"labels", "scores"}
     tags = ("O", "B-LOC", "I-LOC", "B-A")
-    drawn = lambda problem: tables.build(config.TokenClassification(labels=tags, problem=problem))  # noqa: E731
-    assert drawn("words").plots({}, NONE, split) == {"names": tags}
-    assert drawn("entities").plots({}, NONE, split) == {"names": ["A", "LOC"]}
+    for problem, names in (("words", tags), ("entities", ["A", "LOC"])):
+        table = tables.build(config.TokenClassification(labels=tags, problem=problem))
+        assert table.plots({}, NONE, split) == {"names": names}
 
 
 @pytest.mark.parametrize("key", ["text", "text_pair", "label"])

@@ -1,0 +1,55 @@
+"""The faults that `make mutants` puts in: which places are changed or left alone, and which of them are tried."""
+
+import mutants
+import mutation
+
+SOURCE = '''
+def outer(rows, file):
+    """One or 2."""
+
+    def inner(row):
+        return row < 1
+
+    say("3 rows", 3)
+    for a, b in zip(rows, rows, strict=True):
+        yield inner(a)
+    return csv.reader(file, strict=True)
+'''
+
+
+def test_places_that_are_changed_and_places_that_are_not():
+    """What is said and the `strict` of zip are left alone, that of a reader of files is not."""
+    found = {one.what: one for one in mutation.mutants(SOURCE)}
+    assert list(found) == [
+        "`row < 1` -> `row <= 1`",
+        "`1` -> `2`",
+        "`csv.reader(file, strict=True)` without `strict`",
+        "`True` -> `False`",
+    ]
+    inside = found["`1` -> `2`"]
+    assert inside.function == "outer.inner" and inside.span == (2, 11), "who calls the outer one is asked"
+    assert "row < 2" in mutation.mutated(SOURCE, inside.number)
+    assert "reader(file)" in mutation.mutated(SOURCE, found["`csv.reader(file, strict=True)` without `strict`"].number)
+
+
+def test_a_smaller_sample_is_part_of_a_larger_one():
+    few, many, other = (
+        {case.key for case in mutants.sampled(count, seed, "data/")} for count, seed in ((9, 0), (40, 0), (40, 1))
+    )
+    assert len(few) == 9 and len(many) == 40 and few < many != other
+
+
+def test_tests_of_a_change_are_the_quickest_that_call_its_function(monkeypatch):
+    """What a file's tests share is paid once, and `BUDGET` holds of all of them."""
+    case = mutants.Case("a.py", mutation.Mutant("f", 3, "x", 0, (2, 5)), ())
+    calling, not_calling = frozenset({("a.py", 2)}), frozenset({("a.py", 6), ("b.py", 2)})
+    tests = [
+        mutants.Test("t.py::slow", 9.0, 0.0, calling),
+        mutants.Test("t.py::first", 1.0, 4.0, calling),
+        mutants.Test("t.py::second", 2.0, 4.0, calling),
+        mutants.Test("u.py::quick", 0.1, 0.0, calling),
+        mutants.Test("u.py::other", 0.0, 0.0, not_calling),
+    ]
+    monkeypatch.setattr(mutants, "BUDGET", 8)
+    assert mutants.covered(case, tests).tests == ("u.py::quick", "t.py::first", "t.py::second")
+    assert mutants.covered(case, tests[4:]).tests == ()
