@@ -13,6 +13,7 @@ explained in tests/survivors.md.
 
 import argparse
 import builtins
+import gc
 import hashlib
 import importlib.machinery
 import json
@@ -20,7 +21,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,8 +105,10 @@ def import_libraries() -> None:
 
     os.environ.update(JAX_PLATFORMS="cpu", JAX_DISABLE_MOST_OPTIMIZATIONS="1", XLA_FLAGS=quick_compiles())
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    import beartype  # noqa: F401
     import datasets  # noqa: F401
     import flax.struct  # noqa: F401
+    import grain  # noqa: F401
     import hypothesis  # noqa: F401
     import jaxtyping  # noqa: F401
     import optax  # noqa: F401
@@ -115,6 +118,8 @@ def import_libraries() -> None:
     import sklearn.metrics  # noqa: F401
     import torch  # noqa: F401
     import transformers  # noqa: F401
+
+    gc.freeze()  # a collection in a forked process, of which imports make many, would go through all of them again
 
 
 class Watch:
@@ -191,11 +196,14 @@ def quick_tests(jobs: int, folder: Path, only: str) -> list[Test]:
     files += [ROOT / "tests" / "laws" / f"{name}.py" for name in LAWS]
     files = [file for file in files if any(part in file.stem for part in only.split(","))]
     starts = [
-        lambda file=file: forks.forked(lambda: watched(str(file.relative_to(ROOT))), folder / f"{file.stem}.watch", 400)
+        lambda file=file: forks.Process(
+            lambda: watched(str(file.relative_to(ROOT))), folder / f"{file.stem}.watch", 400
+        )
         for file in files
     ]
     found = []
-    for file, tests in zip(files, forks.in_turns(jobs, starts), strict=True):
+    for file, process in zip(files, forks.in_turns(jobs, starts), strict=True):
+        tests = process.answer()
         found += [Test(name, seconds, setup, frozenset(map(tuple, calls))) for name, seconds, setup, calls in tests]
         print(f"{file.stem}: {len(tests)} tests", file=sys.stderr, flush=True)
     return found
@@ -282,21 +290,16 @@ def explained() -> set[str]:
 def try_all(cases: list[Case], jobs: int, folder: Path) -> dict[str, Outcome]:
     """Returns what becomes of each change, by its key."""
 
-    def start(case: Case) -> Callable[[], Outcome]:
-        wait = forks.forked(lambda: tried(case), folder / hashlib.sha256(case.key.encode()).hexdigest(), 150)
-
-        def outcome() -> Outcome:
-            try:
-                return wait()
-            except forks.Ended as ended:
-                return str(ended), ""
-
-        return outcome
+    def start(case: Case) -> forks.Process:
+        return forks.Process(lambda: tried(case), folder / hashlib.sha256(case.key.encode()).hexdigest(), 150)
 
     found = {case.key: (MISSED, "no quick test calls it") for case in cases if not case.tests}
     called = [case for case in cases if case.tests]
-    for case, outcome in zip(called, forks.in_turns(jobs, (partial(start, case) for case in called)), strict=True):
-        found[case.key] = outcome
+    for case, process in zip(called, forks.in_turns(jobs, (partial(start, case) for case in called)), strict=True):
+        try:
+            found[case.key] = process.answer()
+        except forks.Ended as ended:
+            found[case.key] = str(ended), ""
     for case in cases:
         if found[case.key][0] == MISSED:
             print(f"{MISSED}: {case.key} ({case.file}:{case.mutant.line})", file=sys.stderr, flush=True)
@@ -309,11 +312,17 @@ def noticed_by(report: str) -> dict[str, str]:
     return {one["key"]: one["by"] for one in found if one["outcome"] == NOTICED}
 
 
-def passes(tests: set[str], folder: Path) -> bool:
-    """Whether tests pass where nothing is changed."""
-    wait = forks.forked(lambda: run_tests(sorted(tests), "--timeout=60"), folder / "sound", 900)
+def passes(tests: set[str], jobs: int, folder: Path) -> bool:
+    """Whether tests pass where nothing is changed; those of a file run in one process."""
+    files = sorted({test.partition("::")[0] for test in tests})
+    parts = [sorted(test for test in tests if test.partition("::")[0] in files[i::jobs]) for i in range(jobs)]
+    starts = [
+        lambda i=i, part=part: forks.Process(lambda: run_tests(part, "--timeout=60"), folder / f"sound{i}", 900)
+        for i, part in enumerate(parts)
+        if part
+    ]
     try:
-        return wait() == 0
+        return all(process.answer() == 0 for process in forks.in_turns(jobs, starts))
     except forks.Ended:
         return False
 
@@ -334,6 +343,8 @@ def main() -> int:
     found: dict[str, Outcome] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        # What one forked process compiles of package and tests, the next reads; of a changed file there is no bytecode.
+        sys.dont_write_bytecode, sys.pycache_prefix = False, str(folder / "bytecode")
         if known:
             first = [case._replace(tests=(known[case.key],)) for case in cases if case.key in known]
             again = try_all(first, options.jobs, folder)
@@ -342,7 +353,7 @@ def main() -> int:
         if left := [case for case in cases if case.key not in found]:
             tests = quick_tests(options.jobs, folder, options.tests)
             found |= try_all([covered(case, tests) for case in left], options.jobs, folder)
-        sound = passes({by for outcome, by in found.values() if outcome == NOTICED}, folder)
+        sound = passes({by for outcome, by in found.values() if outcome == NOTICED}, options.jobs, folder)
     return report(cases, found, options, round(time.monotonic() - begun), sound)
 
 

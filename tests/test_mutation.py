@@ -1,7 +1,12 @@
 """The faults that `make mutants` puts in: which places are changed or left alone, and which of them are tried."""
 
+import os
+import time
+
+import forks
 import mutants
 import mutation
+import pytest
 
 SOURCE = '''
 def outer(rows, file):
@@ -53,3 +58,30 @@ def test_tests_of_a_change_are_the_quickest_that_call_its_function(monkeypatch):
     monkeypatch.setattr(mutants, "BUDGET", 8)
     assert mutants.covered(case, tests).tests == ("u.py::quick", "t.py::first", "t.py::second")
     assert mutants.covered(case, tests[4:]).tests == ()
+
+
+def test_the_next_process_starts_as_any_ends(tmp_path):
+    """The first one waits for the third, of two at a time; what they give comes in their order."""
+    there = tmp_path / "third"
+
+    def first() -> str:
+        while not there.exists():
+            time.sleep(0.01)
+        return "first"
+
+    works = [first, lambda: "second", lambda: there.touch() or "third"]
+    starts = [lambda i=i, work=work: forks.Process(work, tmp_path / f"{i}.json", 20) for i, work in enumerate(works)]
+    assert [process.answer() for process in forks.in_turns(2, starts)] == ["first", "second", "third"]
+
+
+def test_a_process_without_an_answer(tmp_path):
+    hung = forks.Process(lambda: time.sleep(60), tmp_path / "hung", 0.1)
+    died = forks.Process(lambda: os.kill(os.getpid(), 9), tmp_path / "died", 20)
+    failed = forks.Process(lambda: 1 / 0, tmp_path / "failed", 20)
+    for process, error, said in (
+        (hung, forks.Ended, forks.HUNG),
+        (died, forks.Ended, forks.DIED),
+        (failed, RuntimeError, "ZeroDivisionError"),
+    ):
+        with pytest.raises(error, match=said):
+            process.answer()
