@@ -72,6 +72,8 @@ class Program:
       init: `params -> State`; the parameters, those of `spec`, are donated.
       numbers: of the state, on the host.
       train_step: `(state, batch) -> (state, metrics)`; the state is donated.
+      gradient_step, update_step: its halves, `(state, batch) -> (loss, gradient)` and `(state, loss, gradient) ->
+        (state, metrics)`, where state and gradient are donated: the second is compiled once for all shapes.
       eval_step: `((trainable, frozen), batch) -> step.Evaluated`, replicated.
       outputs: `((trainable, frozen), inputs) -> outputs`, replicated; `inputs` are what the model and the task's
         `forward` read of a batch, so that labels are not needed.
@@ -89,7 +91,9 @@ class Program:
     spec: nn.Spec
     init: Callable[[Params], State]
     numbers: Numbers
-    train_step: Callable[[State, Batch], tuple[State, dict[str, Array]]]
+    train_step: step.TrainStep
+    gradient_step: step.GradientStep
+    update_step: step.UpdateStep
     eval_step: step.EvalStep
     outputs: Callable[[tuple[Params, Params], Batch], dict[str, Array]]
     adaptation: adapt.Adaptation
@@ -100,6 +104,10 @@ class Program:
     def abstract_batch(self, shape: BatchShape) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns a batch of that shape, abstract, with shardings."""
         return batch.abstract(shape, self.task.targets, self.batch_sharding)
+
+    def abstract_gradient(self) -> tuple[jax.ShapeDtypeStruct, Any]:
+        """Returns what `gradient_step` returns, abstract, with shardings."""
+        return jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding.replicated(self.mesh)), self.state.trainable
 
     def abstract_inputs(self, shape: BatchShape) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns what `outputs` takes of a batch of that shape, abstract, with shardings."""
@@ -177,6 +185,7 @@ def compose(
     state = _abstract_state(partial(start, values=values), spec, everything, mesh, rules)
     places = jax.tree.map(lambda x: x.sharding, state)
     rows, everywhere = sharding.batch_sharding(mesh, rules), sharding.replicated(mesh)
+    halves = step.make_gradient_step(gradient), step.make_update_step(transform, schedule)
     evaluated = partial(jax.jit, in_shardings=(weights(places), rows), out_shardings=everywhere)
     return Program(
         mesh=mesh,
@@ -186,7 +195,7 @@ def compose(
         spec=spec,
         init=partial(jax.jit(start, out_shardings=places, donate_argnums=0), values=values),
         numbers=values,
-        train_step=_compiled_step(step.make_train_step(gradient, transform, schedule), places, mesh, rules),
+        **_jitted(*halves, places, mesh, rules),
         eval_step=evaluated(step.make_eval_step(objective({}, {}), join)),
         outputs=evaluated(outputs),
         adaptation=method,
@@ -196,15 +205,25 @@ def compose(
     )
 
 
-def _compiled_step(train_step: step.TrainStep, state: State, mesh: Mesh, rules: Rules) -> step.TrainStep:
-    """The training step, jitted; its state, of these shardings, is donated."""
-    return jax.jit(
-        train_step,
-        in_shardings=(state, sharding.batch_sharding(mesh, rules)),
-        out_shardings=(state, sharding.replicated(mesh)),
-        donate_argnums=0,
-        compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
-    )
+def _jitted(
+    gradient_step: step.GradientStep, update_step: step.UpdateStep, state: State, mesh: Mesh, rules: Rules
+) -> dict[str, Any]:
+    """The training step and its halves, jitted; their state, of these shardings, is donated."""
+    rows, everywhere = sharding.batch_sharding(mesh, rules), sharding.replicated(mesh)
+    options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
+    jit = partial(jax.jit, compiler_options=options)
+    gradient = everywhere, state.trainable
+    updated = state, everywhere
+    return {
+        "train_step": jit(
+            step.make_train_step(gradient_step, update_step),
+            in_shardings=(state, rows),
+            out_shardings=updated,
+            donate_argnums=0,
+        ),
+        "gradient_step": jit(gradient_step, in_shardings=(state, rows), out_shardings=gradient),
+        "update_step": jit(update_step, in_shardings=(state, *gradient), out_shardings=updated, donate_argnums=(0, 2)),
+    }
 
 
 def _run(compute: config.Compute, mesh: Mesh, rules: Rules, spec: nn.Spec, model: Model) -> nn.Run:

@@ -1,5 +1,6 @@
 """--profile=N writes a trace of N whole steps, and changes nothing else about the run."""
 
+import collections
 import gzip
 import json
 import re
@@ -33,16 +34,20 @@ def test_a_run_is_traced(tiny_model, cache, finished, tmp_path, capsys):
     modes.train(experiment(tiny_model, cache), str(tmp_path / "run"), profile=2)
     events = trace(tmp_path / "run" / "profile")
     assert steps(events) == [BEFORE, BEFORE + 1]
-    computed = {
-        event["args"]["run_id"] for event in events if event.get("args", {}).get("hlo_module") == "jit_train_step"
-    }
-    assert len(computed) == 2, "both steps are there, and no other"
+    computed = collections.defaultdict(set)
+    for event in events:
+        if "hlo_module" in (values := event.get("args", {})):
+            computed[values["hlo_module"]].add(values["run_id"])
+    runs = {name: len(found) for name, found in computed.items() if name.endswith("_step")}
+    assert runs == {"jit_gradient_step": 2, "jit_update_step": 2}, "both steps are there, and no other"
     assert lines(tmp_path / "run") == lines(finished) and results(tmp_path / "run") == results(finished)
     assert weights(tmp_path / "run") == weights(finished)
     (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     exec(compile(code.replace("/tmp/qs", f"{tmp_path}/run"), "docs/profiling.md", "exec"), {})
     said = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"steps, ms: \[\d+, \d+\]", said[0]) and len(said) == 7 and "ms a step" in said[-1]
+    for name, line in zip(("gradient", "update"), said, strict=False):
+        assert re.fullmatch(rf"jit_{name}_step, ms: \[\d+, \d+\]", line)
+    assert len(said) == 8 and "ms a step" in said[-1]
 
 
 @jax.jit

@@ -32,7 +32,8 @@ def train_linear(options: config.Optimizer, start: dict[str, np.ndarray], batche
     schedule = optimizer.make_schedule(options.schedule)
     transform = optimizer.make_optimizer(options, schedule, depth=lambda path: 0)
     gradient = gradient_of(linear, lambda trainable, frozen: trainable)
-    train_step = jax.jit(step.make_train_step(lambda values: gradient, transform, schedule))
+    halves = step.make_gradient_step(lambda values: gradient), step.make_update_step(transform, schedule)
+    train_step = jax.jit(step.make_train_step(*halves))
     params, values = jax.tree.map(jnp.asarray, nn.unflatten(start)), numbers.of(options, STEPS)
     now = state.init(params, {}, transform, values, seed=0)
     states, metrics = [now], []

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,28 +28,42 @@ class Compiled:
     """
 
     def __init__(
-        self, function: Any, first: Any, abstract_batch: Callable[[BatchShape], Any], shapes: list[BatchShape]
+        self,
+        function: Any,
+        first: Any,
+        abstract_batch: Callable[[BatchShape], Any],
+        shapes: list[BatchShape],
+        then: tuple[Any, Any] | None = None,
     ):
-        """`first` is the abstract first argument, the batch is the second; the first shapes are ready first."""
+        """Begins to compile; the first shapes are ready first.
+
+        Args:
+          first: the abstract first argument; the batch is the second.
+          then: a jitted function of the first argument and the results, whatever the shape, and its abstract arguments.
+        """
         self._arguments = function, first
         self._pool = ThreadPoolExecutor(2)
-        self._compiled: dict[tuple[int, ...], Future] = {
-            (shape.rows, shape.length): self._pool.submit(self._compile, function, first, abstract_batch(shape))
-            for shape in shapes
-        }
+        submit = partial(self._pool.submit, self._compile)
+
+        def each(shapes: list[BatchShape]) -> dict[tuple[int, ...], Future]:
+            return {(shape.rows, shape.length): submit(function, first, abstract_batch(shape)) for shape in shapes}
+
+        self._compiled = each(shapes[:1])
+        self._then = submit(then[0], *then[1]) if then else None
+        self._compiled |= each(shapes[1:])
         self._pool.shutdown(wait=False)
         self._begun: set[tuple[int, ...]] = set()
         self.first_step: float | None = None
 
     def wait(self) -> None:
         """Returns once every shape is compiled."""
-        for future in self._compiled.values():
+        for future in (*self._compiled.values(), *([self._then] if self._then else [])):
             future.result()
 
     @staticmethod
-    def _compile(function: Any, first: Any, batch: Any) -> Any:
+    def _compile(function: Any, *arguments: Any) -> Any:
         with _tracing:
-            lowered = function.lower(first, batch)
+            lowered = function.lower(*arguments)
         return lowered.compile()
 
     def __call__(self, first: Any, batch: Mapping[str, jax.Array]) -> Any:
@@ -56,12 +71,14 @@ class Compiled:
         if shape not in self._compiled:
             self._compiled[shape] = Future()
             self._compiled[shape].set_result(self._compile(*self._arguments, jax.tree.map(_abstract, dict(batch))))
-        program = self._compiled[shape].result()
+        program, then = self._compiled[shape].result(), self._then and self._then.result()
         if shape not in self._begun:
             # A process that compiles for longer would miss the others' first collective, which does not wait long.
             distributed.wait_for_all(f"compiled for {shape}")
             self._begun.add(shape)
         result = program(first, batch)
+        if then:
+            result = then(first, *result)
         if self.first_step is None:
             jax.block_until_ready(result)
             self.first_step = time.time()

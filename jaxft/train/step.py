@@ -20,6 +20,12 @@ from jaxft.types import Array, Batch, Outputs, Params
 
 TrainStep = Callable[[State, Batch], tuple[State, dict[str, Array]]]
 
+GradientStep = Callable[[State, Batch], tuple[Array, Params]]
+"""`(state, batch) -> loss, gradient`: of the batch's mean loss, by what learns."""
+
+UpdateStep = Callable[[State, Array, Params], tuple[State, dict[str, Array]]]
+"""`(state, loss, gradient) -> state, metrics`."""
+
 
 class Evaluated(NamedTuple):
     """One batch, evaluated: the task's outputs by name, the sum of the losses and the sum of their weights."""
@@ -32,27 +38,33 @@ class Evaluated(NamedTuple):
 EvalStep = Callable[[tuple[Params, Params], Batch], Evaluated]
 
 
-def make_train_step(
-    gradient: Callable[[Numbers], Gradient], optimizer: optax.GradientTransformation, schedule: Schedule
-) -> TrainStep:
-    """Returns the step that makes one update on one batch, by the gradient of total / weight.
+def make_gradient_step(gradient: Callable[[Numbers], Gradient]) -> GradientStep:
+    """Returns the first half of a training step: the gradient of total / weight on one batch.
+
+    Args:
+      gradient: what computes the gradient, by the numbers of the state.
+    """
+
+    def gradient_step(state: State, batch: Batch) -> tuple[Array, Params]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        total, weight, sums = gradient(state.numbers)(state.trainable, state.frozen, batch, key)
+        return total / weight, jax.tree.map(lambda g: g / weight, sums)
+
+    return gradient_step
+
+
+def make_update_step(optimizer: optax.GradientTransformation, schedule: Schedule) -> UpdateStep:
+    """Returns the second half, which does not depend on the shape of the batch: the update.
 
     Where the loss or the gradient is not finite the update is left out and counted.
 
     Args:
-      gradient: what computes the gradient, by the numbers of the state.
-      optimizer: its update takes those as an extra argument, `numbers`, where it takes extra arguments.
+      optimizer: its update takes the numbers of the state as an extra argument, `numbers`, where it takes any.
       schedule: the learning rate that is reported.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def train_step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
-        # The gradient of the batch's mean loss.
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        total, weight, sums = gradient(state.numbers)(state.trainable, state.frozen, batch, key)
-        loss, grads = total / weight, jax.tree.map(lambda g: g / weight, sums)
-
-        # The update, which counts where everything in it is a number.
+    def update_step(state: State, loss: Array, grads: Params) -> tuple[State, dict[str, Array]]:
         norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable, numbers=state.numbers)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -72,6 +84,15 @@ def make_train_step(
             "skipped_in_a_row": new_state.skipped_in_a_row,
         }
         return new_state, metrics
+
+    return update_step
+
+
+def make_train_step(gradient_step: GradientStep, update_step: UpdateStep) -> TrainStep:
+    """Returns the step that makes one update on one batch."""
+
+    def train_step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
+        return update_step(state, *gradient_step(state, batch))
 
     return train_step
 
