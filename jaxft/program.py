@@ -73,7 +73,7 @@ class Program:
       numbers: of the state, on the host.
       train_step: `(state, batch) -> (state, metrics)`; the state is donated.
       gradient_step, update_step: its halves, `(state, batch) -> (loss, gradient)` and `(state, loss, gradient) ->
-        (state, metrics)`, where state and gradient are donated: the second is compiled once for all shapes.
+        (state, metrics)`, to which the state is donated. The second is the same program for all shapes.
       eval_step: `((trainable, frozen), batch) -> step.Evaluated`, replicated.
       outputs: `((trainable, frozen), inputs) -> outputs`, replicated; `inputs` are what the model and the task's
         `forward` read of a batch, so that labels are not needed.
@@ -208,7 +208,7 @@ def compose(
 def _jitted(
     gradient_step: step.GradientStep, update_step: step.UpdateStep, state: State, mesh: Mesh, rules: Rules
 ) -> dict[str, Any]:
-    """The training step and its halves, jitted; their state, of these shardings, is donated."""
+    """The training step and its halves, jitted; the state, of these shardings, is donated to what changes it."""
     rows, everywhere = sharding.batch_sharding(mesh, rules), sharding.replicated(mesh)
     options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
     jit = partial(jax.jit, compiler_options=options)
@@ -222,7 +222,7 @@ def _jitted(
             donate_argnums=0,
         ),
         "gradient_step": jit(gradient_step, in_shardings=(state, rows), out_shardings=gradient),
-        "update_step": jit(update_step, in_shardings=(state, *gradient), out_shardings=updated, donate_argnums=(0, 2)),
+        "update_step": jit(update_step, in_shardings=(state, *gradient), out_shardings=updated, donate_argnums=0),
     }
 
 

@@ -195,3 +195,23 @@ def test_a_seed_decides_everything():
     at_steps = [first.train_step(support.copy(start).replace(step=jnp.int32(n)), batch)[1]["loss"] for n in range(4)]
     assert len({float(loss) for loss in at_steps}) == 4  # equal parameters and batches, other dropout masks
     assert at_steps[0] == losses[0]
+
+
+def test_its_halves_compiled_apart_are_the_step(recwarn):
+    case, model = support.TASKS["single_label"], models.build(support.SMALL, dropout=0.3)
+    features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
+    host = support.lay_out(features, case.task, 24, slots=0)
+    options = config.Optimizer(learning_rate=1e-2, schedule="constant", warmup=0.0)
+    composed, batch = support.compose(case.task, model, optimizer=options), support.arrays(host)
+    whole = halves = composed.init(support.random_params(case.task, model, seed=0))
+    halves, abstract = support.copy(halves), (composed.state, *composed.abstract_gradient())
+    gradient = composed.gradient_step.lower(composed.state, composed.abstract_batch(host.shape)).compile()  # pyright: ignore
+    update = composed.update_step.lower(*abstract).compile()  # pyright: ignore
+    for _ in range(3):
+        whole, expected = composed.train_step(whole, batch)
+        loss, grads = gradient(halves, batch)
+        before = jax.tree.leaves(halves.trainable)
+        halves, metrics = update(halves, loss, grads)
+        assert all(x.is_deleted() for x in before) and not any(x.is_deleted() for x in jax.tree.leaves(grads))
+        support.assert_close(metrics, expected, 1e-5, floor=0)
+    assert not [warning for warning in recwarn if "donated" in str(warning.message)]
