@@ -73,7 +73,8 @@ class Program:
       numbers: of the state, on the host.
       train_step: `(state, batch) -> (state, metrics)`; the state is donated.
       gradient_step, update_step: its halves, `(state, batch) -> (loss, gradient)` and `(state, loss, gradient) ->
-        (state, metrics)`, to which the state is donated. The second is the same program for all shapes.
+        (state, metrics)`, to which the state is donated. The second is the same program for all shapes. Runs on CPU
+        compute these, others `train_step`: who replaces one replaces all.
       eval_step: `((trainable, frozen), batch) -> step.Evaluated`, replicated.
       outputs: `((trainable, frozen), inputs) -> outputs`, replicated; `inputs` are what the model and the task's
         `forward` read of a batch, so that labels are not needed.
