@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jaxft.types import Batch
+from jaxft.types import Array, Batch
 
 TOKEN_INPUTS = ("input_ids", "token_type_ids", "positions", "segment_ids")
 """`[rows, length]` int32, for the model."""
@@ -65,11 +65,15 @@ def abstract(
     }
 
 
-def put_before(batch: Batch, targets: Mapping[str, Target], size: int) -> Batch:
-    """The batch with so many virtual tokens before those of each example, of which they take the first positions.
+def put_before(batch: Batch, targets: Mapping[str, Target], size: int) -> tuple[Batch, Array]:
+    """Returns the batch with so many virtual tokens before those of each example, and where its own tokens are now.
 
-    They are put at the front of the rows, `size` a slot, so that rows grow by `size` times `slots`. Examples start with
-    them. Their ids are -size, ..., -1; see `jaxft.adapt.prompt`. They have no targets.
+    They take an example's first positions, and it starts with them; rows grow by `size` times `slots`. Their ids are
+    -size, ..., -1; see `jaxft.adapt.prompt`. They have no targets. The tokens of an example lie side by side as before.
+
+    Args:
+      targets: those that the batch has.
+      size: of them.
     """
     (rows, _), slots = batch["segment_ids"].shape, batch["starts"].shape[1]
     front = {
@@ -81,9 +85,15 @@ def put_before(batch: Batch, targets: Mapping[str, Target], size: int) -> Batch:
     front |= {name: jnp.full(size * slots, t.fill) for name, t in targets.items() if t.per == "token"}
     own = {**batch, "positions": batch["positions"] + size}
 
-    def longer(name: str) -> Any:
+    def longer(name: str) -> Array:
         row = jnp.broadcast_to(front[name].astype(own[name].dtype), (rows, size * slots))
         return jnp.concatenate([row, own[name]], axis=1)
 
-    starts = jnp.broadcast_to(size * jnp.arange(slots), (rows, slots)).astype(batch["starts"].dtype)
-    return own | {name: longer(name) for name in front} | {"starts": starts}
+    # All of an example, the virtual tokens first, then those of the next; padding comes last.
+    together = {name: longer(name) for name in front}
+    segments = together["segment_ids"]
+    order = jnp.argsort(jnp.where(segments == 0, slots + 1, segments), axis=1, stable=True)
+    places = jnp.argsort(order, axis=1)
+    sorted_ = {name: jnp.take_along_axis(x, order, axis=1) for name, x in together.items()}
+    starts = places[:, : size * slots : size].astype(batch["starts"].dtype)
+    return own | sorted_ | {"starts": starts}, places[:, size * slots :]

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxft import config, hub, kernels, models, program, sharding, tables, tasks
+from jaxft import adapt, config, hub, kernels, models, program, sharding, tables, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources, splits, truncation
 from jaxft.data.batches import Feed, HostBatch, fitting
@@ -214,6 +214,7 @@ def prepare(
     unresolved = tables.build(experiment.task)
     raw = {name: unresolved.read(split) for name, split in (given or sources.read(data)).items()}
     experiment = config.check(replace(experiment, task=unresolved.resolve(raw)))
+    experiment = adapt.resolved(experiment, body.model)
     task, table = tasks.build(experiment.task), tables.build(experiment.task)
     prepared, carved = splits.prepare(raw, data, experiment.seed, table.inputs, splits.carving(experiment.task))
     notes = [line for split in raw.values() for line in split.notes] + carved
@@ -317,7 +318,8 @@ def check_types(features: Features, model: Model) -> None:
       UserError: it has not; the lookup would give that of another type, and PyTorch's model would fail.
     """
     highest = int(features.tokens["token_type_ids"].max(initial=0))
-    if highest >= (there := model.facts.segment_types):
+    there = model.facts.segment_types
+    if there and highest >= there:
         raise UserError(
             f"the tokenizer gives the token type {highest}, as to the second text of a pair, but the model has only "
             f"{there} (type_vocab_size in its config.json); take the tokenizer that belongs to the weights, or join "

@@ -239,7 +239,7 @@ def _run(compute: config.Compute, mesh: Mesh, rules: Rules, spec: nn.Spec, model
     )
     if not compute.scan:
         return run
-    return dataclasses.replace(run, gather=sharding.gather(spec, mesh, rules, below=model.facts.layers[0]))
+    return dataclasses.replace(run, gather=sharding.gather(spec, mesh, rules, below=model.facts.layers[-1]))
 
 
 def _objective(
@@ -266,9 +266,9 @@ def _forward(task: Task, model: Model, method: adapt.Adaptation) -> Callable[[Pa
 
     def forward(params: Params, seen: Batch, run: nn.Run) -> Outputs:
         targets = {name: target for name, target in task.targets.items() if name in seen}
-        outputs = task.forward(params, model, batch.put_before(seen, targets, method.tokens), run)
-        own = seen["input_ids"].shape[1]
-        return {name: x[:, -own:] if task.outputs.get(name) == "token" else x for name, x in outputs.items()}
+        longer, places = batch.put_before(seen, targets, method.tokens)
+        outputs = task.forward(params, model, longer, run)
+        return {name: nn.pick(x, places) if task.outputs.get(name) == "token" else x for name, x in outputs.items()}
 
     return forward
 

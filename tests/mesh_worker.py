@@ -140,11 +140,14 @@ def curves(name: str, architecture: str) -> dict[str, dict[str, list[float]]]:
     case, first = support.TASKS[name], name == next(iter(support.TASKS))
     hf = support.ARCHITECTURES[architecture]
 
-    def layers(kind: str) -> dict[str, int]:
-        return {"num_hidden_layers": 2 if first and kind == "off" else 1}
+    # Of the others every kind of layer.
+    few = 2 if architecture in ("modernbert", "albert") else 1
+
+    def layers(kind: str) -> dict[str, Any]:
+        return support.with_layers(hf, 2 if first and kind == "off" else few)
 
     return {
-        kind: {run: curve(case, *DROPOUT[kind], *RUNS[run], hf=hf | layers(kind)) for run in chosen}
+        kind: {run: curve(case, *DROPOUT[kind], *RUNS[run], hf=layers(kind)) for run in chosen}
         for kind, chosen in (CHOSEN if first else OTHERS).items()
     }
 

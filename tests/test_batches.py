@@ -41,14 +41,18 @@ def test_a_process_holds_its_own_rows(rows):
     assert part.tokens == whole.tokens  # of the whole batch
 
 
-def test_virtual_tokens_come_first_in_the_rows():
-    """Two for each of two slots: the examples' own positions begin after them, and they have no targets."""
+def test_virtual_tokens_come_first_in_their_example():
+    """Two for each of two slots: an example's own positions begin after them, and they have no targets."""
     host = assemble(FEATURES, np.arange(3), PLACES, SHAPE, TARGETS)
-    found = {name: np.asarray(x).tolist() for name, x in put_before(support.arrays(host), TARGETS, 2).items()}
-    assert found["input_ids"][:2] == [[-2, -1, -2, -1, 11, 12, 0, 31, 0], [-2, -1, -2, -1, 0, 21, 22, 23, 0]]
-    assert found["segment_ids"][:2] == [[1, 1, 2, 2, 1, 1, 0, 2, 0], [1, 1, 2, 2, 0, 1, 1, 1, 0]]
-    assert found["positions"][:2] == [[0, 1, 0, 1, 2, 3, 2, 2, 2], [0, 1, 0, 1, 2, 2, 3, 4, 2]]
-    assert found["labels"][0] == [*[IGNORED] * 4, 1, 2, IGNORED, 1, IGNORED]
+    batch, places = put_before(support.arrays(host), TARGETS, 2)
+    found = {name: np.asarray(x).tolist() for name, x in batch.items()}
+    assert found["input_ids"][:2] == [[-2, -1, 11, 12, -2, -1, 31, 0, 0], [-2, -1, 21, 22, 23, -2, -1, 0, 0]]
+    assert found["segment_ids"][:2] == [[1, 1, 1, 1, 2, 2, 2, 0, 0], [1, 1, 1, 1, 1, 2, 2, 0, 0]]
+    assert found["positions"][:2] == [[0, 1, 2, 3, 0, 1, 2, 2, 2], [0, 1, 2, 3, 4, 0, 1, 2, 2]]
+    assert found["labels"][0] == [IGNORED, IGNORED, 1, 2, IGNORED, IGNORED, 1, IGNORED, IGNORED]
     assert found["token_type_ids"] == [[0] * 9] * 3
-    assert found["starts"] == [[0, 2]] * 3
+    assert found["starts"] == [[0, 4], [0, 5], [0, 2]]
     assert found["weights"] == [[1, 1], [1, 0], [0, 0]]
+    assert np.take_along_axis(np.asarray(batch["input_ids"]), np.asarray(places), 1).tolist() == (
+        host.arrays["input_ids"].tolist()
+    )

@@ -1,6 +1,7 @@
 """The same models and inputs as PyTorch has them: what jaxft's own are held against."""
 
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ def torch_model(hf: Mapping[str, Any], task: Task, seed: int) -> Any:
     sizes = {**hf, **published(task)}
     generator = torch.Generator().manual_seed(seed)
     kind, settings = getattr(transformers, models.build(hf).hf_class(task.hf_class)), type(hf_settings(hf))
-    bare = {} if task.hf_class else {"add_pooling_layer": False}
+    bare = (
+        {} if task.hf_class or "add_pooling_layer" not in signature(kind).parameters else {"add_pooling_layer": False}
+    )
     model = kind(settings.from_dict(sizes, attn_implementation="eager"), **bare).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -74,7 +77,7 @@ def answers(task: Task, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dic
 
     if isinstance(task.options, config.SentenceEmbedding):
         return embedded(model, inputs)
-    found = model(**inputs)
+    found = model(**read_by(model, inputs))
     if not isinstance(task.options, config.MaskedLM):
         return found.loss, {name: found[name].detach() for name in task.outputs}
     pairs = isinstance(task.options, config.NextSentence)
@@ -85,11 +88,18 @@ def answers(task: Task, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dic
     return found.loss, outputs | ({"next_logits": found.seq_relationship_logits.detach()} if pairs else {})
 
 
+def read_by(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the inputs that the model takes: one that has no token types takes none."""
+    taken = signature(model.forward).parameters
+    return {name: x for name, x in inputs.items() if name != "token_type_ids" or name in taken}
+
+
 def embedded(model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The means over tokens, and how each first of two texts is told from all that are second."""
     import torch
 
-    hidden = model(**{name: inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids")})[0]
+    names = "input_ids", "attention_mask", "token_type_ids"
+    hidden = model(**read_by(model, {name: inputs[name] for name in names}))[0]
     mask = inputs["attention_mask"][..., None]
     vectors = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
     logits = 20.0 * vectors[::2] @ vectors[1::2].T
@@ -111,9 +121,12 @@ def assert_parity(
     assert loss > 1e-3, "a loss of zero has no gradients to compare"
     loss.backward()
     prefix = "" if task.hf_class else f"{model.prefix}."
-    grads = {prefix + name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
     value, outputs, own = ours(task, model, params, host.arrays)
     own = {hub.torch_name(path): g.T if hub.is_transposed(path) else g for path, g in own.items()}
+    grads = {}
+    for parameter in theirs.parameters():  # one that is tied has several names
+        names = [n for n, other in theirs.named_parameters(remove_duplicate=False) if other is parameter]
+        grads[next((prefix + n for n in names if prefix + n in own), names[0])] = parameter.grad.numpy()
     taken = by_example(outputs, task, host, features) | {"loss": value}
     expected["loss"] = loss.detach()
     mask = inputs["attention_mask"].bool()

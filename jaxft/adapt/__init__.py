@@ -4,6 +4,7 @@ An adaptation splits the parameters in two, trainable and frozen, and says what 
 the project knows which method is on. A new one is a file with `build` and a line here.
 """
 
+import dataclasses
 from types import ModuleType
 
 from jaxft.adapt import adalora, adapter, bitfit, freeze, full, ia3, lora, prefix, prompt
@@ -25,6 +26,17 @@ METHODS: dict[str, ModuleType] = {
 """`config.adapt` -> the module that has `build`, as below."""
 
 
+def resolved(experiment: Experiment, model: Model) -> Experiment:
+    """Returns the experiment with the model's own layers where it says "auto".
+
+    Raises:
+      UserError: the model has no such layers.
+    """
+    if experiment.adapt != "ia3":
+        return experiment
+    return dataclasses.replace(experiment, ia3=ia3.resolved(experiment.ia3, model))
+
+
 def build(experiment: Experiment, spec: nn.Spec, model: Model) -> Adaptation:
     """The method that an experiment asks for.
 
@@ -38,4 +50,4 @@ def build(experiment: Experiment, spec: nn.Spec, model: Model) -> Adaptation:
     return METHODS[experiment.adapt].build(experiment, spec, model)
 
 
-__all__ = ["METHODS", "Adaptation", "build", "together"]
+__all__ = ["METHODS", "Adaptation", "build", "resolved", "together"]

@@ -11,7 +11,8 @@ from jaxft.config import Experiment
 from jaxft.models import Model, nn
 from jaxft.types import Array, Params
 
-PLACES = {"houlsby": ("output/dense",), "pfeiffer": ("layer/*/output/dense",)}
+PLACES = {"houlsby": ("attention", "mlp"), "pfeiffer": ("mlp",)}
+"""`config.adapter.placement` -> the parts of a layer that end with one; see `jaxft.models.interface.PARTS`."""
 
 
 class Bottleneck(struct.PyTreeNode):
@@ -28,7 +29,8 @@ class Bottleneck(struct.PyTreeNode):
 
 def build(experiment: Experiment, spec: nn.Spec, model: Model) -> Adaptation:
     options, flat = experiment.adapter, nn.flatten(spec)
-    patterns = options.targets or PLACES[options.placement]
+    parts = PLACES[options.placement]
+    patterns = options.targets or [pattern for part in parts for pattern in model.part("adapter.targets", part)]
     new = {}
     for path in dense_layers(flat, model, "adapter.targets", patterns):
         kernel = flat[f"{path}/kernel"]

@@ -1,12 +1,17 @@
 """(IA)^3: keys, values and the hidden units of the feed-forward layers are rescaled (Liu et al. 2022, section 3.3)."""
 
+import dataclasses
+
 from flax import struct
 
+from jaxft import config
 from jaxft.adapt.base import Adaptation, dense_layers
-from jaxft.config import Experiment
 from jaxft.errors import UserError
 from jaxft.models import Model, nn
 from jaxft.types import Array, Params
+
+AUTO = ("auto",)
+"""In an experiment: the model's own layers for this."""
 
 
 class Rescale(struct.PyTreeNode):
@@ -21,8 +26,22 @@ class Rescale(struct.PyTreeNode):
         return (nn.linear(p, x) * self.scale).astype(x.dtype)
 
 
-def build(experiment: Experiment, spec: nn.Spec, model: Model) -> Adaptation:
-    options, flat = experiment.ia3, nn.flatten(spec)
+def resolved(options: config.IA3, model: Model) -> config.IA3:
+    """Returns the same options with the model's own layers in place of "auto".
+
+    Raises:
+      UserError: the model has no such layers.
+    """
+    outputs = (
+        (*model.part("ia3.outputs", "key"), *model.part("ia3.outputs", "value")) if options.outputs == AUTO else None
+    )
+    inputs = model.part("ia3.inputs", "mlp") if options.inputs == AUTO else None
+    found = {"outputs": outputs, "inputs": inputs}
+    return dataclasses.replace(options, **{key: value for key, value in found.items() if value is not None})
+
+
+def build(experiment: config.Experiment, spec: nn.Spec, model: Model) -> Adaptation:
+    options, flat = resolved(experiment.ia3, model), nn.flatten(spec)
     if not options.inputs and not options.outputs:
         raise UserError("config.ia3.outputs and config.ia3.inputs are both empty; name layers in one of them")
     inputs = dense_layers(flat, model, "ia3.inputs", options.inputs) if options.inputs else []
@@ -46,9 +65,10 @@ def build(experiment: Experiment, spec: nn.Spec, model: Model) -> Adaptation:
     def merge(params: Params) -> Params:
         flat, found = scales(params)
         for path, x in found.items():
-            kernel, bias = flat[f"{path}/kernel"], flat[f"{path}/bias"]
+            kernel, bias = flat[f"{path}/kernel"], f"{path}/bias"
             flat[f"{path}/kernel"] = x[:, None] * kernel if path in inputs else kernel * x
-            flat[f"{path}/bias"] = bias if path in inputs else bias * x
+            if bias in flat and path not in inputs:
+                flat[bias] = flat[bias] * x
         return nn.unflatten(flat)
 
     return Adaptation(lambda path: path in new or model.is_head(path), nn.unflatten(new), apply=apply, merge=merge)

@@ -30,7 +30,8 @@ class LowRank(struct.PyTreeNode):
             assert run is not None, "a model whose dense layers are to have dropout hands them its run"
             low = run.drop(x, "adapt", self.site)
         y = nn.product(x, p["kernel"]) + nn.product(nn.product(low, self.a), self.b)
-        return ((y if self.gain is None else y * self.gain) + p["bias"]).astype(x.dtype)
+        y = y if self.gain is None else y * self.gain
+        return (y + p["bias"] if "bias" in p else y).astype(x.dtype)
 
 
 def build(experiment: Experiment, spec: nn.Spec, model: Model) -> Adaptation:

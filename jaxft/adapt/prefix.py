@@ -7,14 +7,20 @@ encoders. They are no tokens: nothing but attention sees them. In a packed row e
 
 from jaxft.adapt.base import Adaptation, dense_layers
 from jaxft.config import Experiment
+from jaxft.errors import UserError
 from jaxft.models import Model, nn
 from jaxft.types import Params
 
 
 def build(experiment: Experiment, spec: nn.Spec, model: Model) -> Adaptation:
     size, flat = experiment.prefix.length, nn.flatten(spec)
-    new = {}
-    for path in dense_layers(flat, model, "prefix", ("key", "value")):
+    if not model.facts.states:
+        raise UserError(
+            f"config.adapt is prefix, but {model.cfg.hf_name} tells tokens by their distance, and keys that are no "
+            "tokens have none; take lora"
+        )
+    new, patterns = {}, (*model.facts.parts["key"], *model.facts.parts["value"])
+    for path in dense_layers(flat, model, "prefix", patterns):
         kernel = flat[f"{path}/kernel"]
         new[f"prefix/{path}/states"] = nn.Leaf((size, kernel.shape[1]), (None, kernel.axes[1]))
 

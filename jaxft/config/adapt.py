@@ -70,9 +70,12 @@ class IA3(Section):
     """adapt=ia3: keys, values and hidden units are rescaled (Liu et al. 2022)."""
 
     outputs: tuple[str, ...] = knob(
-        ("key", "value"), "parts of the paths of dense layers whose outputs are rescaled; empty: of none"
+        ("auto",),
+        "parts of the paths of dense layers whose outputs are rescaled; auto: keys and values; empty: of none",
     )
-    inputs: tuple[str, ...] = knob(("layer/*/output/dense",), "and of those whose inputs are; empty: of none")
+    inputs: tuple[str, ...] = knob(
+        ("auto",), "and of those whose inputs are; auto: what ends the feed-forward net; empty: of none"
+    )
 
 
 @dataclass(kw_only=True)

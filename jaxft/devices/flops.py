@@ -54,8 +54,11 @@ def train_flops(model: Model, task: Task, frozen: Collection[str] = ()) -> Calla
         if path.endswith("/kernel") or path in tied
     }
     heads = {path: n for path, n in work.items() if path in tied or model.is_head(path)}
-    per_token = sum(work.values()) - sum(heads.values())
-    attention = 12 * len(model.facts.layers) * model.facts.width
+    facts = model.facts
+    in_layers = tuple(f"{layer}/" for layer in facts.layers)
+    times = {path: facts.repeats if path.startswith(in_layers) else 1 for path in work}
+    per_token = sum(n * times[path] for path, n in work.items() if path not in heads)
+    attention = 12 * len(facts.layers) * facts.repeats * facts.width
 
     def count(lengths: np.ndarray) -> float:
         n = np.asarray(lengths, np.float64)

@@ -17,10 +17,16 @@ def supports(query: tuple[int, ...], length: int, dtype: Any, see: nn.See, drop:
 
     Without dropout alone: cuDNN's masks depend on where in the batch a token lies, which ours must not.
     """
-    del see  # any
     _, queries, _, dim = query
     even = queries % 2 == 0 and length % 2 == 0  # what its backward pass asks for
-    return drop is None and even and dtype in (jnp.bfloat16, jnp.float16) and dim % 8 == 0 and dim <= WIDEST
+    return (
+        drop is None
+        and see.bias is None
+        and even
+        and dtype in (jnp.bfloat16, jnp.float16)
+        and dim % 8 == 0
+        and dim <= WIDEST
+    )
 
 
 def attention(

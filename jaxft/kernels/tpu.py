@@ -34,11 +34,11 @@ class Static(NamedTuple):
 
 
 def supports(query: tuple[int, ...], length: int, dtype: Any, see: nn.See, drop: nn.PairDropout | None) -> bool:
-    """Tells whether `attention` computes queries of this shape, rows of this length, and this kind of dropout."""
-    del dtype, see  # any
+    """Tells whether `attention` computes queries of this shape, rows of this length, what is seen, and such dropout."""
+    del dtype  # any
     _, queries, heads, dim = query
     fits = max(queries, length) <= LONGEST and LANES % dim == 0 and heads * dim % LANES == 0
-    return fits and (drop is None or drop.bits is nn.hash_bits)
+    return fits and see.bias is None and not see.window and (drop is None or drop.bits is nn.hash_bits)
 
 
 def attention(

@@ -7,11 +7,22 @@ from types import ModuleType
 from typing import Any
 
 from jaxft.errors import UserError, nearest
-from jaxft.models import bert, nn, roberta
+from jaxft.models import albert, bert, deberta_v2, distilbert, electra, modernbert, mpnet, nn, roberta
 from jaxft.models.interface import PURPOSES, Facts, Head
 from jaxft.types import Array, Batch, Float, Int, Params
 
-ARCHITECTURES: dict[str, ModuleType] = {"bert": bert, "roberta": roberta}
+ARCHITECTURES: dict[str, ModuleType] = {
+    "bert": bert,
+    "roberta": roberta,
+    "xlm-roberta": roberta,
+    "camembert": roberta,
+    "distilbert": distilbert,
+    "modernbert": modernbert,
+    "deberta-v2": deberta_v2,
+    "electra": electra,
+    "albert": albert,
+    "mpnet": mpnet,
+}
 """`model_type` of config.json -> the module that computes it; what it has is in `jaxft.models.interface`."""
 
 HEAD_SITE = 2**16
@@ -57,8 +68,22 @@ class Model:
 
         One that a method has added, `lora/PATH/a`, lies where the model's own at PATH does.
         """
-        below = (*reversed(self.facts.layers), self.facts.embeddings)
-        return next((depth for depth, part in enumerate(below, 1) if f"/{part}/" in f"/{path}"), 0)
+        below = (*((layer,) for layer in reversed(self.facts.layers)), self.facts.embeddings)
+        lies = lambda parts: any(f"/{part}/" in f"/{path}" for part in parts)  # noqa: E731
+        return next((depth for depth, parts in enumerate(below, 1) if lies(parts)), 0)
+
+    def part(self, key: str, part: str) -> tuple[str, ...]:
+        """Returns patterns for the paths of the dense layers that are for something; see `interface.PARTS`.
+
+        Args:
+          key: of the experiment, that names others instead.
+
+        Raises:
+          UserError: the model has no layer for this alone.
+        """
+        if part not in self.facts.parts:
+            raise UserError(f"{self.cfg.hf_name} has no dense layer for {part} alone; name layers in config.{key}")
+        return self.facts.parts[part]
 
     def head(self, purpose: str, outputs: int = 0) -> Head:
         """Returns the head of one of `PURPOSES`; `outputs` is how many numbers a place gets, where that is free.
@@ -74,8 +99,7 @@ class Model:
 
     def param_spec(self, *heads: Head) -> nn.Spec:
         """Declares every parameter of the body and of the given heads."""
-        trees = [self.module.param_spec(self.cfg), *(head.spec for head in heads)]
-        return nn.unflatten({path: leaf for tree in trees for path, leaf in nn.flatten(tree).items()})
+        return nn.merged(self.module.param_spec(self.cfg), *(head.spec for head in heads))
 
     def encode(
         self, params: Params, batch: Batch, run: nn.Run, at: Int[Array, "rows places"] | None = None
@@ -84,9 +108,14 @@ class Model:
         return self.module.encode(params, self.cfg, batch, run, at)
 
     def of_examples(self, head: Head, params: Params, batch: Batch, run: nn.Run) -> Float[Array, "rows slots outputs"]:
-        """Applies a head to each example, at its first token."""
-        x = self.encode(params, batch, run, at=batch["starts"])
-        return head.apply(params, x, run.over(batch["order"]).fold(HEAD_SITE))
+        """Applies a head to each example: at its first token, or to all of its tokens as `head.pooling` says."""
+        of_examples = run.over(batch["order"]).fold(HEAD_SITE)
+        if head.pooling == "first":
+            return head.apply(params, self.encode(params, batch, run, at=batch["starts"]), of_examples)
+        mean = lambda x: nn.mean_pool(x, batch["segment_ids"], batch["starts"].shape[1])  # noqa: E731
+        if head.pooling == "mean":
+            return head.apply(params, mean(self.encode(params, batch, run)).astype(run.dtype), of_examples)
+        return mean(self.of_tokens(head, params, batch, run))
 
     def of_tokens(self, head: Head, params: Params, batch: Batch, run: nn.Run) -> Float[Array, "rows length outputs"]:
         """Applies a head to each token."""

@@ -1,6 +1,7 @@
 """Heads that several architectures share."""
 
 from functools import reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,26 +11,73 @@ from jaxft.models.interface import Head
 from jaxft.types import Array, Float, Params
 
 
-def linear(path: str, width: int, outputs: int, stddev: float, drops: bool = True) -> Head:
-    """Returns a dense layer at `path`, behind dropout unless told otherwise."""
+def linear(path: str, width: int, outputs: int, stddev: float, drops: str = "classifier") -> Head:
+    """Returns a dense layer at `path`, behind dropout at the rate that `drops` names; empty: behind none."""
 
     def apply(params: Params, x: Array, run: nn.Run) -> Array:
-        p = reduce(lambda tree, name: tree[name], path.split("/"), params)
-        return nn.dense(p, run.drop(x, "classifier") if drops else x).astype(jnp.float32)
+        return nn.dense(at(params, path), run.drop(x, drops) if drops else x).astype(jnp.float32)
 
     return Head(nn.unflatten({path: nn.dense_spec(width, outputs, ("embed", None), stddev)}), apply)
 
 
-def pooled(body: str, width: int, stddev: float, top: Head) -> Head:
-    """Returns tanh(dense(.)) by the body's own pooler, below another head (Devlin et al. 2019)."""
-    spec = {f"{body}/pooler/dense": nn.dense_spec(width, width, ("embed", None), stddev)}
+def over(below: Head, top: Head) -> Head:
+    """Returns one head on top of what another computes."""
+
+    def apply(params: Params, x: Array, run: nn.Run) -> Array:
+        return top.apply(params, below.apply(params, x, run), run)
+
+    return Head(nn.merged(top.spec, below.spec), apply, top.pooling)
+
+
+def behind(path: str, act: str, top: Head, width: int, stddev: float, drops: str = "") -> Head:
+    """Returns a head on top of act(dense(.)) by the dense layer at `path` (of BERT: its pooler, act being tanh).
+
+    Args:
+      drops: name of the rate of dropout before it; empty: none.
+    """
 
     def apply(params: Params, x: Array, run: nn.Run) -> Array:
         with jax.named_scope("pooler"):
-            x = jnp.tanh(nn.dense(params[body]["pooler"]["dense"], x))
-        return top.apply(params, x, run)
+            x = run.drop(x, drops, site=1) if drops else x
+            return nn.ACTIVATIONS[act](nn.dense(at(params, path), x))
 
-    return Head(nn.unflatten({**nn.flatten(top.spec), **nn.flatten(nn.unflatten(spec))}), apply)
+    return over(Head(nn.unflatten({path: nn.dense_spec(width, width, ("embed", None), stddev)}), apply), top)
+
+
+def transformed(
+    dense: str, norm: str, act: str, sizes: tuple[int, int], stddev: float, eps: float, biases: tuple[bool, bool]
+) -> Head:
+    """Returns norm(act(dense(.))), which no more than prepares for what is on top.
+
+    Args:
+      dense, norm: the paths of both.
+      sizes: of what goes in and what comes out.
+      biases: whether dense layer and normalization have one.
+    """
+    spec = {
+        dense: nn.dense_spec(*sizes, ("embed", None), stddev, biases[0]),
+        norm: nn.layer_norm_spec(sizes[1], biases[1]),
+    }
+
+    def apply(params: Params, x: Array, run: nn.Run) -> Array:
+        return nn.layer_norm(at(params, norm), nn.ACTIVATIONS[act](nn.dense(at(params, dense), x)), eps)
+
+    return Head(nn.unflatten(spec), apply)
+
+
+def words(below: Head, table: str, vocabulary: int, bias: str) -> Head:
+    """Returns the scores of words by their embeddings, x E^T + b for x of `below` (Devlin et al. 2019).
+
+    Args:
+      table: path of the embeddings.
+      bias: path of b, which ends in /bias; empty: there is none.
+    """
+
+    def apply(params: Params, x: Array, run: nn.Run) -> Array:
+        return word_scores(x, at(params, table)["embedding"], at(params, bias) if bias else jnp.zeros(vocabulary))
+
+    spec = {bias: nn.Leaf((vocabulary,), ("vocab",), "zeros")} if bias else {}
+    return over(below, Head(nn.unflatten(spec), apply))
 
 
 def word_scores(
@@ -37,3 +85,8 @@ def word_scores(
 ) -> Float[Array, "rows places words"]:
     """Computes x E^T + b for a table E of word embeddings, the products summed in float32."""
     return jnp.einsum("rce,ve->rcv", x, table.astype(x.dtype), preferred_element_type=jnp.float32) + bias
+
+
+def at(params: Params, path: str) -> Any:
+    """Returns what lies at a path: a parameter, or a tree of several."""
+    return reduce(lambda tree, name: tree[name], path.split("/"), params)

@@ -7,7 +7,7 @@ encode(params, cfg, batch, run, at)   hidden states of the last layer, at all po
 head(cfg, purpose, outputs)  what stands on the body for a purpose; None: nothing does
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from jaxft.models import nn
@@ -26,11 +26,15 @@ class Facts(NamedTuple):
       heads: of attention.
       vocabulary: rows of the word embedding table.
       longest: tokens an example, at most.
-      segment_types: rows of the table of token types; types are below it.
+      segment_types: rows of the table of token types; types are below it. 0: the model has none and reads no types.
       words: path of the word embedding table.
-      embeddings: path of all parameters below the first layer.
+      embeddings: paths of all parameters below the first layer, or that all layers share.
       layers: paths of the parameters of each layer, the first layer first.
       rates: dropout rates by the names that the model's parts use.
+      parts: what dense layers are for -> patterns for their paths; see `PARTS`. What a model has no layer of its own
+        for is missing.
+      states: whether attention may see further keys and values, which have no distance to any token.
+      repeats: how many times each layer is computed, one after the other, with the same parameters.
     """
 
     width: int
@@ -39,9 +43,16 @@ class Facts(NamedTuple):
     longest: int
     segment_types: int
     words: str
-    embeddings: str
+    embeddings: tuple[str, ...]
     layers: tuple[str, ...]
     rates: dict[str, float]
+    parts: Mapping[str, tuple[str, ...]]
+    states: bool = True
+    repeats: int = 1
+
+
+PARTS = ("key", "value", "attention", "mlp")
+"""What dense layers are for: keys and values of attention; what ends attention, and the feed-forward net."""
 
 
 class Head(NamedTuple):
@@ -50,7 +61,10 @@ class Head(NamedTuple):
     Attributes:
       spec: its parameters, those in the body's own tree (a pooler) included.
       apply: `(params, x [rows, places, width], run of these places) -> [rows, places, outputs]`, logits in float32.
+      pooling: what it is applied to where an example gets one answer: "first", its first token; "mean", the mean of its
+        tokens; "late": to each of them, and the mean is taken of the answers.
     """
 
     spec: nn.Spec
     apply: Callable[[Params, Float[Array, "rows places width"], nn.Run], Float[Array, "rows places outputs"]]
+    pooling: str = "first"

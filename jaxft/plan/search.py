@@ -81,7 +81,7 @@ def rough(one: Setting, work: Work, chip: Chip) -> Rough:
     and all of one), less what this project's layers compute again; sums over devices are rings over two links.
     """
     facts, shards, shape = work.model.facts, one.data * one.fsdp, work.shape
-    layers = len(facts.layers)
+    layers = len(facts.layers) * facts.repeats
     tokens = shape.rows * shape.length / shards / one.accumulate
     scores = 5 * facts.heads * shape.length if work.scores else 0
     layer = tokens * (KEPT * facts.width + scores) / one.tensor

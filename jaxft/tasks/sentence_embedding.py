@@ -18,15 +18,7 @@ from jaxft.batch import Target
 from jaxft.models import Model, nn
 from jaxft.tasks import losses
 from jaxft.tasks.base import Task
-from jaxft.types import Array, Batch, Float, Int, Outputs, Params, Shaped
-
-
-def mean_pool(
-    hidden: Float[Array, "rows length embed"], segments: Int[Array, "rows length"], slots: int
-) -> Float[Array, "rows slots embed"]:
-    """The mean of the hidden states of each example's tokens, in float32."""
-    own = (segments[:, None, :] == jnp.arange(1, slots + 1)[None, :, None]).astype(jnp.float32)
-    return jnp.einsum("rsl,rle->rse", own, hidden.astype(jnp.float32)) / jnp.maximum(own.sum(-1), 1)[..., None]
+from jaxft.types import Array, Batch, Outputs, Params, Shaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +51,7 @@ class SentenceEmbedding(Task):
             pooled = model.encode(params, batch, run, at=batch["starts"]).astype(jnp.float32)
         else:
             hidden = model.encode(params, batch, run)
-            pooled = mean_pool(hidden, batch["segment_ids"], batch["starts"].shape[1])
+            pooled = nn.mean_pool(hidden, batch["segment_ids"], batch["starts"].shape[1])
         square = jnp.square(pooled).sum(-1, keepdims=True)
         return {"embeddings": pooled / jnp.sqrt(jnp.maximum(square, 1e-24))}
 

@@ -1,17 +1,26 @@
-"""Laws 1, 2 and 6 for every architecture and task, on a batch whose rows are packed with examples of other lengths."""
+"""The laws for every architecture: 1, 2 and 6 with every task, on rows packed with examples of other lengths.
+
+Law 3, of meshes, has a cell for each in tests/laws/test_mesh.py.
+"""
 
 import itertools
 from pathlib import Path
+from typing import Any
 
+import arithmetic
+import jax
 import numpy as np
 import pytest
 import support
 import torch_reference
 from safetensors.numpy import load_file
 
-from jaxft import models
+from jaxft import config, models
 from jaxft.errors import UserError
 from jaxft.hub import export
+from jaxft.models import nn
+from jaxft.plan import topology
+from jaxft.train.checkpoint import Checkpoints
 
 LENGTHS = [7, 3, 9, 5, 4, 6]
 """Of the examples: several share a row, none is as long as another; questions have three choices."""
@@ -26,12 +35,11 @@ def has_head(kind: str, case: support.Case) -> bool:
 
 
 CELLS = [(kind, name) for kind in support.ARCHITECTURES for name, case in support.TASKS.items() if has_head(kind, case)]
-ONCE = [
-    (kind, name) for kind, name in CELLS if kind != "bert" and name in ("single_label", "token", "answers", "masked_lm")
-]
-"""A cell for each head, of the architectures that tests/laws/test_parity.py does not ask the same of."""
-MISSING = {("roberta", "next_sentence")}
-"""What there is no class of in transformers."""
+OTHERS = [kind for kind in support.FILES if kind != "bert"]
+ONCE = [(kind, name) for kind in OTHERS for name in ("single_label", "masked_lm")]
+"""Of architectures that tests/laws/test_parity.py does not ask the same of: a few tokens, and all of them, alone."""
+MISSING = {(kind, "next_sentence") for kind in support.ARCHITECTURES if kind != "bert"}
+"""What there is no class of in transformers that asks the same."""
 
 
 def test_every_head_is_there():
@@ -39,6 +47,7 @@ def test_every_head_is_there():
     assert every - set(CELLS) == MISSING
     with pytest.raises(UserError, match="Roberta has no head for 'pair'; it has heads for text, choice, token, span, "):
         support.TASKS["next_sentence"].task.param_spec(models.build(support.ARCHITECTURES["roberta"]))
+    assert support.ARCHITECTURES.keys() == models.ARCHITECTURES.keys()
 
 
 @pytest.mark.parametrize(("kind", "name"), support.once(CELLS, *ONCE))
@@ -62,12 +71,10 @@ def test_it_is_the_model_of_transformers(torch, kind: str, name: str, tiny_model
     assert all((here[name] == there[name]).all() for name in there)
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    support.once(
-        itertools.product(support.ARCHITECTURES, ("single_label", "token", "masked_lm")), ("roberta", "masked_lm")
-    ),
-)
+PACKED = list(itertools.product(OTHERS, ("single_label", "token", "masked_lm")))
+
+
+@pytest.mark.parametrize(("kind", "name"), support.once(PACKED, *((kind, "single_label") for kind in OTHERS)))
 def test_packed_is_padded(kind: str, name: str):
     """Law 2, dropout on: the loss and the gradients."""
     case, hf = support.TASKS[name], support.ARCHITECTURES[kind]
@@ -79,3 +86,67 @@ def test_packed_is_padded(kind: str, name: str):
         support.gradients(composed, params, support.lay_out(features, case.task, 12, slots)) for slots in (0, 1)
     )
     support.assert_close(packed | {"loss": a["loss"]}, padded | {"loss": b["loss"]}, 1e-5, floor=1e-3)
+
+
+METHODS = ("freeze", "lora", "ia3", "adapter", "prompt")
+
+
+@pytest.mark.parametrize("kind", support.once(OTHERS, "modernbert", "deberta-v2"))
+def test_what_is_frozen_stays(kind: str):
+    """Law 5, by method: a step leaves it bit for bit; what has learned can be merged where the method says so."""
+    case, hf = support.TASKS["single_label"], support.ARCHITECTURES[kind]
+    model = models.build(hf, dropout=0.0)
+    features = support.random_features(np.random.default_rng(3), case, LENGTHS, hf)
+    batch = support.arrays(support.lay_out(features, case.task, 20, 0))
+    params = support.random_params(case.task, model, seed=3)
+    whole = support.compose(case.task, model)
+    for method in METHODS if "key" in model.facts.parts else [m for m in METHODS if m != "ia3"]:
+        keys: dict[str, Any] = support.ADAPTATIONS[method] | ({"freeze": config.Freeze()} if method == "freeze" else {})
+        composed = support.compose(case.task, model, optimizer=config.Optimizer(learning_rate=1e-2, warmup=0), **keys)
+        state = composed.init(support.copy(params))
+        frozen = support.copy(state.frozen)
+        after, metrics = composed.train_step(state, batch)
+        assert all((a == b).all() for a, b in zip(*map(jax.tree.leaves, (after.frozen, frozen)), strict=True)), method
+        assert composed.train_step(after, batch)[1]["loss"] < metrics["loss"], method
+        if composed.merge is None:
+            continue
+        merged = composed.merge(*composed.split(support.copy(params)))
+        found, wanted = (p.eval_step(pair, batch).outputs for p, pair in (
+            (whole, (merged, {})), (composed, composed.split(support.copy(params)))
+        ))  # fmt: skip
+        support.assert_close(found, wanted, 1e-5)
+
+
+@pytest.mark.parametrize("kind", support.once(OTHERS))
+def test_resumed_is_whole(kind: str, tmp_path: Path):
+    """Law 4, bit for bit, from a checkpoint between two steps; and law 7: all steps are one program."""
+    case, hf = support.TASKS["token"], support.ARCHITECTURES[kind]
+    features = support.random_features(np.random.default_rng(4), case, LENGTHS, hf)
+    model = models.build(hf, dropout=0.2)
+    batch = support.arrays(support.lay_out(features, case.task, 12, 0))
+    composed = support.compose(case.task, model)
+    state = composed.init(support.random_params(case.task, model, seed=4))
+    state, _ = composed.train_step(state, batch)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(state, {"step": 1, "best_step": None}, None)
+    checkpoints.wait()
+    restored = checkpoints.restore(composed.state, state.frozen, composed.placed_numbers())
+    checkpoints.close()
+    assert restored is not None
+    resumed = restored[0]
+    (whole, a), (again, b) = composed.train_step(state, batch), composed.train_step(resumed, batch)
+    assert a["loss"] == b["loss"]
+    leaves = zip(*(map(np.asarray, jax.tree.leaves(nn.flatten(s.trainable))) for s in (whole, again)), strict=True)
+    assert all((x == y).all() for x, y in leaves)
+    assert composed.train_step._cache_size() == 1  # pyright: ignore
+
+
+@pytest.mark.parametrize("kind", support.once(support.FILES))
+def test_it_is_planned_for_tpus(kind: str):
+    """Of sizes that the chip likes; the state is what the parameters are, with their two moments."""
+    pytest.importorskip("libtpu", reason=topology.MISSING)
+    sizes = {"vocab_size": 512, "max_position_embeddings": 130}
+    facts = arithmetic.on_tpu(support.ARCHITECTURES[kind] | sizes, "v5e:4x4", 64, 128)
+    held = facts["memory"]
+    assert held["fits"] and held["optimizer"] == pytest.approx(2 * held["parameters"], rel=0.01)
+    assert {c["kind"] for c in facts["collectives"]} == {"all-reduce"}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.models.nn.run import Rate, Run, count, kept, pick
-from jaxft.types import Array, Batch, Bool, Float, Int, Key, Params
+from jaxft.types import Array, Batch, Bool, Float, Int, Key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Stream:
 
 
 class See(NamedTuple):
-    """Says which tokens each token sees: those of its own segment.
+    """Says which tokens each token sees: those of its own segment, and of these perhaps only the near ones.
 
     So examples that share a row do not see each other. Padding is segment 0 and sees padding alone: its rows of the
     softmax stay finite and reach nothing.
@@ -57,14 +57,25 @@ class See(NamedTuple):
     Attributes:
       asking: segments of the tokens that ask.
       told: segments of those that are asked.
+      positions: of both, in their examples; for a window.
+      window: how far a token sees to either side, at most; 0: any distance.
+      bias: is added to the scores; the same for all rows, or for each its own.
     """
 
     asking: Int[Array, "rows queries"]
     told: Int[Array, "rows length"]
+    positions: tuple[Int[Array, "rows queries"], Int[Array, "rows length"]] | None = None
+    window: int = 0
+    bias: Float[Array, "#rows heads queries length"] | None = None
 
     def mask(self) -> Bool[Array, "rows 1 queries length"]:
         """Returns True where a token sees another, for all heads alike."""
-        return self.asking[:, None, :, None] == self.told[:, None, None, :]
+        same = self.asking[:, None, :, None] == self.told[:, None, None, :]
+        if not self.window:
+            return same
+        assert self.positions is not None, "a window is one of positions"
+        asking, told = self.positions
+        return same & (jnp.abs(asking[:, None, :, None] - told[:, None, None, :]) <= self.window)
 
 
 class PairDropout(NamedTuple):
@@ -99,12 +110,13 @@ def attention(
     see: See,
     drop: PairDropout | None,
 ) -> Float[Array, "rows queries heads dim"]:
-    """Computes softmax(Q K^T / sqrt(dim)) V over what is seen (Vaswani et al. 2017, eq. 1), the softmax in float32.
+    """Computes softmax(Q K^T / sqrt(dim) + bias) V over what is seen (Vaswani et al. 2017, eq. 1), in float32.
 
     The softmax's division comes after the product with V, as in FlashAttention (Dao et al. 2022, section 3.1), and so
     does dropout's: they take one number a query and head, and keep nothing of `[queries, length]` for their gradients.
     """
     scores = jnp.einsum("rqhd,rkhd->rhqk", query * query.shape[-1] ** -0.5, key).astype(jnp.float32)
+    scores = scores if see.bias is None else scores + see.bias.astype(jnp.float32)
     scores = jnp.where(see.mask(), scores, -jnp.inf)
     powers = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     scale = 1 / powers.sum(-1)
@@ -116,25 +128,31 @@ def attention(
 
 
 def attend(
-    p: Params,
     query: Float[Array, "rows queries heads dim"],
     key: Float[Array, "rows length heads dim"],
     value: Float[Array, "rows length heads dim"],
     asking: Stream,
     told: Stream,
+    *,
+    states: tuple[Array, Array] | None = None,
+    window: int = 0,
+    bias: Float[Array, "#rows heads queries length"] | None = None,
 ) -> Float[Array, "rows queries width"]:
     """Computes the attention of one stream to another (or to itself), as its run says, dropout included.
 
     Args:
-      p: the parameters of the projections; an adaptation may have put `states` beside those of `key` and `value`,
-        further keys and values before each example's own.
       query, key, value: what the projections make of the streams.
+      states: further keys and values `[size, width]` before each example's own, which an adaptation may have put beside
+        the parameters of the projections.
+      window: as in `See`; what lies outside is not computed where the stream attends to itself.
+      bias: as in `See`.
     """
     segments, positions, span = told.segments, told.positions, told.span
-    if "states" in p["key"]:
-        key, value = (_before(_states(p[name]["states"], told, key), x) for name, x in (("key", key), ("value", value)))
+    if states is not None:
+        assert not window and bias is None, "such keys have no distance"
+        key, value = (_before(_states(own, told, key), x) for own, x in zip(states, (key, value), strict=True))
         # There are as many copies as examples a row, each of an example's segment; their positions come after the span.
-        size = p["key"]["states"].shape[0]
+        size = len(states[0])
         segments = _before(jnp.repeat(jnp.arange(1, told.slots + 1), size), segments)
         positions = _before(span + jnp.tile(jnp.arange(size), told.slots), positions)
         span += size
@@ -143,7 +161,77 @@ def attend(
         assert run.key is not None and run.numbers is not None, "set by Stream.of"
         drop = PairDropout(rate, jax.random.fold_in(run.key, 0), run.bits, run.numbers, positions, span)
     compute = run.attention or attention
-    return compute(query, key, value, See(asking.segments, segments), drop).reshape(*query.shape[:2], -1)
+    see = See(asking.segments, segments, (asking.positions, positions) if window else None, window, bias)
+    if window and bias is None and asking is told and key.shape[1] > NEIGHBOURS * window:
+        return in_blocks(compute, query, key, value, see, drop).reshape(*query.shape[:2], -1)
+    return compute(query, key, value, see, drop).reshape(*query.shape[:2], -1)
+
+
+def in_blocks(
+    compute: Callable[..., Array],
+    query: Float[Array, "rows length heads dim"],
+    key: Float[Array, "rows length heads dim"],
+    value: Float[Array, "rows length heads dim"],
+    see: See,
+    drop: PairDropout | None,
+) -> Float[Array, "rows length heads dim"]:
+    """Computes attention within a window, `compute(query, key, value, see, drop)`, in time linear in the length.
+
+    A row is cut into blocks as long as the window, which ask their own block and the two beside it; these are the rows
+    that attention is then computed of. It asks that the tokens of an example lie side by side.
+    """
+    assert see.positions is not None, "set by attend"
+    size, (rows, length) = see.window, see.asking.shape
+    count = -(-length // size)
+
+    def cut(x: Array) -> Array:
+        x = jnp.pad(x, ((0, 0), (0, count * size - length), *((0, 0),) * (x.ndim - 2)))
+        return x.reshape(rows, count, size, *x.shape[2:])
+
+    def asking(x: Array) -> Array:
+        return cut(x).reshape(rows * count, size, *x.shape[2:])
+
+    def told(x: Array, outside: int = 0) -> Array:
+        x = jnp.pad(cut(x), ((0, 0), (1, 1), *((0, 0),) * (x.ndim - 1)), constant_values=outside)
+        x = jnp.concatenate([x[:, at : at + count] for at in range(NEIGHBOURS)], axis=2)
+        return x.reshape(rows * count, NEIGHBOURS * size, *x.shape[3:])
+
+    near = See(
+        asking(see.asking),
+        told(see.told, outside=-1),  # the segment of no token: nobody sees beyond the first and the last block
+        (asking(see.positions[0]), told(see.positions[1])),
+        see.window,
+    )
+    if drop is not None:
+        drop = drop._replace(numbers=asking(drop.numbers), keys=told(drop.keys))
+    out = compute(asking(query), told(key), told(value), near, drop)
+    return out.reshape(rows, count * size, *query.shape[2:])[:, :length]
+
+
+NEIGHBOURS = 3
+"""Blocks that a block asks: the one before it, itself, the one after it."""
+
+
+def split_heads(x: Float[Array, "rows length width"], heads: int, run: Run) -> Float[Array, "rows length heads dim"]:
+    """Returns what a projection gives, each head's part by itself."""
+    return run.constrain(x.reshape(*x.shape[:2], heads, -1), ("rows", None, "heads", None))
+
+
+def toeplitz(values: Float[Array, "heads distances"], length: int) -> Float[Array, "heads length length"]:
+    """Returns `[h, i, j] = values[h, i - j + length - 1]`: what depends on a distance, for each pair of places."""
+    return skewed(jnp.broadcast_to(values[:, None], (len(values), length, 2 * length - 1)))
+
+
+def skewed(x: Float[Array, "*lead length distances"]) -> Float[Array, "*lead length length"]:
+    """Returns `[.., i, j] = x[.., i, i - j + length - 1]`, for `2 length - 1` distances.
+
+    Without a gather, of which the gradient were a scatter: in memory each line of the result begins one number further
+    left than the one before (Huang et al. 2018, Music Transformer, section 3.4.1, shifts likewise).
+    """
+    *lead, length, _ = x.shape
+    flat = jnp.pad(x[..., ::-1], (*((0, 0),) * (x.ndim - 1), (0, 1))).reshape(*lead, -1)
+    flat = flat[..., length - 1 : length - 1 + length * (2 * length - 1)]
+    return flat.reshape(*lead, length, 2 * length - 1)[..., :length]
 
 
 def _states(states: Float[Array, "size width"], told: Stream, like: Array) -> Array:

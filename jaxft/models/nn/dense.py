@@ -32,8 +32,12 @@ def dense(p: Params, x: Float[Array, "*batch inputs"], run: Run | None = None) -
 
 
 def linear(p: Params, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-    """Computes x W + b in x's dtype; b is added in float32, so that its gradient is summed in float32."""
-    return (product(x, p["kernel"]) + p["bias"]).astype(x.dtype)
+    """Computes x W + b in x's dtype, or x W where there is no b.
+
+    b is added in float32, so that its gradient is summed in float32.
+    """
+    y = product(x, p["kernel"])
+    return (y + p["bias"]).astype(x.dtype) if "bias" in p else y
 
 
 def product(x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outputs"]) -> Float[Array, "*batch outputs"]:

@@ -38,16 +38,25 @@ def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
+def merged(*trees: dict[str, Any]) -> dict[str, Any]:
+    """Returns one tree of all that several have."""
+    return unflatten({path: leaf for tree in trees for path, leaf in flatten(tree).items()})
+
+
 def path_key(key: Key[Array, ""], path: str) -> Key[Array, ""]:
     """The key of one parameter: the same whatever other parameters there are."""
     return jax.random.fold_in(key, zlib.crc32(path.encode()))
 
 
-def dense_spec(inputs: int, outputs: int, axes: tuple[str | None, str | None], stddev: float) -> Spec:
-    """Declares a dense layer: a kernel `[inputs, outputs]` with these axes, and a bias `[outputs]`."""
-    return {"kernel": Leaf((inputs, outputs), axes, stddev=stddev), "bias": Leaf((outputs,), axes[1:], "zeros")}
+def dense_spec(
+    inputs: int, outputs: int, axes: tuple[str | None, str | None], stddev: float, bias: bool = True
+) -> Spec:
+    """Declares a dense layer: a kernel `[inputs, outputs]` with these axes, and a bias `[outputs]` unless without."""
+    kernel = {"kernel": Leaf((inputs, outputs), axes, stddev=stddev)}
+    return kernel | ({"bias": Leaf((outputs,), axes[1:], "zeros")} if bias else {})
 
 
-def layer_norm_spec(size: int) -> Spec:
-    """Declares a layer normalization: a scale and a bias, `[size]` each."""
-    return {"scale": Leaf((size,), ("embed",), "ones"), "bias": Leaf((size,), ("embed",), "zeros")}
+def layer_norm_spec(size: int, bias: bool = True) -> Spec:
+    """Declares a layer normalization: a scale and, unless without, a bias, `[size]` each."""
+    scale = {"scale": Leaf((size,), ("embed",), "ones")}
+    return scale | ({"bias": Leaf((size,), ("embed",), "zeros")} if bias else {})

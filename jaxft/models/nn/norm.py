@@ -8,12 +8,12 @@ from jaxft.types import Array, Float, Params
 
 
 def layer_norm(p: Params, x: Float[Array, "*batch embed"], eps: float) -> Float[Array, "*batch embed"]:
-    """Layer normalization over the last axis (Ba et al. 2016), computed in float32."""
+    """Layer normalization over the last axis (Ba et al. 2016), computed in float32; its bias may be missing."""
 
-    def wide(x: Array, scale: Array, bias: Array) -> Array:
+    def wide(x: Array, scale: Array, bias: Array | None = None) -> Array:
         h = x.astype(jnp.float32)
         h = h - h.mean(-1, keepdims=True)
         h = h * jax.lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + eps)
-        return (h * scale + bias).astype(x.dtype)
+        return (h * scale if bias is None else h * scale + bias).astype(x.dtype)
 
-    return kept_narrow(wide, x, p["scale"], p["bias"])
+    return kept_narrow(wide, x, p["scale"], *([p["bias"]] if "bias" in p else []))
