@@ -220,7 +220,7 @@ def prepare(
     notes = [line for split in raw.values() for line in split.notes] + carved
     features = {name: body.features(split, table, data) for name, split in prepared.items()}
     for part in features.values():
-        check_types(part, body.model)
+        check_features(part, body.model, data.max_length)
     notes += census.of_classes(experiment.task, prepared) + census.of_tokens(experiment.task, features, data.max_length)
     train, items = experiment.train, _items(features, task)
     order = Order(items["train"].lengths, train.batch_size, experiment.seed, data.group_by_length)
@@ -232,7 +232,7 @@ def prepare(
         )
     shapes = _shapes(items, order, steps, parts, data, body.model)
     experiment, doubts = with_trusted_attention(experiment, mesh, body.model, shapes[-1].length)
-    composed = program.compose(experiment, body.model, task, steps, mesh=mesh, loss=loss)
+    composed = program.compose(experiment, body.model, task, steps, mesh=mesh, loss=loss, longest=data.max_length)
     check_length(experiment, composed)
     distributed.wait_for_all("prepared")  # nobody is still tokenizing when the first collective runs
     return Job(experiment, body, task, table, prepared, features, order, steps, shapes, composed, notes + doubts)
@@ -311,12 +311,19 @@ def check_length(experiment: config.Experiment, composed: Program) -> None:
         )
 
 
-def check_types(features: Features, model: Model) -> None:
-    """Makes sure that the model has a row for each type of token that its tokenizer gives, as of a pair's second text.
+def check_features(features: Features, model: Model, max_length: int) -> None:
+    """Makes sure that the step can take examples as a table makes them.
 
     Raises:
-      UserError: it has not; the lookup would give that of another type, and PyTorch's model would fail.
+      UserError: one has more than `max_length` tokens, which the step counts on; or a type of token, as that of a
+        second text, that the model has no row for: the lookup would give another's, and PyTorch's would fail.
     """
+    longest = int(features.lengths.max(initial=0))
+    if longest > max_length:
+        raise UserError(
+            f"features: an example has {longest} tokens, more than config.data.max_length {max_length}; the task's "
+            "`features` must cut it, or make it several"
+        )
     highest = int(features.tokens["token_type_ids"].max(initial=0))
     there = model.facts.segment_types
     if there and highest >= there:

@@ -144,6 +144,7 @@ def compose(
     mesh: Mesh | None = None,
     loss: Loss | None = None,
     parts: Parts = DEFAULTS,
+    longest: int = 0,
 ) -> Program:
     """Returns the program of an experiment of so many steps.
 
@@ -151,6 +152,8 @@ def compose(
       mesh: instead of the experiment's over all devices.
       loss: instead of the task's own.
       parts: what else may be replaced.
+      longest: tokens that no example of a batch has more of, where that is known: long rows cost less then; 0: as many
+        as the model has positions.
 
     Raises:
       UserError: a mesh that does not fit the devices, or sharding rules that do not fit the parameters.
@@ -167,7 +170,7 @@ def compose(
         return gather(adapt.together(trainable, frozen))
 
     split = lambda params: method.split(method.extend(params, jax.random.key(experiment.seed)))  # noqa: E731
-    run = _run(experiment.compute, mesh, rules, spec, model)
+    run = _run(experiment.compute, mesh, rules, spec, model, longest + method.tokens if longest else 0)
     forward = _forward(task, model, method)
     outputs = lambda pair, inputs: dict(forward(method.apply(join(*pair)), inputs, run))  # noqa: E731
 
@@ -227,14 +230,15 @@ def _jitted(
     }
 
 
-def _run(compute: config.Compute, mesh: Mesh, rules: Rules, spec: nn.Spec, model: Model) -> nn.Run:
-    """How the model is computed, without dropout."""
+def _run(compute: config.Compute, mesh: Mesh, rules: Rules, spec: nn.Spec, model: Model, reach: int) -> nn.Run:
+    """How the model is computed, without dropout, on examples of at most `reach` tokens; 0: of any length."""
     run = nn.Run(
         dtype=nn.DTYPES[compute.dtype],
         bits=GENERATORS[compute.dropout],
         attention=kernels.choose(compute, mesh, rules),
         remat=compute.remat,
         scan=compute.scan,
+        reach=reach,
         constrain=sharding.constrain(mesh, rules),
     )
     if not compute.scan:

@@ -254,25 +254,23 @@ def shard_shape(
 
 
 def spread(attend: Callable[..., Array], mesh: Mesh, rules: Rules = RULES) -> Callable[..., Array]:
-    """An attention of one device, as `jaxft.kernels.tpu` has it, run by each on its own rows and heads; no bias."""
+    """An attention of one device, as `jaxft.kernels.tpu` has it, run by each on its own rows and heads."""
 
     def spread_attend(query: Array, key: Array, value: Array, see: nn.See, drop: nn.PairDropout | None) -> Array:
         wide = partition_spec(query.shape, QUERY, mesh, rules)
         rows, heads, everywhere, total = PartitionSpec(wide[0]), wide[2], PartitionSpec(), query.shape[2]
         data = (drop.numbers, drop.keys, jax.random.key_data(drop.key), drop.rate) if drop else ()
 
-        def own(query: Array, key: Array, value: Array, seen: tuple, data: tuple) -> Array:
+        def own(query: Array, key: Array, value: Array, see: nn.See, data: tuple) -> Array:
             first, here = jax.lax.axis_index(heads) * query.shape[2] if heads else 0, drop
-            asking, told, positions = seen
             if here:
                 numbers, keys, words, rate = data
                 here = here._replace(numbers=numbers, keys=keys, key=jax.random.wrap_key_data(words), rate=rate)
-            near = see._replace(asking=asking, told=told, positions=positions)
-            return attend(query, key, value, near, here, among=(first, total))
+            return attend(query, key, value, see, here, among=(first, total))
 
         specs = (wide, wide, wide, rows, (rows, rows, everywhere, everywhere) if drop else ())
         run = jax.shard_map(own, mesh=mesh, in_specs=specs, out_specs=wide, check_vma=False)
-        return run(query, key, value, (see.asking, see.told, see.positions), data)
+        return run(query, key, value, see, data)
 
     return spread_attend
 

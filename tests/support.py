@@ -199,6 +199,12 @@ def right(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
     return np.eye(size, dtype=np.float32)[rng.integers(0, size, len(lengths) // size)].reshape(-1)
 
 
+def classes_of_rows(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
+    """Labels of texts, the same for all windows of one."""
+    size = group(len(lengths))
+    return np.repeat(rng.integers(0, 3, len(lengths) // size), size).astype(np.int32)
+
+
 def distinct(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
     """Numbers of texts, no two of them alike."""
     return rng.permutation(len(lengths)).astype(np.int32)
@@ -226,6 +232,11 @@ TASKS = {
         config.NextSentence(mask_fraction=0.3),
         {"labels": hidden, "next_sentence_label": lambda rng, lengths: rng.integers(0, 2, len(lengths), np.int32)},
         coupled=True,
+    ),
+    "documents": Case(
+        config.SequenceClassification(labels=tuple("abc"), problem="single_label", windows="max"),
+        {"labels": classes_of_rows, "row": questions},
+        size=2,
     ),
     "choices": Case(config.MultipleChoice(), {"labels": right, "row": questions}, size=2),
     "embeddings": Case(config.SentenceEmbedding(), {"twins": distinct}, size=2, coupled=True),

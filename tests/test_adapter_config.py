@@ -15,7 +15,7 @@ import pytest
 import support
 from safetensors.numpy import load_file, save_file
 
-from jaxft import config, models, program, tasks
+from jaxft import adapt, config, models, program, tasks
 from jaxft.errors import UserError
 from jaxft.hub import adapter_config, adapters
 
@@ -313,6 +313,7 @@ def test_what_is_written(method, wanted):
     layers = ("bert/encoder/layer/0/output/dense", "bert/encoder/layer/0/attention/self/value")
     paths = [*(f"{method}/{layer}/a" for layer in layers), "classifier/kernel", "bert/pooler/dense/bias"]
     e = config.Experiment(adapt=method, model=config.Model(path="a/b"), task=config.TokenClassification())
+    e = adapt.resolved(e, models.build(support.SMALL))
     found = adapter_config.written(e, paths, bare=False)
     assert found["base_model_name_or_path"] == "a/b" and found["task_type"] == "TOKEN_CLS"
     assert found["modules_to_save"] == ["classifier", "pooler"]

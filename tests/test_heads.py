@@ -132,8 +132,8 @@ def test_types_of_tokens_that_the_model_lacks_are_refused(types, fits):
     features = Features(np.asarray([0, 3]), {"token_type_ids": np.asarray(types, np.int32)}, {})
     model = models.build(TINY | {"type_vocab_size": 1})
     with nullcontext() if fits else pytest.raises(UserError, match=r"the token type 1, .* but the model has only 1 "):
-        job.check_types(features, model)
-    job.check_types(features, models.build(TINY))
+        job.check_features(features, model, 8)
+    job.check_features(features, models.build(TINY), 8)
 
 
 def test_an_adapter_without_a_head_answers_nothing(finished, tmp_path):

@@ -77,6 +77,8 @@ def answers(task: Task, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dic
 
     if isinstance(task.options, config.SentenceEmbedding):
         return embedded(model, inputs)
+    if "row" in inputs and not isinstance(task.options, config.MultipleChoice):
+        return of_windows(model, inputs)
     found = model(**read_by(model, inputs))
     if not isinstance(task.options, config.MaskedLM):
         return found.loss, {name: found[name].detach() for name in task.outputs}
@@ -90,8 +92,19 @@ def answers(task: Task, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dic
 
 def read_by(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the inputs that the model takes: one that has no token types takes none."""
-    taken = signature(model.forward).parameters
+    taken = signature(getattr(model, "get_base_model", lambda: model)().forward).parameters  # peft's takes anything
     return {name: x for name, x in inputs.items() if name != "token_type_ids" or name in taken}
+
+
+def of_windows(model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The most of each class over the windows of a text, for each of them; and the loss, where a text counts once."""
+    import torch
+
+    rows, labels = inputs["row"], inputs["labels"]
+    logits = model(**read_by(model, {k: x for k, x in inputs.items() if k not in ("row", "labels")})).logits
+    of_texts = torch.stack([logits[rows == row].amax(0) for row in rows.unique()])
+    loss = torch.nn.functional.cross_entropy(of_texts, torch.stack([labels[rows == row][0] for row in rows.unique()]))
+    return loss, {"logits": of_texts[rows].detach()}
 
 
 def embedded(model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -32,7 +32,8 @@ def resolved(experiment: Experiment, model: Model) -> Experiment:
     Raises:
       UserError: the model has no such layers.
     """
-    if experiment.adapt != "ia3":
+    # Also where they are not asked for, as runs of 0.1.0 have written them down.
+    if experiment.adapt != "ia3" and not {"key", "value", "mlp"} <= model.facts.parts.keys():
         return experiment
     return dataclasses.replace(experiment, ia3=ia3.resolved(experiment.ia3, model))
 

@@ -32,12 +32,12 @@ def resolved(options: config.IA3, model: Model) -> config.IA3:
     Raises:
       UserError: the model has no such layers.
     """
-    outputs = (
-        (*model.part("ia3.outputs", "key"), *model.part("ia3.outputs", "value")) if options.outputs == AUTO else None
-    )
-    inputs = model.part("ia3.inputs", "mlp") if options.inputs == AUTO else None
-    found = {"outputs": outputs, "inputs": inputs}
-    return dataclasses.replace(options, **{key: value for key, value in found.items() if value is not None})
+    outputs, inputs = options.outputs, options.inputs
+    if outputs == AUTO:
+        outputs = (*model.part("ia3.outputs", "key"), *model.part("ia3.outputs", "value"))
+    if inputs == AUTO:
+        inputs = model.part("ia3.inputs", "mlp")
+    return dataclasses.replace(options, outputs=outputs, inputs=inputs)
 
 
 def build(experiment: config.Experiment, spec: nn.Spec, model: Model) -> Adaptation:

@@ -10,9 +10,22 @@ from jaxft.errors import nearest
 T = TypeVar("T")
 
 
-def knob(default: T, doc: str, *, low: float | None = None, high: float | None = None, choices: tuple = ()) -> T:
-    """A documented dataclass field with bounds (inclusive) or choices."""
-    meta = {"doc": doc, "low": low, "high": high, "choices": choices}
+def knob(
+    default: T,
+    doc: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple = (),
+    since: str = "",
+) -> T:
+    """A documented dataclass field with bounds (inclusive) or choices.
+
+    Args:
+      since: the version that it came with, unless it was there in the first; at its default it then says nothing, so
+        that runs of older versions resume.
+    """
+    meta = {"doc": doc, "low": low, "high": high, "choices": choices, "since": since}
     return dataclasses.field(default=default, metadata=meta)  # pyright: ignore[reportReturnType]
 
 

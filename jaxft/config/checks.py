@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_origin
 
 from jaxft.config.base import Section, walk
-from jaxft.config.experiment import ADDED, EXTENDABLE, RESUMABLE, Experiment
+from jaxft.config.experiment import EXTENDABLE, RESUMABLE, Experiment
 from jaxft.config.tasks import TASKS
 from jaxft.errors import UserError, nearest
 
@@ -112,7 +112,7 @@ def defining(experiment: Experiment) -> dict[str, Any]:
     flat = {
         key: getattr(holder, field.name)
         for key, holder, field in walk(experiment)
-        if key not in ADDED or getattr(holder, field.name) != field.default
+        if not field.metadata["since"] or getattr(holder, field.name) != field.default
     }
     return {k: v for k, v in flat.items() if not any(k == r or k.startswith(r + ".") for r in RESUMABLE)}
 

@@ -23,6 +23,7 @@ class Model(Section):
         "auto: the checkpoint's head where it is one of the task's class and has its labels, by name if it names them, "
         "else a new one; load: that head as it stands; new: a new one",
         choices=("auto", "load", "new"),
+        since="0.2.0",
     )
     dropout: float | None = knob(
         None, "rate of every dropout; none: as the checkpoint's config.json says", low=0, high=0.99
@@ -44,6 +45,7 @@ class Data(Section):
     delimiter: str = knob(
         "",
         "what separates the cells of CSV/TSV files; empty: a comma or a tab, or else ; , tab or | as the header tells",
+        since="0.2.0",
     )
     columns: tuple[str, ...] = knob(
         (), "column names of CSV/TSV files without a header line, or of CoNLL files (else tokens, ..., tags)"
@@ -66,6 +68,7 @@ class Data(Section):
         "what is kept of a text that is cut; head+tail: a quarter from its beginning, the rest from its end. Of pairs "
         "the longer text is cut first, until both are of one length",
         choices=("head", "tail", "head+tail"),
+        since="0.2.0",
     )
     packing: str = knob("auto", "rows of a batch; auto: several examples a row, off: one", choices=("auto", "off"))
     group_by_length: bool = knob(False, "put examples of like length into one batch (for packing=off)")
@@ -176,6 +179,3 @@ RESUMABLE = (
 
 EXTENDABLE = ("train.epochs", "train.steps", "train.patience")
 """Keys that say how long a run is: by them it may be made longer (--extend)."""
-
-ADDED = ("model.head", "data.delimiter", "data.truncate", "task.repair", "task.label_form")
-"""Keys that 0.1.0 does not have: at their defaults they say nothing, so that its runs resume."""

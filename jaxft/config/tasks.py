@@ -36,6 +36,14 @@ class SequenceClassification(Task):
     )
     balanced: bool = knob(False, "class_weights by how rare a label is in the training data")
     label_smoothing: float = knob(0.0, "share of each target spread evenly over the classes", low=0, high=1)
+    windows: str = knob(
+        "",
+        "a text longer than data.max_length is read in overlapping windows, and each class (or the score) gets the "
+        "mean or the max of theirs; empty: it is cut",
+        choices=("", "mean", "max"),
+        since="0.2.0",
+    )
+    stride: int = knob(32, "tokens that two windows of a text share", low=0, since="0.2.0")
 
 
 @dataclass(kw_only=True)
@@ -67,6 +75,7 @@ class QuestionAnswering(Task):
         "what is done with answers that are not where they say; empty: an error, nearest: moved to where they occur "
         "nearest, or left out if nowhere, drop: left out",
         choices=("", "nearest", "drop"),
+        since="0.2.0",
     )
     unanswerable: str = knob(
         "auto", "whether a text may hold no answer; auto: as in the training data", choices=("auto", "yes", "no")
@@ -111,6 +120,7 @@ class MultipleChoice(Task):
         "auto",
         "what a label is, where it could be two of these; auto: an error there",
         choices=("auto", "number", "letter", "text"),
+        since="0.2.0",
     )
 
 

@@ -6,8 +6,12 @@ from typing import Any
 from jaxft.config import MultipleChoice, SentenceEmbedding, SequenceClassification, Task
 from jaxft.errors import UserError
 
-CUT = (SequenceClassification, MultipleChoice, SentenceEmbedding)
-"""Tasks that cut what is too long; others have windows of it, or go on with the rest."""
+
+def cuts(options: Task) -> bool:
+    """Tells whether a task cuts what is too long; others have windows of it, or go on with the rest."""
+    if isinstance(options, SequenceClassification):
+        return not options.windows
+    return isinstance(options, MultipleChoice | SentenceEmbedding)
 
 
 class Keeping:
@@ -45,10 +49,11 @@ def keeping(tokenizer: Any, options: Task, keep: str) -> Any:
     """
     if keep == "head":
         return tokenizer
-    if not isinstance(options, CUT):
+    if not cuts(options):
+        how = " in windows" if isinstance(options, SequenceClassification) else ""
         raise UserError(
-            f"config.data.truncate is {keep!r}, but {type(options).__name__} cuts no texts: it reads all of a long "
-            "one; unset it"
+            f"config.data.truncate is {keep!r}, but {type(options).__name__}{how} cuts no texts: it reads all of a "
+            "long one; unset it"
         )
     return Keeping(tokenizer, keep)
 

@@ -159,5 +159,5 @@ def one(
     """What plan.json holds of a checked and resolved experiment on these devices, by `plan`."""
     model, task = Body.of(experiment.model, experiment.data.max_length).model, tasks.build(experiment.task)
     mesh = sharding.make_mesh(experiment.mesh, devices)
-    composed = compose(experiment, model, task, steps=1000, mesh=mesh)
+    composed = compose(experiment, model, task, steps=1000, mesh=mesh, longest=experiment.data.max_length)
     return plan(experiment, composed, shape, lengths, experiment.data.cache, exact)

@@ -16,7 +16,7 @@ from jaxft.devices import distributed
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.hub import adapter_config, adapters
-from jaxft.job import Body, check_length, check_types, load, load_adapter, with_trusted_attention
+from jaxft.job import Body, check_features, check_length, load, load_adapter, with_trusted_attention
 from jaxft.predict import directory
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
@@ -111,7 +111,8 @@ class Predictor:
         experiment, doubts = with_trusted_attention(experiment, mesh, body.model, length)
         for line in doubts:
             say(line)
-        composed = program.compose(experiment, body.model, tasks.build(experiment.task), steps=10**9, mesh=mesh)
+        computed = tasks.build(experiment.task)
+        composed = program.compose(experiment, body.model, computed, steps=10**9, mesh=mesh, longest=length)
         check_length(experiment, composed)
         distributed.wait_for_all("prepared")
         if folder and not chosen:
@@ -189,7 +190,7 @@ class Predictor:
             path=None,
             about=lambda made: census.of_features(made, self._tokenizer),
         )
-        check_types(features, self._program.model)
+        check_features(features, self._program.model, length)
         distributed.wait_for_all("tokenized")  # nobody is still at it when the first collective runs
         return features
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxft.config import MultipleChoice, SentenceEmbedding, SequenceClassification, Task, TokenClassification
+from jaxft.config import MultipleChoice, SequenceClassification, Task, TokenClassification
 from jaxft.data.features import Features
 from jaxft.data.sources import Split
+from jaxft.data.truncation import cuts
 from jaxft.tables.multi_label import label_name
 
 MANY = 0.5
@@ -63,7 +64,7 @@ def of_tokens(options: Task, features: Mapping[str, Features], max_length: int) 
     lines = []
     for key, part in features.items():
         full = int((part.lengths >= max_length).sum())
-        if full and isinstance(options, SequenceClassification | MultipleChoice | SentenceEmbedding):
+        if full and cuts(options):
             what = "choices" if isinstance(options, MultipleChoice) else "texts"
             fill = f"{full:,} of {len(part):,} {key} {what} fill config.data.max_length {max_length}"
             lines.append(f"{fill}; what is longer is cut")

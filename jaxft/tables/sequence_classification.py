@@ -12,9 +12,10 @@ from jaxft import config
 from jaxft.data.columns import with_text
 from jaxft.data.features import Features
 from jaxft.data.sources import Split, require_columns
+from jaxft.errors import UserError
 from jaxft.metrics import classification
 from jaxft.models import Model
-from jaxft.tables import labels
+from jaxft.tables import labels, windows
 from jaxft.tables.base import Host, Published, Table, named, sigmoid, softmax
 
 LIKELY = 0.5
@@ -24,6 +25,20 @@ USAGE = """from transformers import pipeline
 
 predict = pipeline("text-classification", model="path/to/this/directory")
 print(predict("A text."))"""
+
+OF_WINDOWS = """import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+path = "path/to/this/directory"
+tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForSequenceClassification.from_pretrained(path)
+cut = dict(truncation=True, max_length={max_length}, stride={stride}, return_overflowing_tokens=True)
+windows = tokenizer("A long text.", **cut, padding=True, return_tensors="pt")
+windows.pop("overflow_to_sample_mapping")
+with torch.no_grad():
+    print(model(**windows).logits.{how})  # of the text"""
+
+HOW = {"mean": "mean(0)", "max": "amax(0)"}
+"""How PyTorch calls what `config.task.windows` names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +58,10 @@ class SequenceClassification(Table):
 
     def read(self, split: Split, labelled: bool = True) -> Split:
         options = self.options
+        if options.windows and options.text_pair:
+            raise UserError(
+                "config.task.windows is set, and so is config.task.text_pair: of pairs there are no windows"
+            )
         columns = {"task.text": options.text, "task.text_pair": options.text_pair}
         if labelled:
             names = options.label_columns
@@ -69,6 +88,11 @@ class SequenceClassification(Table):
 
     def features(self, split: Split, tokenizer: Any, max_length: int, labelled: bool = True) -> dict[str, Any]:
         texts = [split.table.column(column).to_pylist() for column in self.inputs]
+        if self.options.windows:
+            encodings, rows = windows.encode(tokenizer, *texts, max_length=max_length, stride=self.options.stride)
+            columns = {"input_ids": [e.ids for e in encodings], "token_type_ids": [e.type_ids for e in encodings]}
+            given = {"labels": labels.ids(self.options, split)[rows]} if labelled else {}
+            return columns | {"row": rows} | given
         encoded = tokenizer(
             *texts, truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=True
         )
@@ -76,15 +100,15 @@ class SequenceClassification(Table):
         return columns | ({"labels": labels.ids(self.options, split)} if labelled else {})
 
     def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
-        labels, names = features.examples["labels"], self.options.labels
+        logits, labels, names = _logits(outputs, features), _labels(features), self.options.labels
         if not names:
-            return classification.regression(labels, outputs["logits"][:, 0])
+            return classification.regression(labels, logits[:, 0])
         if self.options.problem == "multi_label":
-            probabilities = sigmoid(outputs["logits"])
+            probabilities = sigmoid(logits)
             thresholds = self.options.thresholds or classification.best_thresholds(labels, probabilities)
             chosen = {f"threshold/{name}": value for name, value in zip(names, thresholds, strict=True)}
             return classification.multi_label(labels, probabilities, thresholds, names) | chosen
-        return classification.single_label(labels, softmax(outputs["logits"]), names)
+        return classification.single_label(labels, softmax(logits), names)
 
     def undecided(self) -> dict[str, float]:
         open_ = self.options.problem == "multi_label" and not self.options.thresholds
@@ -97,17 +121,18 @@ class SequenceClassification(Table):
         return dataclasses.replace(self, options=dataclasses.replace(self.options, thresholds=values))
 
     def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
+        logits = _logits(outputs, features)
         if not self.options.labels:
-            yield from ({"score": float(score)} for score in outputs["logits"][:, 0])
+            yield from ({"score": float(score)} for score in logits[:, 0])
             return
         if self.options.problem == "multi_label":
             least = np.asarray(self.options.thresholds or [LIKELY] * len(self.options.labels))
-            for probabilities in sigmoid(outputs["logits"]):
+            for probabilities in sigmoid(logits):
                 named = {name: float(p) for name, p in zip(self.options.labels, probabilities, strict=True)}
                 held = [name for name, over in zip(self.options.labels, probabilities >= least, strict=True) if over]
                 yield {"prediction": held, "probabilities": named}
             return
-        for probabilities in softmax(outputs["logits"]):
+        for probabilities in softmax(logits):
             best = int(probabilities.argmax())
             named = {name: float(p) for name, p in zip(self.options.labels, probabilities, strict=True)}
             yield {
@@ -117,15 +142,27 @@ class SequenceClassification(Table):
             }
 
     def plots(self, outputs: Host, features: Features, split: Split) -> dict[str, Any]:
-        labels = features.examples["labels"]
+        logits, labels = _logits(outputs, features), _labels(features)
         if not self.options.labels:
-            return {"labels": labels, "scores": outputs["logits"][:, 0]}
+            return {"labels": labels, "scores": logits[:, 0]}
         if self.options.problem == "multi_label":
             return {"names": self.options.labels}
-        return {"labels": labels, "probabilities": softmax(outputs["logits"]), "names": self.options.labels}
+        return {"labels": labels, "probabilities": softmax(logits), "names": self.options.labels}
 
     def published(self, model: Model, max_length: int) -> Published:
         names = self.options.labels or ("LABEL_0",)
         kinds = {"regression": "regression", "multi_label": "multi_label_classification"}
         kind = kinds.get(self.options.problem, "single_label_classification")
-        return Published("text-classification", USAGE, {**named(names), "problem_type": kind})
+        usage = USAGE
+        if self.options.windows:
+            usage = OF_WINDOWS.format(max_length=max_length, stride=self.options.stride, how=HOW[self.options.windows])
+        return Published("text-classification", usage, {**named(names), "problem_type": kind})
+
+
+def _logits(outputs: Host, features: Features) -> np.ndarray:
+    """Of each row of the table, `[rows, outputs]`: all its windows have the same."""
+    return outputs["logits"][features.bounds[:-1]]
+
+
+def _labels(features: Features) -> np.ndarray:
+    return features.examples["labels"][features.bounds[:-1]]

@@ -13,17 +13,28 @@ import numpy as np
 from jaxft import config
 from jaxft.batch import Target
 from jaxft.models import Head, Model, nn
-from jaxft.tasks import losses
+from jaxft.tasks import losses, windows
 from jaxft.tasks.base import Task
 from jaxft.types import Array, Batch, Outputs, Params
 
 
 @dataclasses.dataclass(frozen=True)
 class SequenceClassification(Task):
-    """Without labels it is a regression with one output."""
+    """Without labels it is a regression with one output.
+
+    An example is a text, or a window of one, which shares its row with the others: each has the logits of their text.
+    """
 
     options: config.SequenceClassification
     hf_class: str = "ForSequenceClassification"
+
+    @property
+    def together(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return bool(self.options.windows)
+
+    @property
+    def reads(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return ("row",) if self.options.windows else ()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -31,9 +42,11 @@ class SequenceClassification(Task):
 
     @property
     def targets(self) -> Mapping[str, Target]:
+        """`row` tells the texts apart that windows are of."""
+        several = {"row": Target("example", np.int32, -1)} if self.options.windows else {}
         if self.options.problem == "multi_label":
-            return {"labels": Target("example", np.float32, size=(len(self.labels),))}
-        return {"labels": Target("example", np.int32 if self.labels else np.float32)}
+            return {"labels": Target("example", np.float32, size=(len(self.labels),)), **several}
+        return {"labels": Target("example", np.int32 if self.labels else np.float32), **several}
 
     @property
     def outputs(self) -> Mapping[str, str]:
@@ -46,7 +59,8 @@ class SequenceClassification(Task):
         return model.head("text", outputs=max(len(self.labels), 1))
 
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
-        return {"logits": model.of_examples(self._head(model), params, batch, run)}
+        logits = model.of_examples(self._head(model), params, batch, run)
+        return {"logits": windows.combined(logits, batch["row"], self.options.windows) if self.together else logits}
 
     @property
     def numbers(self) -> Mapping[str, float]:
@@ -57,6 +71,8 @@ class SequenceClassification(Task):
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         logits, labels, weights = outputs["logits"], batch["labels"], batch["weights"]
+        if self.together:
+            weights = weights * windows.is_first(batch["row"])  # a text counts once
         if self.options.problem == "regression":
             return losses.squared_error(logits.squeeze(-1), labels, weights)
         if self.options.problem == "multi_label":

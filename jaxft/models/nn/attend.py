@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from jaxft.models.nn.run import Rate, Run, count, kept, pick
 from jaxft.types import Array, Batch, Bool, Float, Int, Key
@@ -48,7 +49,7 @@ class Stream:
         return dataclasses.replace(self, x=x, segments=segments, positions=positions, run=self.run.pick(at))
 
 
-class See(NamedTuple):
+class See(struct.PyTreeNode):
     """Says which tokens each token sees: those of its own segment, and of these perhaps only the near ones.
 
     So examples that share a row do not see each other. Padding is segment 0 and sees padding alone: its rows of the
@@ -65,7 +66,7 @@ class See(NamedTuple):
     asking: Int[Array, "rows queries"]
     told: Int[Array, "rows length"]
     positions: tuple[Int[Array, "rows queries"], Int[Array, "rows length"]] | None = None
-    window: int = 0
+    window: int = struct.field(pytree_node=False, default=0)
     bias: Float[Array, "#rows heads queries length"] | None = None
 
     def mask(self) -> Bool[Array, "rows 1 queries length"]:
@@ -144,7 +145,8 @@ def attend(
       query, key, value: what the projections make of the streams.
       states: further keys and values `[size, width]` before each example's own, which an adaptation may have put beside
         the parameters of the projections.
-      window: as in `See`; what lies outside is not computed where the stream attends to itself.
+      window: as in `See`. Where a stream attends to itself, what is farther away, or than an example is long, is not
+        computed.
       bias: as in `See`.
     """
     segments, positions, span = told.segments, told.positions, told.span
@@ -162,8 +164,9 @@ def attend(
         drop = PairDropout(rate, jax.random.fold_in(run.key, 0), run.bits, run.numbers, positions, span)
     compute = run.attention or attention
     see = See(asking.segments, segments, (asking.positions, positions) if window else None, window, bias)
-    if window and bias is None and asking is told and key.shape[1] > NEIGHBOURS * window:
-        return in_blocks(compute, query, key, value, see, drop).reshape(*query.shape[:2], -1)
+    near = min(window or told.span, run.reach or told.span)
+    if asking is told and states is None and bias is None and key.shape[1] > NEIGHBOURS * near:
+        return in_blocks(compute, query, key, value, see, drop, near).reshape(*query.shape[:2], -1)
     return compute(query, key, value, see, drop).reshape(*query.shape[:2], -1)
 
 
@@ -174,14 +177,17 @@ def in_blocks(
     value: Float[Array, "rows length heads dim"],
     see: See,
     drop: PairDropout | None,
+    size: int,
 ) -> Float[Array, "rows length heads dim"]:
-    """Computes attention within a window, `compute(query, key, value, see, drop)`, in time linear in the length.
+    """Computes attention between tokens that are near, `compute(query, key, value, see, drop)`, in linear time.
 
-    A row is cut into blocks as long as the window, which ask their own block and the two beside it; these are the rows
-    that attention is then computed of. It asks that the tokens of an example lie side by side.
+    A row is cut into blocks, which ask their own block and the two beside it; these are the rows that attention is then
+    computed of. It asks that the tokens of an example lie side by side.
+
+    Args:
+      size: of a block: what a token sees is at most so many tokens away.
     """
-    assert see.positions is not None, "set by attend"
-    size, (rows, length) = see.window, see.asking.shape
+    rows, length = see.asking.shape
     count = -(-length // size)
 
     def cut(x: Array) -> Array:
@@ -199,7 +205,7 @@ def in_blocks(
     near = See(
         asking(see.asking),
         told(see.told, outside=-1),  # the segment of no token: nobody sees beyond the first and the last block
-        (asking(see.positions[0]), told(see.positions[1])),
+        see.positions and (asking(see.positions[0]), told(see.positions[1])),
         see.window,
     )
     if drop is not None:

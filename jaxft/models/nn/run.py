@@ -105,6 +105,7 @@ class Run:
       attention: an implementation with the signature of `jaxft.models.nn.attention`; None: that one.
       remat: recompute each layer in the backward pass (Chen et al. 2016).
       scan: compute the layers as a loop over their stacked parameters, which compiles in a fraction of the time.
+      reach: tokens an example, at most; 0: as many as the model has positions. See `jaxft.models.nn.attend`.
       gather: makes the parameters of one layer whole, inside that loop; see `jaxft.sharding.gather`.
       constrain: places an activation by its logical axes; see `jaxft.sharding`.
     """
@@ -117,6 +118,7 @@ class Run:
     attention: Callable[..., Array] | None = None
     remat: bool = False
     scan: bool = False
+    reach: int = 0
     gather: Callable[[Params], Params] = lambda params: params
     constrain: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
 

@@ -1,0 +1,166 @@
+"""Texts longer than the model: windows that are combined, and attention of long rows in blocks."""
+
+import dataclasses
+import itertools
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+import pytest
+from runs import experiment
+
+from jaxft import Predictor, config, hub, modes, tables
+from jaxft.data import truncation
+from jaxft.data.features import tokenize
+from jaxft.data.sources import Split
+from jaxft.errors import UserError
+from jaxft.models import nn
+from jaxft.models.nn.attend import in_blocks
+from jaxft.tables import census
+from jaxft.tasks import windows
+
+RNG = np.random.default_rng(0)
+OPTIONS = config.SequenceClassification(labels=("a", "b"), problem="single_label", windows="mean", stride=2)
+TEXTS = ("good movie", "the plot was bad and the movie was very very long , and the end was bad", "good")
+
+
+@pytest.mark.parametrize(("how", "numpy"), [("mean", np.mean), ("max", np.max)])
+def test_windows_are_combined(how, numpy):
+    """Those of a text, wherever in the row they are; also below zero, as an empty slot has logits of its own."""
+    row = np.asarray([[3, 3, 5, 3, -1], [2, 7, 7, -1, -1]])
+    logits = RNG.normal(size=(2, 5, 3)).astype(np.float32) - 9
+    found = np.asarray(windows.combined(jnp.asarray(logits), jnp.asarray(row), how))
+    for at, slot in np.ndindex(row.shape):
+        expected = numpy(logits[at][row[at] == row[at, slot]], axis=0)
+        np.testing.assert_allclose(found[at, slot], expected, rtol=1e-6)
+
+
+def test_a_text_counts_once():
+    row = jnp.asarray([[3, 3, 5, 3, -1, -1]])
+    assert windows.is_first(row).tolist() == [[True, False, True, False, True, False]]
+
+
+def made(options: config.SequenceClassification, max_length: int, tiny_model):
+    split = Split(pa.table({"text": TEXTS, "label": ["a", "b", "a"]}), "texts")
+    table, tokenizer = tables.build(options), hub.load_tokenizer(tiny_model)
+    return table, split, tokenizer, tokenize(3, lambda *_: table.features(split, tokenizer, max_length), None)
+
+
+def test_a_long_text_becomes_windows_that_share_tokens(tiny_model):
+    _, _, tokenizer, features = made(OPTIONS, 10, tiny_model)
+    rows = features.examples["row"]
+    assert rows[0] == 0 and rows[-1] == 2 and (rows == 1).sum() >= 3 and features.lengths.max() == 10
+    assert features.examples["labels"].tolist() == [int(row == 1) for row in rows]
+    parts = np.split(features.tokens["input_ids"], features.offsets[1:-1])
+    own = [part[1:-1].tolist() for part, row in zip(parts, rows, strict=True) if row == 1]
+    whole = own[0] + [token for part in own[1:] for token in part[2:]]
+    assert whole == tokenizer(TEXTS[1], add_special_tokens=False)["input_ids"]
+    assert all(a[-2:] == b[:2] for a, b in itertools.pairwise(own))
+
+
+def test_answers_and_metrics_are_of_texts(tiny_model):
+    table, split, _, features = made(OPTIONS, 10, tiny_model)
+    of_texts = np.asarray([[2.0, 0], [0, 1], [0, 3]], np.float32)
+    outputs = {"logits": of_texts[features.examples["row"]]}
+    answers = list(table.predictions(outputs, features, split))
+    assert [answer["prediction"] for answer in answers] == ["a", "b", "b"]
+    assert table.metrics(outputs, features, split)["accuracy"] == pytest.approx(2 / 3)
+    assert table.plots(outputs, features, split)["labels"].tolist() == [0, 1, 0]
+    scores = dataclasses.replace(OPTIONS, labels=(), problem="regression")
+    found = tables.build(scores).predictions({"logits": outputs["logits"][:, :1]}, features, split)
+    assert [one["score"] for one in found] == [2.0, 0.0, 0.0]
+
+
+def test_what_does_not_go_with_windows_is_one_line(tiny_model):
+    table = tables.build(dataclasses.replace(OPTIONS, text_pair="other"))
+    with pytest.raises(UserError, match=r"config\.task\.windows is set, and so is config\.task\.text_pair"):
+        table.read(Split(pa.table({"text": TEXTS, "other": TEXTS, "label": ["a", "b", "a"]}), "texts"))
+    with pytest.raises(UserError, match="'tail', but SequenceClassification in windows cuts no texts"):
+        truncation.keeping(None, OPTIONS, "tail")
+    with pytest.raises(UserError, match=r"config\.task\.stride is 8; it must be below the 8 tokens"):
+        made(dataclasses.replace(OPTIONS, stride=8), 10, tiny_model)
+
+
+def test_texts_in_windows_are_not_said_to_be_cut(tiny_model):
+    features = made(OPTIONS, 10, tiny_model)[3]
+    assert census.of_tokens(OPTIONS, {"train": features}, 10) == []
+    assert len(census.of_tokens(dataclasses.replace(OPTIONS, windows=""), {"train": features}, 10)) == 1
+
+
+def packed(lengths: list[int], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Segments and positions of a row that begins with examples of these lengths."""
+    segments, positions = np.zeros((2, 1, length), np.int32)
+    ends = np.cumsum(lengths)
+    for number, (end, size) in enumerate(zip(ends, lengths, strict=True), 1):
+        segments[0, end - size : end], positions[0, end - size : end] = number, np.arange(size)
+    return segments, positions
+
+
+@pytest.mark.parametrize(("window", "size"), [(4, 4), (0, 9)])
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_attention_in_blocks_is_attention(window, size, rate):
+    """Within a window, or of examples shorter than a block; values, gradients and dropout masks."""
+    lengths = [9, 3, 7, 9, 1] if not window else [20, 3, 7]
+    segments, positions = map(jnp.asarray, packed(lengths, 33))
+    see = nn.See(segments, segments, (positions, positions) if window else None, window)
+    numbers = segments * 100 + positions
+    drop = nn.PairDropout(nn.Rate.of(rate), jax.random.key(1), nn.hash_bits, numbers, positions, 50) if rate else None
+    query, key, value, weights = (jnp.asarray(RNG.normal(size=(1, 33, 2, 4)), jnp.float32) for _ in range(4))
+    weights = weights * (segments > 0)[..., None, None]  # padding reaches nothing
+
+    def total(compute):
+        return lambda *given: (compute(*given) * weights).sum()
+
+    def plain(query, key, value):
+        return nn.attention(query, key, value, see, drop)
+
+    def blocks(query, key, value):
+        return in_blocks(nn.attention, query, key, value, see, drop, size)
+
+    own = np.asarray(segments[0] > 0)
+    np.testing.assert_allclose(
+        np.asarray(blocks(query, key, value))[:, own], np.asarray(plain(query, key, value))[:, own], atol=1e-5
+    )
+    found, expected = (jax.grad(total(f), argnums=(0, 1, 2))(query, key, value) for f in (blocks, plain))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(("reach", "window", "square"), [(0, 0, True), (8, 0, False), (8, 2, False), (16, 0, True)])
+def test_long_rows_are_computed_in_blocks(reach, window, square):
+    """Where examples, or what is seen, are short beside them: no scores of all positions with all."""
+    run = nn.Run(reach=reach)
+    segments, positions = map(jnp.asarray, packed([8] * 6, 48))
+    stream = nn.Stream(jnp.zeros((1, 48, 4)), run, segments, positions, 6, 50)
+    x = jnp.ones((1, 48, 2, 2))
+    lowered = jax.jit(lambda x: nn.attend(x, x, x, stream, stream, window=window)).lower(x).as_text()
+    assert ("48x48" in lowered) is square
+
+
+@pytest.fixture(scope="module")
+def read_in_windows(tiny_model, cache, tmp_path_factory):
+    """The workdir of a short run on texts that are two windows and more."""
+    workdir = tmp_path_factory.mktemp("documents") / "run"
+    one = experiment(tiny_model, cache, data={"max_length": 16}, train={"epochs": 1})
+    options = config.SequenceClassification(label="sentiment", windows="max", stride=4)
+    modes.train(dataclasses.replace(one, task=options), str(workdir))
+    return workdir
+
+
+LONG = [" ".join(["the plot was bad and the movie very very long"] * 4), "good", "the end was not bad , and good " * 3]
+
+
+def test_the_usage_of_an_export_gives_the_same_answers(torch, read_in_windows, capsys):
+    """As its card has it, run in PyTorch."""
+    card = (read_in_windows / "export" / "README.md").read_text()
+    usage = next(part for part in card.split("```") if "AutoTokenizer" in part).removeprefix("python\n")
+    usage = usage.replace("path/to/this/directory", str(read_in_windows / "export"))
+    for text, answer in zip(LONG, Predictor.open(str(read_in_windows))(LONG), strict=True):
+        capsys.readouterr()
+        exec(usage.replace("A long text.", text), scope := {})
+        logits = scope["torch"].tensor(json.loads(re.findall(r"\[.*?\]", capsys.readouterr().out)[0]))
+        expected = torch.softmax(logits, -1).tolist()
+        np.testing.assert_allclose(list(answer["probabilities"].values()), expected, atol=2e-3)
