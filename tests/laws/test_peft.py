@@ -1,7 +1,7 @@
 """Law 1 and law 6 for adapters: what `peft` computes, opened from its directories; and it opens ours."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,23 +21,65 @@ from jaxft.types import Params
 
 HEAD = ["classifier", "pooler"]
 """Modules of BERT that `peft` is told to train whole."""
-LINEAR = ["query", "key", "value", "dense"]
-SCALED = {"target_modules": ["key", "value", "output.dense"], "feedforward_modules": ["output.dense"]}
 
-KINDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "rslora": (
-        "LoraConfig",
-        {"r": 3, "lora_alpha": 5, "use_rslora": True, "target_modules": ["query", "output.dense"]},
+
+class Modules(NamedTuple):
+    """What `peft` is told of an architecture: its own defaults where it has them.
+
+    Attributes:
+      attention: that it puts corrections on.
+      scaled: and scales.
+      fed: of these, those of which the inputs are scaled.
+      inner: a layer more, that DoRA is put on.
+      head: to be trained whole.
+    """
+
+    attention: list[str]
+    scaled: list[str]
+    fed: list[str]
+    inner: str
+    head: list[str]
+
+
+BERT = Modules(["query", "value"], ["key", "value", "output.dense"], ["output.dense"], "intermediate.dense", HEAD)
+OF = {
+    "bert": BERT,
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "electra"), BERT._replace(head=["classifier"])),
+    "distilbert": Modules(
+        ["q_lin", "v_lin"], ["k_lin", "v_lin", "lin2"], ["lin2"], "lin1", ["pre_classifier", "classifier"]
     ),
-    "dora": (
-        "LoraConfig",
-        {"r": 2, "lora_alpha": 3, "use_dora": True, "target_modules": ["value", "intermediate.dense"]},
+    "modernbert": Modules(["Wqkv"], ["Wqkv", "mlp.Wo"], ["mlp.Wo"], "mlp.Wi", ["head", "classifier"]),
+    "deberta-v2": BERT._replace(
+        attention=["query_proj", "value_proj"], scaled=["key_proj", "value_proj", "output.dense"]
     ),
-    "ia3": ("IA3Config", SCALED),
-    "prefix": ("PrefixTuningConfig", {"num_virtual_tokens": 3}),
-    "prompt": ("PromptTuningConfig", {"num_virtual_tokens": 4}),
+    "albert": BERT._replace(scaled=["key", "value", "ffn_output"], fed=["ffn_output"], inner="ffn"),
+    "mpnet": BERT._replace(
+        attention=["attn.q", "attn.v"], scaled=["attn.k", "attn.v", "output.dense"], head=["classifier"]
+    ),
 }
-"""`peft`'s class of a method, and its arguments."""
+WITHOUT = {
+    "prefix": ("distilbert", "modernbert", "deberta-v2", "albert", "mpnet"),
+    "prompt": ("distilbert", "electra", "albert"),
+}
+"""Architectures of which transformers takes no keys and values of a prefix; of which `peft` mistakes the size of a word's
+embedding for that of a prompt."""
+
+
+def arguments(kind: str, modules: Modules) -> tuple[str, dict[str, Any]]:
+    """`peft`'s class of a method, and its arguments."""
+    return {
+        "rslora": ("LoraConfig", {"r": 3, "lora_alpha": 5, "use_rslora": True, "target_modules": modules.attention}),
+        "dora": (
+            "LoraConfig",
+            {"r": 2, "lora_alpha": 3, "use_dora": True, "target_modules": [modules.attention[-1], modules.inner]},
+        ),
+        "ia3": ("IA3Config", {"target_modules": modules.scaled, "feedforward_modules": modules.fed}),
+        "prefix": ("PrefixTuningConfig", {"num_virtual_tokens": 3}),
+        "prompt": ("PromptTuningConfig", {"num_virtual_tokens": 4}),
+    }[kind]
+
+
+KINDS = ("rslora", "dora", "ia3", "prefix", "prompt")
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +124,20 @@ def plain(name: str) -> str:
     return name.replace(".modules_to_save", "").replace(".default", "").replace("vector.weight", "vector")
 
 
-CELLS = [(architecture, kind) for architecture in support.ARCHITECTURES for kind in KINDS]
-ONCE = [("bert", kind) for kind in KINDS] + [("roberta", "lora")]
+CELLS = [(name, kind) for name in support.ARCHITECTURES for kind in KINDS if name not in WITHOUT.get(kind, ())]
+ONCE = [("bert", kind) for kind in KINDS] + [("modernbert", "rslora"), ("deberta-v2", "ia3")]
+
+
+def test_these_are_its_own_defaults(peft):
+    from peft.utils import constants
+
+    found = {
+        part: getattr(constants, f"TRANSFORMERS_MODELS_TO_{method}_MODULES_MAPPING")
+        for part, method in (("attention", "LORA_TARGET"), ("scaled", "IA3_TARGET"), ("fed", "IA3_FEEDFORWARD"))
+    }
+    for part, mapping in found.items():
+        known = [name for name in OF if name in mapping]
+        assert len(known) >= 3 and all(getattr(OF[name], part) == mapping[name] for name in known), part
 
 
 @pytest.mark.parametrize(("architecture", "kind"), support.once(CELLS, *ONCE))
@@ -92,11 +146,10 @@ def test_peft_computes_the_same(torch, peft, tmp_path, architecture: str, kind: 
     case, hf = support.TASKS["single_label"], support.ARCHITECTURES[architecture]
     base = torch_reference.torch_model(hf, case.task, seed=0)
     base.save_pretrained(tmp_path / "base")
-    name, arguments = KINDS[kind]
-    head = HEAD if architecture == "bert" else ["classifier"]
-    theirs = peft.get_peft_model(
-        base, getattr(peft, name)(task_type="SEQ_CLS", modules_to_save=head, **arguments)
-    ).eval()
+    modules = OF[architecture]
+    name, options = arguments(kind, modules)
+    options |= {"task_type": "SEQ_CLS", "modules_to_save": modules.head}
+    theirs = peft.get_peft_model(base, getattr(peft, name)(**options)).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in theirs.parameters():
@@ -104,7 +157,8 @@ def test_peft_computes_the_same(torch, peft, tmp_path, architecture: str, kind: 
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     theirs.save_pretrained(tmp_path / "theirs")
     ours = Ours(tmp_path, case, keep_gradients=True, hf=hf, **adapters.options(tmp_path / "theirs"))
-    found = theirs(**ours.inputs)
+    inputs = torch_reference.read_by(theirs, ours.inputs)
+    found = theirs(**inputs)
     found.loss.backward()
     logits = found.logits.detach().numpy()
 
@@ -116,7 +170,7 @@ def test_peft_computes_the_same(torch, peft, tmp_path, architecture: str, kind: 
     assert float(metrics["loss"]) == pytest.approx(float(found.loss.detach()), rel=1e-4)
     grads = {plain(n): p.grad.numpy() for n, p in theirs.named_parameters() if p.requires_grad}
     support.assert_close(ours.tensors(state.opt_state), grads, 1e-4, floor=1e-3)
-    assert_opens(torch, peft, tmp_path, ours.inputs, logits)
+    assert_opens(torch, peft, tmp_path, inputs, logits)
 
 
 def assert_opens(torch, peft, tmp_path, inputs: dict[str, Any], logits: np.ndarray) -> None:
