@@ -61,8 +61,8 @@ WITHOUT = {
     "prefix": ("distilbert", "modernbert", "deberta-v2", "albert", "mpnet"),
     "prompt": ("distilbert", "electra", "albert"),
 }
-"""Architectures of which transformers takes no keys and values of a prefix; of which `peft` mistakes the size of a word's
-embedding for that of a prompt."""
+"""Architectures of which transformers takes no keys and values of a prefix; of which `peft` mistakes the size of an
+embedding for that of a hidden state."""
 
 
 def arguments(kind: str, modules: Modules) -> tuple[str, dict[str, Any]]:

@@ -1,0 +1,104 @@
+"""What architectures have of their own: buckets of distances, what of a config.json is refused, loops over layers."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import support
+
+from jaxft import models
+from jaxft.errors import UserError
+from jaxft.models import deberta_v2, mpnet
+from jaxft.models.nn.stack import Loop, loop
+
+APART = np.arange(-1100, 1101)
+
+
+@pytest.mark.parametrize(("buckets", "farthest"), [(256, 512), (256, -1), (32, 128), (4, 28), (0, 40)])
+def test_distances_of_deberta_fall_into_pytorchs_buckets(torch, buckets, farthest):
+    """At the edges float32's rounding decides, and a row further is another embedding."""
+    from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+
+    hf = support.ARCHITECTURES["deberta-v2"] | {"position_buckets": buckets, "max_position_embeddings": 512}
+    cfg = models.build(hf | {"max_relative_positions": farthest}).cfg
+    most = cfg.farthest
+    assert most == (512 if farthest < 0 else farthest)
+    apart = torch.tensor(APART)
+    theirs = make_log_bucket_position(apart, buckets, most) if buckets else apart
+    expected = (theirs + cfg.span).clamp(0, 2 * cfg.span - 1)
+    assert np.asarray(deberta_v2.distances(APART, cfg)).tolist() == expected.long().tolist()
+
+
+def test_distances_of_mpnet_fall_into_pytorchs_buckets(torch):
+    from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
+
+    # The reference is given what is asked less what asks.
+    expected = MPNetEncoder.relative_position_bucket(torch.tensor(-APART), num_buckets=32).tolist()
+    assert np.asarray(mpnet.buckets(APART)).tolist() == expected
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "an architecture that is not there": (
+        "bert",
+        {"model_type": "longformer"},
+        r"'longformer' is not supported; .*bert",
+    ),
+    "a misspelt one": ("bert", {"model_type": "deberta"}, "did you mean 'deberta-v2'"),
+    "a number of heads": ("bert", {"num_attention_heads": 3}, "hidden size, 16, must be a multiple .* heads, 3"),
+    "of DistilBERT": ("distilbert", {"n_heads": 5}, "hidden size, 16, must be a multiple .* heads, 5"),
+    "no id for padding": ("roberta", {"pad_token_id": None}, "pad_token_id is null; RoBERTa counts positions from it"),
+    "an activation": ("electra", {"hidden_act": "geluu"}, "hidden_act 'geluu'; did you mean 'gelu'"),
+    "a decoder": ("xlm-roberta", {"is_decoder": True}, "is_decoder and add_cross_attention are not supported"),
+    "relative positions": ("albert", {"position_embedding_type": "relative_key"}, "must be absolute"),
+    "a convolution": ("deberta-v2", {"conv_kernel_size": 3}, "conv_kernel_size is not supported"),
+    "kinds of layers": ("modernbert", {"layer_types": ["full_attention"]}, "for each of num_hidden_layers"),
+    "another kind": ("modernbert", {"layer_types": ["chunked_attention"] * 3}, "must be full_attention or sliding_att"),
+    "another rotation": ("modernbert", {"rope_scaling": {"type": "linear"}}, "rope_scaling and a rope_type beside"),
+    "another pooling": ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling must be cls or mean"),
+    "too few buckets": ("mpnet", {"relative_attention_num_buckets": 8}, "must be 32 or more"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_computed_is_one_line(name):
+    kind, changed, said = REFUSED[name]
+    with pytest.raises(UserError, match=said) as error:
+        models.build(support.ARCHITECTURES[kind] | changed)
+    assert "\n" not in str(error.value)
+
+
+def test_groups_of_albert():
+    hf = support.ARCHITECTURES["albert"]
+    facts = models.build(hf).facts
+    assert (len(facts.layers), facts.repeats) == (2, 2)
+    with pytest.raises(UserError, match="num_hidden_groups"):
+        models.build(hf | {"num_hidden_layers": 3})
+
+
+def test_config_keys_of_both_versions_of_transformers():
+    """Of ModernBERT: thetas and kinds of layers."""
+    hf = {key: x for key, x in support.ARCHITECTURES["modernbert"].items() if "rope" not in key and "every" not in key}
+    old = models.build(hf | {"global_rope_theta": 9.0, "local_rope_theta": 8.0, "global_attn_every_n_layers": 2}).cfg
+    rotations = {"full_attention": {"rope_theta": 9.0}, "sliding_attention": {"rope_theta": 8.0}}
+    kinds = ["full_attention", "sliding_attention", "full_attention"]
+    new = models.build(hf | {"rope_parameters": rotations, "layer_types": kinds}).cfg
+    assert old == new and old.thetas == (9.0, 8.0) and old.layer_types == tuple(kinds)
+    assert models.build({"model_type": "modernbert"}).cfg.thetas == (160_000.0, 10_000.0)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "found"),
+    [
+        ("aaaa", (0, 1, 4)),
+        ("abababa", (0, 2, 3)),
+        ("fssfssfssf", (0, 3, 3)),
+        ("xaaaa", (1, 1, 4)),
+        ("ab", (2, 0, 0)),
+        ("a", (1, 0, 0)),
+        ("", (0, 0, 0)),
+        ("aabb", (2, 1, 2)),
+    ],
+)
+def test_which_layers_are_a_loop(kinds, found):
+    """The fewest are left to be compiled by themselves; what is no loop is unrolled."""
+    assert loop(kinds) == Loop(*found)
