@@ -46,6 +46,8 @@ SMALL = {
 
 _ROBERTA = SMALL | {"pad_token_id": 1, "type_vocab_size": 1, "max_position_embeddings": 30}
 
+_GTE = SMALL | {"model_type": "gte", "pad_token_id": 1, "layer_norm_eps": 1e-3}
+
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bert": SMALL,
     **{kind: _ROBERTA | {"model_type": kind} for kind in ("roberta", "xlm-roberta", "camembert")},
@@ -92,10 +94,37 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "albert": SMALL | {"model_type": "albert", "embedding_size": 8, "num_hidden_layers": 4, "num_hidden_groups": 2},
     "mpnet": {name: value for name, value in SMALL.items() if name != "type_vocab_size"}
     | {"model_type": "mpnet", "pad_token_id": 1, "max_position_embeddings": 30},
+    "eurobert": {
+        "model_type": "eurobert",
+        "vocab_size": 40,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 24,
+        "max_position_embeddings": 28,
+        "rms_norm_eps": 1e-3,
+        "rope_theta": 50.0,
+        "rope_scaling": None,
+        "classifier_pooling": "late",
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "mask_token_id": 3,
+    },
+    "nomic_bert": SMALL
+    | {
+        "model_type": "nomic_bert",
+        "layer_norm_eps": 1e-3,
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 50.0, "factor": 2.0},
+    },
+    "gte": _GTE | {"rope_parameters": {"rope_type": "linear", "rope_theta": 50.0, "factor": 3.0}},
+    "new": _GTE | {"model_type": "new", "type_vocab_size": 0, "rope_theta": 30.0, "position_embedding_type": "rope"},
+    "jina_embeddings_v3": _ROBERTA | {"model_type": "jina_embeddings_v3", "layer_norm_eps": 1e-3, "rope_theta": 30.0},
 }
 """A small model of each architecture."""
 
-FILES = [kind for kind in ARCHITECTURES if kind not in ("xlm-roberta", "camembert")]
+FILES = [kind for kind in ARCHITECTURES if kind not in ("xlm-roberta", "camembert", "new")]
 """Architectures with a file of their own: those that are left out differ from one in the names of classes alone."""
 
 

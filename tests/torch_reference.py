@@ -1,5 +1,6 @@
 """The same models and inputs as PyTorch has them: what jaxft's own are held against."""
 
+import json
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from safetensors.numpy import load_file, save_file
 from support import assert_close, by_example, lay_out, ours, published
 
 from jaxft import config, hub, models
@@ -24,11 +26,21 @@ def load(directory: Path, task: Task, dropout: float | None = None) -> tuple[Mod
     return model, hub.load_parameters(directory, spec, key=key, base_prefix=model.prefix)[0]
 
 
+IN_TRANSFORMERS = {"new": "gte"}
+"""Type of an architecture whose code is on the Hub -> that of transformers, which computes the same."""
+
+
+def in_transformers(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json of the same architecture in transformers."""
+    return {**hf, "model_type": IN_TRANSFORMERS.get(hf["model_type"], hf["model_type"])}
+
+
 def torch_model(hf: Mapping[str, Any], task: Task, seed: int) -> Any:
     """A random model of the task's class in eval mode, none of its parameters zero or one."""
     import torch
     import transformers
 
+    hf = in_transformers(hf)
     sizes = {**hf, **published(task)}
     generator = torch.Generator().manual_seed(seed)
     kind, settings = getattr(transformers, models.build(hf).hf_class(task.hf_class)), type(hf_settings(hf))
@@ -47,6 +59,21 @@ def hf_settings(hf: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig
 
     return AutoConfig.for_model(**hf)
+
+
+def save(theirs: Any, directory: Path, hf: Mapping[str, Any]) -> None:
+    """Writes the model as a checkpoint of the type of `hf`: one of code on the Hub calls type and body as that does."""
+    theirs.save_pretrained(directory)
+    here, there = models.build(in_transformers(hf)).prefix, models.build(hf).prefix
+    if here != there:
+        weights, settings = directory / "model.safetensors", directory / "config.json"
+        save_file({renamed(name, here, there): x for name, x in load_file(weights).items()}, weights)
+        settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_type": hf["model_type"]}))
+
+
+def renamed(name: str, here: str, there: str) -> str:
+    """The name of a tensor, with the body called otherwise."""
+    return f"{there}{name.removeprefix(here)}" if name.startswith(f"{here}.") else name
 
 
 def torch_inputs(features: Features, task: Task, length: int, pad: int = 0) -> dict[str, Any]:
@@ -129,6 +156,8 @@ def assert_parity(
     host: HostBatch | None = None,
 ) -> None:
     """The two models on the same examples: theirs a row each, ours that or laid out as in `host`."""
+    from transformers.core_model_loading import revert_weight_conversion
+
     host = host or lay_out(features, task, inputs["attention_mask"].shape[-1])
     loss, expected = answers(task, theirs, inputs)
     assert loss > 1e-3, "a loss of zero has no gradients to compare"
@@ -136,10 +165,14 @@ def assert_parity(
     prefix = "" if task.hf_class else f"{model.prefix}."
     value, outputs, own = ours(task, model, params, host.arrays)
     own = {hub.torch_name(path): g.T if hub.is_transposed(path) else g for path, g in own.items()}
-    grads = {}
+    found = {}
     for parameter in theirs.parameters():  # one that is tied has several names
         names = [n for n, other in theirs.named_parameters(remove_duplicate=False) if other is parameter]
-        grads[next((prefix + n for n in names if prefix + n in own), names[0])] = parameter.grad.numpy()
+        known = (n for n in names if renamed(prefix + n, theirs.base_model_prefix, model.prefix) in own)
+        found[next(known, names[0])] = parameter.grad
+    # As they would be stored: one that is split in the class of transformers may be whole in a checkpoint.
+    stored = {prefix + name: grad.numpy() for name, grad in revert_weight_conversion(theirs, found).items()}
+    grads = {renamed(name, theirs.base_model_prefix, model.prefix): grad for name, grad in stored.items()}
     taken = by_example(outputs, task, host, features) | {"loss": value}
     expected["loss"] = loss.detach()
     mask = inputs["attention_mask"].bool()

@@ -22,6 +22,10 @@ WRAPPERS = ("module.", "_orig_mod.", "model.")
 """What DistributedDataParallel, torch.compile and Lightning put before every name."""
 
 
+PREFIXES = {"gte": "new", "nomic_bert": "bert"}
+"""Name of a body here -> what checkpoints of the code on the Hub, older than the transformers class, call it."""
+
+
 def torch_name(path: str) -> str:
     """The PyTorch name of a parameter: kernel, embedding and scale are all called weight there."""
     *parents, last = path.split("/")
@@ -49,9 +53,9 @@ class Weights:
         self.wrapper = _wrapper(tensors) if from_torch else ""
         self._tensors = {name.removeprefix(self.wrapper): t for name, t in tensors.items()}
         self._torch = from_torch
-        separator = "." if from_torch else "/"
-        prefixed = any(name.startswith(base_prefix + separator) for name in self._tensors)
-        self._cut = "" if prefixed else base_prefix + "/"
+        self._prefix = f"{base_prefix}/"
+        known = [f"{name}/" for name in (base_prefix, PREFIXES.get(base_prefix)) if name]
+        self._stored = next((prefix for prefix in known if any(name.startswith(prefix) for name in self.names())), "")
 
     def names(self) -> set[str]:
         """The stored names, with / between their parts."""
@@ -63,7 +67,8 @@ class Weights:
         return found.replace(".", "/") if found else None
 
     def _find(self, path: str) -> str | None:
-        path = path.removeprefix(self._cut)
+        if path.startswith(self._prefix):
+            path = self._stored + path.removeprefix(self._prefix)
         spellings = [path]
         if self._torch:
             # Checkpoints converted from TensorFlow's BERT say gamma and beta for LayerNorm's scale and bias.

@@ -7,7 +7,21 @@ from types import ModuleType
 from typing import Any
 
 from jaxft.errors import UserError, nearest
-from jaxft.models import albert, bert, deberta_v2, distilbert, electra, modernbert, mpnet, nn, roberta
+from jaxft.models import (
+    albert,
+    bert,
+    deberta_v2,
+    distilbert,
+    electra,
+    eurobert,
+    gte,
+    jina_embeddings_v3,
+    modernbert,
+    mpnet,
+    nn,
+    nomic_bert,
+    roberta,
+)
 from jaxft.models.interface import PURPOSES, Facts, Head
 from jaxft.types import Array, Batch, Float, Int, Params
 
@@ -22,6 +36,11 @@ ARCHITECTURES: dict[str, ModuleType] = {
     "electra": electra,
     "albert": albert,
     "mpnet": mpnet,
+    "eurobert": eurobert,
+    "nomic_bert": nomic_bert,
+    "gte": gte,
+    "new": gte,
+    "jina_embeddings_v3": jina_embeddings_v3,
 }
 """`model_type` of config.json -> the module that computes it; what it has is in `jaxft.models.interface`."""
 

@@ -1,13 +1,15 @@
-"""What several architectures compute alike: embeddings, the layers one after the other, a layer that normalizes last.
+"""What several architectures compute alike: embeddings, the layers one after the other, a layer and its parts.
 
 An architecture hands over its parameters under names of its own; which function it is made of, its file says.
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from jaxft.errors import UserError, nearest
 from jaxft.models import nn
@@ -45,15 +47,51 @@ def check_config(hf: Mapping[str, Any], act: str, width: int, heads: int, absolu
         raise UserError(f"config.json: the hidden size, {width}, must be a multiple of the number of heads, {heads}")
 
 
-def embeddings_spec(size: int, stddev: float, words: int, positions: int, types: int = 0) -> nn.Spec:
+def check_values(hf: Mapping[str, Any], computed: Mapping[str, Any]) -> None:
+    """Makes sure that keys of a config.json, where they are there, have the values that are computed.
+
+    Raises:
+      UserError: one has another.
+    """
+    for key, value in computed.items():
+        if hf.get(key) not in (None, value):
+            here, there = json.dumps(value), json.dumps(hf[key])
+            raise UserError(f"config.json: {key} must be {here}; {there} is not supported")
+
+
+def read_rope(hf: Mapping[str, Any], theta: float, dim: int) -> tuple[float, float]:
+    """Returns what `nn.Rotation.of` takes of a config.json of transformers 4 or 5: theta, and what divides the angles.
+
+    Scaling of type dynamic is for what lies beyond max_position_embeddings alone (transformers/modeling_rope_utils.py),
+    where no example has tokens.
+
+    Args:
+      theta: where config.json has none.
+      dim: size of a head.
+
+    Raises:
+      UserError: scaling of another type, or heads that are not turned as a whole.
+    """
+    own = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
+    kind = own.get("rope_type") or own.get("type") or "default"
+    if kind not in ("default", "linear", "dynamic"):
+        raise UserError(f"config.json: rope_type must be default, linear or dynamic; {kind!r} is not supported")
+    part = own.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or 1
+    if part != 1 or dim % 2:
+        raise UserError(f"config.json: partial_rotary_factor must be 1, and the size of a head, {dim}, even")
+    factor = float(own.get("factor") or 1) if kind == "linear" else 1.0
+    return float(own.get("rope_theta") or hf.get("rope_theta") or theta), factor
+
+
+def embeddings_spec(size: int, stddev: float, words: int, positions: int = 0, types: int = 0) -> nn.Spec:
     """Declares tables of words, positions and token types (0: none), and the normalization of their sum."""
 
     def table(rows: int, axis: str | None = None) -> nn.Spec:
         return {"embedding": nn.Leaf((rows, size), (axis, "embed"), stddev=stddev)}
 
-    tables = {"word_embeddings": table(words, "vocab"), "position_embeddings": table(positions)}
-    types_table = {"token_type_embeddings": table(types)} if types else {}
-    return {**tables, **types_table, "LayerNorm": nn.layer_norm_spec(size)}
+    rows = {"position_embeddings": positions, "token_type_embeddings": types}
+    tables = {name: table(count) for name, count in rows.items() if count}
+    return {"word_embeddings": table(words, "vocab"), **tables, "LayerNorm": nn.layer_norm_spec(size)}
 
 
 def embed(
@@ -179,9 +217,8 @@ def post_norm(
     def project(p: Params, stream: nn.Stream) -> Array:
         return nn.split_heads(nn.dense(p, stream.x, stream.run), layer.heads, stream.run)
 
-    def add_norm(dense: Params, norm: Params, x: Array, residual: Array, drops: str, site: int) -> Array:
-        x = run.drop(nn.dense(dense, x, run), drops, site)
-        return nn.layer_norm(norm, run.constrain(x + residual, ("rows", None, None)), layer.eps)
+    def normed(dense: Params, norm: Params, x: Array, residual: Array, drops: str, site: int) -> Array:
+        return add_norm(dense, norm, x, residual, run, layer.eps, drops, site)
 
     with jax.named_scope("attention"):
         query = project(layer.query, asking) * layer.scale
@@ -189,8 +226,62 @@ def post_norm(
         states = (layer.key["states"], layer.value["states"]) if "states" in layer.key else None
         added = None if bias is None else bias(query, key)
         attended = nn.attend(query, key, value, asking, told, states=states, bias=added)
-        hidden = add_norm(layer.attended, layer.attended_norm, attended, before, layer.drops[0], site=1)
+        hidden = normed(layer.attended, layer.attended_norm, attended, before, layer.drops[0], site=1)
     with jax.named_scope("mlp"):
         inner = nn.ACTIVATIONS[layer.act](nn.dense(layer.inner, hidden, run))
         inner = run.constrain(inner, ("rows", None, "mlp"))
-        return add_norm(layer.outer, layer.norm, inner, hidden, layer.drops[1], site=2)
+        return normed(layer.outer, layer.norm, inner, hidden, layer.drops[1], site=2)
+
+
+def add_norm(
+    dense: Params,
+    norm: Params,
+    x: Float[Array, "rows places inputs"],
+    residual: Float[Array, "rows places width"],
+    run: nn.Run,
+    eps: float,
+    drops: str = "hidden",
+    site: int = 0,
+) -> Float[Array, "rows places width"]:
+    """Computes norm(residual + dropout(dense(x))).
+
+    Args:
+      run: of these places.
+      drops, site: the name of the dropout rate, and which mask of the layer's.
+    """
+    x = run.drop(nn.dense(dense, x, run), drops, site)
+    return nn.layer_norm(norm, run.constrain(x + residual, ("rows", None, None)), eps)
+
+
+def rotary_attention(
+    fused: Params,
+    heads: int,
+    rope: tuple[float, float],
+    stream: nn.Stream,
+    at: Int[Array, "rows places"] | None,
+    window: int = 0,
+) -> Float[Array, "rows places width"]:
+    """Computes attention of all tokens, or of those at `at`, with rotary position embeddings (Su et al. 2021).
+
+    Args:
+      fused: the dense layer that gives query, key and value side by side.
+      rope: of the rotation; see `read_rope`.
+      stream: of all tokens.
+      window: as `nn.attend` takes it.
+    """
+    told = stream.put(stream.run.constrain(stream.x, ("rows", None, None)), stream.run.key)
+    parts = jnp.split(nn.dense(fused, told.x, told.run), 3, axis=-1)
+    query, key, value = (nn.split_heads(x, heads, told.run) for x in parts)
+    turn = nn.Rotation.of(told.positions, key.shape[-1], *rope)
+    query, key = turn(query), turn(key)
+    if at is None:
+        return nn.attend(query, key, value, told, told, window=window)
+    return nn.attend(nn.pick(query, at), key, value, told.pick(at), told, window=window)
+
+
+def gated(
+    gate: Params, value: Params, x: Float[Array, "rows places width"], act: str, run: nn.Run
+) -> Float[Array, "rows places inner"]:
+    """Computes act(gate(x)) * value(x), two dense layers (Shazeer 2020, section 2)."""
+    inner = nn.ACTIVATIONS[act](nn.dense(gate, x, run)) * nn.dense(value, x, run)
+    return run.constrain(inner, ("rows", None, "mlp"))

@@ -188,8 +188,9 @@ def _layer(cfg: Config, window: int, theta: float, p: Params, stream: nn.Stream,
     with jax.named_scope("attention"):
         # The first layer has no normalization of its own: embeddings have just been normalized.
         told = nn.layer_norm(p["attn_norm"], stream.x, cfg.norm_eps) if "attn_norm" in p else stream.x
-        told = stream.put(stream.run.constrain(told, ("rows", None, None)), stream.run.key)
-        attended = _attend(p["attn"], cfg, window, theta, told, at)
+        told = stream.put(told, stream.run.key)
+        heads, rope = cfg.num_attention_heads, (theta, 1.0)
+        attended = blocks.rotary_attention(p["attn"]["Wqkv"], heads, rope, told, at, window)
         added = run.drop(nn.dense(p["attn"]["Wo"], attended, run), "attention", site=1)
         hidden = run.constrain(asking.x + added, ("rows", None, None))
     with jax.named_scope("mlp"):
@@ -198,14 +199,3 @@ def _layer(cfg: Config, window: int, theta: float, p: Params, stream: nn.Stream,
         gated = run.drop(nn.ACTIVATIONS[cfg.hidden_activation](value) * gate, "mlp", site=2)
         added = nn.dense(p["mlp"]["Wo"], run.constrain(gated, ("rows", None, "mlp")), run)
         return run.constrain(hidden + added, ("rows", None, None))
-
-
-def _attend(p: Params, cfg: Config, window: int, theta: float, told: nn.Stream, at: Array | None) -> Array:
-    """Multi-head attention of all tokens, or of those at `at`, to those within the window."""
-    fused = nn.dense(p["Wqkv"], told.x, told.run)
-    query, key, value = (nn.split_heads(x, cfg.num_attention_heads, told.run) for x in jnp.split(fused, 3, axis=-1))
-    turn = nn.Rotation.of(told.positions, key.shape[-1], theta)
-    query, key = turn(query), turn(key)
-    if at is None:
-        return nn.attend(query, key, value, told, told, window=window)
-    return nn.attend(nn.pick(query, at), key, value, told.pick(at), told, window=window)

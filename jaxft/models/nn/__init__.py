@@ -12,7 +12,7 @@ from jaxft.models.nn.attend import (
 )
 from jaxft.models.nn.dense import ACTIVATIONS, Change, dense, embed, gelu, linear, product
 from jaxft.models.nn.leaf import Leaf, Spec, dense_spec, flatten, layer_norm_spec, merged, path_key, unflatten
-from jaxft.models.nn.norm import layer_norm
+from jaxft.models.nn.norm import layer_norm, rms_norm
 from jaxft.models.nn.pool import mean_pool
 from jaxft.models.nn.rotary import Rotation
 from jaxft.models.nn.run import (
@@ -34,5 +34,5 @@ __all__ = [
     "ACTIVATIONS", "DTYPES", "Change", "Leaf", "PairDropout", "Rate", "Rotation", "Run", "See", "Spec", "Stream",
     "attend", "attention", "count", "dense", "dense_spec", "dropout", "embed", "flatten", "gelu", "hash_bits", "kept",
     "layer_norm", "layer_norm_spec", "linear", "mean_pool", "merged", "mix", "path_key", "pick", "product", "repeat",
-    "skewed", "split_heads", "threefry_bits", "toeplitz", "token_numbers", "unflatten",
+    "rms_norm", "skewed", "split_heads", "threefry_bits", "toeplitz", "token_numbers", "unflatten",
 ]  # fmt: skip

@@ -17,3 +17,13 @@ def layer_norm(p: Params, x: Float[Array, "*batch embed"], eps: float) -> Float[
         return (h * scale if bias is None else h * scale + bias).astype(x.dtype)
 
     return kept_narrow(wide, x, p["scale"], *([p["bias"]] if "bias" in p else []))
+
+
+def rms_norm(p: Params, x: Float[Array, "*batch embed"], eps: float) -> Float[Array, "*batch embed"]:
+    """Root mean square normalization over the last axis (Zhang and Sennrich 2019), computed in float32."""
+
+    def wide(x: Array, scale: Array) -> Array:
+        h = x.astype(jnp.float32)
+        return (h * jax.lax.rsqrt(jnp.square(h).mean(-1, keepdims=True) + eps) * scale).astype(x.dtype)
+
+    return kept_narrow(wide, x, p["scale"])

@@ -15,9 +15,13 @@ class Rotation(NamedTuple):
     sin: Float[Array, "rows length 1 half"]
 
     @classmethod
-    def of(cls, positions: Int[Array, "rows length"], dim: int, theta: float) -> "Rotation":
-        """Returns the angles `position * theta^(-2 i / dim)` (Su et al. 2021, eq. 15)."""
-        rates = jnp.asarray(theta ** (-np.arange(0, dim, 2) / dim), jnp.float32)
+    def of(cls, positions: Int[Array, "rows length"], dim: int, theta: float, factor: float = 1.0) -> "Rotation":
+        """Returns the angles `position * theta^(-2 i / dim) / factor` (Su et al. 2021, eq. 15).
+
+        Args:
+          factor: stretches positions to a longer text (Chen et al. 2023, Position Interpolation).
+        """
+        rates = jnp.asarray(theta ** (-np.arange(0, dim, 2) / dim) / factor, jnp.float32)
         angles = positions[..., None, None].astype(jnp.float32) * rates
         return cls(jnp.cos(angles), jnp.sin(angles))
 
