@@ -16,7 +16,7 @@ import pyarrow as pa
 from jaxft.data import ragged
 from jaxft.errors import UserError
 
-FORMAT = 3
+FORMAT = 4
 """Part of each cache key; a change of the columns' meaning changes it."""
 
 ABOUT = b"jaxft"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -66,11 +67,12 @@ class QuestionAnswering(Table):
         columns: dict[str, Any] = {"input_ids": [e.ids for e in encodings], "row": rows}
         columns |= {"token_type_ids": [e.type_ids for e in encodings]}
         inside = [[i == 1 for i in e.sequence_ids] for e in encodings]
+        places = [
+            [visible(contexts[row], *place) if own else (-1, -1) for place, own in zip(e.offsets, part, strict=True)]
+            for e, part, row in zip(encodings, inside, rows, strict=True)
+        ]
         for at, name in enumerate(("first", "last")):
-            columns[name] = [
-                [place[at] if own else -1 for place, own in zip(e.offsets, part, strict=True)]
-                for e, part in zip(encodings, inside, strict=True)
-            ]
+            columns[name] = [[place[at] for place in part] for part in places]
         if labelled:
             known = list(zip(split.table[TEXTS].to_pylist(), split.table[STARTS].to_pylist(), strict=True))
             ends = [
@@ -142,6 +144,19 @@ def _shortened(questions: list[str], tokenizer: Any, length: int) -> tuple[list[
     places = encoded["offset_mapping"]
     cut = [text[: part[-1][1]] if part else text for text, part in zip(questions, places, strict=True)]
     return cut, max(map(len, places))
+
+
+def visible(text: str, first: int, last: int) -> tuple[int, int]:
+    """Returns the ends of a token of a text without the blanks around it, and with the marks upon its last letter.
+
+    Tokens of SentencePiece and of bytes begin with the blank before a word; BERT drops accents that are characters of
+    their own. Of a token that is all blanks, the beginning is what follows it, and the end what comes before.
+    """
+    part = text[first:last]
+    begin, end = last - len(part.lstrip()), first + len(part.rstrip())
+    while end < len(text) and unicodedata.combining(text[end]):
+        end += 1
+    return begin, end
 
 
 def _positions(first: list[int], last: list[int], texts: list[str], starts: list[int]) -> tuple[int, int]:

@@ -100,7 +100,8 @@ class SequenceClassification(Table):
         return columns | ({"labels": labels.ids(self.options, split)} if labelled else {})
 
     def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
-        logits, labels, names = _logits(outputs, features), _labels(features), self.options.labels
+        labels, names = _of_rows(features.examples["labels"], features), self.options.labels
+        logits = _of_rows(outputs["logits"], features)
         if not names:
             return classification.regression(labels, logits[:, 0])
         if self.options.problem == "multi_label":
@@ -121,7 +122,7 @@ class SequenceClassification(Table):
         return dataclasses.replace(self, options=dataclasses.replace(self.options, thresholds=values))
 
     def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
-        logits = _logits(outputs, features)
+        logits = _of_rows(outputs["logits"], features)
         if not self.options.labels:
             yield from ({"score": float(score)} for score in logits[:, 0])
             return
@@ -142,7 +143,7 @@ class SequenceClassification(Table):
             }
 
     def plots(self, outputs: Host, features: Features, split: Split) -> dict[str, Any]:
-        logits, labels = _logits(outputs, features), _labels(features)
+        logits, labels = (_of_rows(x, features) for x in (outputs["logits"], features.examples["labels"]))
         if not self.options.labels:
             return {"labels": labels, "scores": logits[:, 0]}
         if self.options.problem == "multi_label":
@@ -159,10 +160,6 @@ class SequenceClassification(Table):
         return Published("text-classification", usage, {**named(names), "problem_type": kind})
 
 
-def _logits(outputs: Host, features: Features) -> np.ndarray:
-    """Of each row of the table, `[rows, outputs]`: all its windows have the same."""
-    return outputs["logits"][features.bounds[:-1]]
-
-
-def _labels(features: Features) -> np.ndarray:
-    return features.examples["labels"][features.bounds[:-1]]
+def _of_rows(column: np.ndarray, features: Features) -> np.ndarray:
+    """Of each row of the table the value of its first window; all its windows have the same."""
+    return column[features.bounds[:-1]] if "row" in features.examples else column

@@ -56,9 +56,14 @@ OF = {
     "mpnet": BERT._replace(
         attention=["attn.q", "attn.v"], scaled=["attn.k", "attn.v", "output.dense"], head=["classifier"]
     ),
+    "eurobert": Modules(
+        ["q_proj", "v_proj"], ["k_proj", "v_proj", "down_proj"], ["down_proj"], "up_proj", ["dense", "classifier"]
+    ),
 }
+"""Not those of which the class of transformers has several layers that are one on the Hub and here (`nomic_bert`,
+`gte`, `new`, `jina_embeddings_v3`): adapters of the one do not fit the other."""
 WITHOUT = {
-    "prefix": ("distilbert", "modernbert", "deberta-v2", "albert", "mpnet"),
+    "prefix": ("distilbert", "modernbert", "deberta-v2", "albert", "mpnet", "eurobert"),
     "prompt": ("distilbert", "electra", "albert"),
 }
 """Architectures of which transformers takes no keys and values of a prefix; of which `peft` mistakes the size of an
@@ -124,7 +129,7 @@ def plain(name: str) -> str:
     return name.replace(".modules_to_save", "").replace(".default", "").replace("vector.weight", "vector")
 
 
-CELLS = [(name, kind) for name in support.ARCHITECTURES for kind in KINDS if name not in WITHOUT.get(kind, ())]
+CELLS = [(name, kind) for name in OF for kind in KINDS if name not in WITHOUT.get(kind, ())]
 ONCE = [("bert", kind) for kind in KINDS] + [("modernbert", "rslora"), ("deberta-v2", "ia3")]
 
 
