@@ -10,6 +10,7 @@ SAMPLE ?= 300
 SEED ?= 0
 REPORT ?= tests/mutants.json
 KNOWN ?= tests/mutants.json
+TESTS ?=
 
 .PHONY: quickstart test test-all test-newest quickstart-newest mutants lint clean
 
@@ -24,7 +25,7 @@ test-all: .venv/.test
 	$(NO_CUDA) .venv/bin/python -m pytest -q -n 2 --dist worksteal -m ""
 
 test-newest: .venv-newest/.check
-	$(NO_CUDA) .venv-newest/bin/python -m pytest -q -n 2 --dist worksteal
+	$(NO_CUDA) .venv-newest/bin/python -m pytest -q -n 2 --dist worksteal $(TESTS)
 
 # Of the newest Python and jax, a few steps of the same.
 quickstart-newest: .venv-newest/.check

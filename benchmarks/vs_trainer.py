@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -184,7 +185,9 @@ def main() -> None:
             memory.keep()  # as run.py does
         common = (Path(arguments.data), arguments.model, arguments.first_seed, arguments.batch_size, arguments.epochs)
         extra = CONTESTANTS[arguments.only]
-        print(json.dumps(run_jaxft(*common, arguments.cache) if ours else run_trainer(*common, extra)))
+        measured = run_jaxft(*common, arguments.cache) if ours else run_trainer(*common, extra)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        print(json.dumps(measured | {"peak_memory_mb": peak}))
         return
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     runs = []

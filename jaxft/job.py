@@ -88,9 +88,16 @@ class Body:
         """Loads the tokenizer that belongs to the model, for texts or for lists of words.
 
         Raises:
-          UserError: it has more entries than the model's embedding.
+          UserError: it has more entries than the model's embedding, or another id for padding than config.json says.
         """
         tokenizer = hub.load_tokenizer(self.directory, words)
+        pads, own = self.hf.get("pad_token_id"), tokenizer.pad_token_id
+        if pads is not None and own is not None and pads != own:
+            raise UserError(
+                f"{self.directory}: the tokenizer is of another family than the model: its padding "
+                f"({tokenizer.pad_token!r}) is id {own}, but config.json says pad_token_id {pads}; take the tokenizer "
+                "that belongs to the weights"
+            )
         if len(tokenizer) > self.model.facts.vocabulary:
             raise UserError(
                 f"{self.directory}: the tokenizer has {len(tokenizer)} entries, more than the model's embedding "

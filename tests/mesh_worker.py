@@ -83,6 +83,9 @@ CHOSEN = {
 OTHERS = {"off": MESHES, "hash": MESHES}
 """The runs of tasks after the first, which differ in the head alone."""
 
+FEW = {"off": ("1", "2 x 2 x 2", "8 fsdp"), "hash": ("1", "2 x 2 x 2")}
+"""The runs of architectures after the first, which differ in what is laid out over the axes."""
+
 
 def make_mesh(sizes: tuple[int, int, int]) -> jax.sharding.Mesh:
     data, fsdp, tensor = sizes
@@ -99,6 +102,7 @@ def curve(
     rules: tuple[str, ...],
     steps: int = STEPS,
     hf: Mapping[str, Any] = support.SMALL,
+    seed: int = 0,
 ) -> list[float]:
     """The loss of each step, of a run with as much padding and as many shapes as the mesh asks for."""
     mesh = make_mesh(sizes)
@@ -126,7 +130,7 @@ def curve(
     )
     model = models.build(hf, dropout=rate)
     composed = program.compose(experiment, model, case.task, steps, mesh=mesh)
-    state = composed.init(jax.device_put(support.random_params(case.task, model, seed=0), composed.param_shardings))
+    state = composed.init(jax.device_put(support.random_params(case.task, model, seed), composed.param_shardings))
     losses = []
     feed = Feed(features, case.task.targets, shapes, composed.batch_sharding, together=case.task.together)
     for _, batch in feed.train(order, 0, steps):
@@ -146,9 +150,11 @@ def curves(name: str, architecture: str) -> dict[str, dict[str, list[float]]]:
     def layers(kind: str) -> dict[str, Any]:
         return support.with_layers(hf, 2 if first and kind == "off" else few)
 
+    seed = 0 if hf is support.SMALL else sum(map(ord, architecture))
+    cells = FEW if hf is not support.SMALL else CHOSEN if first else OTHERS
     return {
-        kind: {run: curve(case, *DROPOUT[kind], *RUNS[run], hf=layers(kind)) for run in chosen}
-        for kind, chosen in (CHOSEN if first else OTHERS).items()
+        kind: {run: curve(case, *DROPOUT[kind], *RUNS[run], hf=layers(kind), seed=seed) for run in chosen}
+        for kind, chosen in cells.items()
     }
 
 

@@ -169,6 +169,18 @@ MODELS: Rows = {
         model_config(vocab_size=30000),
         ["changed: the tokenizer has 30522 entries", "embedding (30000)"],
     ),
+    "a tokenizer of another family": (
+        model_config(pad_token_id=1),
+        ["changed: the tokenizer is of another family", "('[PAD]') is id 0, but config.json says pad_token_id 1"],
+    ),
+    "heads that do not share the hidden size": (
+        model_config(num_attention_heads=5),
+        ["changed/config.json: the hidden size, 32, must be a multiple of the number of heads, 5"],
+    ),
+    "positions that the weights lack": (
+        model_config(max_position_embeddings=80),
+        ["position_embeddings", "must be [80, 32] by config.json", "[64, 32]"],
+    ),
     "too few positions": (flags("--config.data.max_length=65"), ["config.data.max_length is 65", "only 64 positions"]),
     "too few for any text": (flags("--config.data.max_length=3"), ["config.data.max_length is 3", "at least 4"]),
 }
