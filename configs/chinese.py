@@ -10,7 +10,7 @@ says of BERT-base on the test sets, accuracy:
   afqmc    0.7370  whether two questions ask the same   iflytek  0.6029  kinds of apps, of long texts
   tnews    0.5658  kinds of news, of headlines          cmnli    0.7969  what follows from a sentence
 
-ChnSentiCorp, reviews good or bad: at best 0.947 on validation and 0.950 on test, in the mean 0.943 and 0.947 (Cui et al.
+ChnSentiCorp, reviews good or bad: at best 0.947 on validation, 0.950 on test, in the mean 0.943 and 0.947 (Cui et al.
 2021, "Pre-Training with Whole Word Masking for Chinese BERT", BERT-base). jaxft has not been run on them where it was
 written, which the Hub cannot be reached from.
 """
