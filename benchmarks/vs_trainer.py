@@ -86,7 +86,7 @@ def run_trainer(
 
     def encode(part: sources.Split) -> list[dict[str, Any]]:
         encoded = tokenizer(part.table["text"].to_pylist(), truncation=True, max_length=128)
-        labels = part.table["label"].to_pylist()
+        labels = [int(label) for label in part.table["label"].to_pylist()]  # cells of a TSV file are text
         return [{k: encoded[k][i] for k in encoded} | {"labels": label} for i, label in enumerate(labels)]
 
     train, validation = encode(parts["train"]), encode(parts["validation"])

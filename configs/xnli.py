@@ -5,8 +5,8 @@
 
 Training is on the sentences of MultiNLI in the language, translated by machine where it is not English, validation and
 test on those of XNLI. Published for models that were trained on English alone, accuracy on English, and the mean over
-all 15 languages: 0.882 and 0.798 of mdeberta-v3-base, 0.858 and 0.762 of xlm-roberta-base (the former's model card). jaxft
-has not been run on it where it was written, which the Hub cannot be reached from.
+all 15 languages: 0.882 and 0.798 of mdeberta-v3-base, 0.858 and 0.762 of xlm-roberta-base (the former's model card).
+jaxft has not been run on it where it was written, which the Hub cannot be reached from.
 """
 
 from jaxft.config import Data, Experiment, Model, Optimizer, SequenceClassification, Train

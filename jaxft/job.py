@@ -255,9 +255,12 @@ def with_trusted_attention(
 ) -> tuple[config.Experiment, list[str]]:
     """The experiment with plain attention where the platform's kernel fails its trial on rows of this length.
 
-    Also a line that says so. All processes decide alike.
+    Also a line that says so, or that the kernel does not compute such a model's. All processes decide alike.
     """
     heads = model.facts.heads
+    if model.facts.distances and kernels.serve(experiment.compute, mesh):
+        why = f"scores of {model.cfg.hf_name} depend on distances, which the kernel for this device does not compute"
+        return experiment, [f"attention by plain operations: {why}"]
     wrong = kernels.trial(experiment.compute, mesh, heads, model.facts.width // heads, length)
     if distributed.every(not wrong):
         return experiment, []

@@ -1,14 +1,16 @@
 """What architectures have of their own: buckets of distances, what of a config.json is refused, loops over layers."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import support
 
 from jaxft import models
 from jaxft.errors import UserError
-from jaxft.models import deberta_v2, mpnet
+from jaxft.models import deberta_v2, mpnet, nn
 from jaxft.models.nn.stack import Loop, loop
 
 APART = np.arange(-1100, 1101)
@@ -102,3 +104,34 @@ def test_config_keys_of_both_versions_of_transformers():
 def test_which_layers_are_a_loop(kinds, found):
     """The fewest are left to be compiled by themselves; what is no loop is unrolled."""
     assert loop(kinds) == Loop(*found)
+
+
+@pytest.mark.parametrize("kind", ["deberta-v2", "mpnet"])
+def test_distances_cost_no_gather_of_the_size_of_scores(kind):
+    """Nor, backward, a scatter: on TPUs they take far longer than the products."""
+    model, case = models.build(support.ARCHITECTURES[kind]), support.TASKS["token"]
+    features = support.random_features(np.random.default_rng(0), case, [9, 11], support.ARCHITECTURES[kind])
+    host = support.lay_out(features, case.task, 20, 0)
+    params, batch = support.random_params(case.task, model, 0), support.arrays(host)
+    scores = model.facts.heads * host.shape.rows * host.shape.length**2
+
+    def loss(params):
+        return case.task.loss(case.task.forward(params, model, batch, nn.Run()), batch)[0]
+
+    gathers = [
+        eqn
+        for eqn in equations(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+        if eqn.primitive.name in ("gather", "scatter", "scatter-add", "scatter_add")
+    ]
+    assert len(gathers) >= 2, "embeddings are gathered"
+    assert all(var.aval.size < scores for eqn in gathers for var in (*eqn.invars, *eqn.outvars))
+
+
+def equations(jaxpr) -> Iterator[Any]:
+    """Those of a program and of all that it calls."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for value in eqn.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)

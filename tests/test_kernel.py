@@ -12,6 +12,7 @@ import support
 
 from jaxft import config, kernels, models, program, sharding, tasks
 from jaxft.batch import BatchShape
+from jaxft.job import with_trusted_attention
 from jaxft.kernels import cudnn, tpu
 from jaxft.models import nn
 from jaxft.plan import hlo, reading, topology
@@ -111,3 +112,15 @@ def test_tpu_compiler_takes_it():
     kernels = [reading.kernel_flops(i) for c in module.computations.values() for i in c.instructions]
     # Of two rows of 24 and two heads of 64, for three queries: two products forward, five backward.
     assert sum(kernels) == (2 + 5) * 2 * 2 * 3 * 24 * 128
+
+
+@pytest.mark.parametrize(("kind", "notes"), [("deberta-v2", 1), ("mpnet", 1), ("bert", 0)])
+def test_a_model_that_no_kernel_computes_is_said_to_be_one(kind, notes, monkeypatch):
+    """Where the device has a kernel: its attention is then the plain one, as `supports` says of each layer."""
+    monkeypatch.setitem(kernels.KERNELS, "cpu", "jaxft.kernels.tpu")
+    monkeypatch.setattr(kernels, "disagreement", lambda *of: "")
+    model, experiment = models.build(support.ARCHITECTURES[kind]), config.Experiment()
+    mesh = sharding.make_mesh(experiment.mesh)
+    found, lines = with_trusted_attention(experiment, mesh, model, 32)
+    assert found is experiment and len(lines) == notes
+    assert all(f"scores of {model.cfg.hf_name} depend on distances" in line for line in lines)

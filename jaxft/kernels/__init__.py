@@ -37,6 +37,11 @@ def choose(compute: config.Compute, mesh: Mesh, rules: Rules) -> Callable[..., A
     return attend
 
 
+def serve(compute: config.Compute, mesh: Mesh) -> bool:
+    """Tells whether these devices have a kernel that the experiment would use."""
+    return _kernel(compute, mesh) is not None
+
+
 def trial(compute: config.Compute, mesh: Mesh, heads: int, dim: int, length: int) -> str:
     """Why the kernel of these devices is not to be trusted with rows of this length; empty: it is.
 

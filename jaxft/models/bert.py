@@ -2,7 +2,7 @@
 
 Parameters are named as in the Flax BERT checkpoints: `bert/encoder/layer/0/attention/self/query/kernel`. Architectures
 that name them alike but for the first part (RoBERTa, ELECTRA) are this file with another `Config` and heads of their
-own.
+own; DeBERTa has its layers.
 """
 
 import dataclasses
@@ -12,6 +12,9 @@ from typing import Any, ClassVar
 from jaxft.models import blocks, heads, nn
 from jaxft.models.interface import Facts, Head
 from jaxft.types import Array, Batch, Float, Int, Params
+
+PROJECTIONS = ("query", "key", "value")
+"""Names of the dense layers that attention begins with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,24 +98,30 @@ def param_spec(cfg: Config) -> nn.Spec:
     between = size != cfg.hidden_size
     project = {"embeddings_project": nn.dense_spec(size, cfg.hidden_size, ("embed", None), std)} if between else {}
 
-    def layer() -> nn.Spec:
-        own = blocks.post_norm_specs(cfg.hidden_size, cfg.intermediate_size, std)
-        return {
-            "attention": {
-                "self": {name: own[name] for name in ("query", "key", "value")},
-                "output": {"dense": own["attended"], "LayerNorm": own["attended_norm"]},
-            },
-            "intermediate": {"dense": own["inner"]},
-            "output": {"dense": own["outer"], "LayerNorm": own["norm"]},
-        }
-
     tables = cfg.vocab_size, cfg.max_position_embeddings, cfg.type_vocab_size
     return {
         cfg.prefix: {
             "embeddings": blocks.embeddings_spec(size, std, *tables),
             **project,
-            "encoder": {"layer": {str(i): layer() for i in range(cfg.num_hidden_layers)}},
+            "encoder": {"layer": {str(i): layer_spec(cfg) for i in range(cfg.num_hidden_layers)}},
         }
+    }
+
+
+def layer_spec(cfg: Any, names: tuple[str, str, str] = PROJECTIONS) -> nn.Spec:
+    """Declares the parameters of one layer; of `cfg` the sizes are read.
+
+    Args:
+      names: of the dense layers that give query, key and value.
+    """
+    own = blocks.post_norm_specs(cfg.hidden_size, cfg.intermediate_size, cfg.initializer_range)
+    return {
+        "attention": {
+            "self": {name: own[part] for name, part in zip(names, PROJECTIONS, strict=True)},
+            "output": {"dense": own["attended"], "LayerNorm": own["attended_norm"]},
+        },
+        "intermediate": {"dense": own["inner"]},
+        "output": {"dense": own["outer"], "LayerNorm": own["norm"]},
     }
 
 
@@ -158,15 +167,16 @@ def encode(
     stream = nn.Stream.of(hidden, batch, run, longest)
 
     def layer(p: Params, stream: nn.Stream, at: Array | None) -> Array:
-        return blocks.post_norm(_parts(p, cfg), stream, at)
+        return blocks.post_norm(parts(p, cfg), stream, at)
 
     stack = [p["encoder"]["layer"][str(i)] for i in range(cfg.num_hidden_layers)]
     return blocks.through(layer, stack, stream, at)
 
 
-def _parts(p: Params, cfg: Config) -> blocks.PostNorm:
+def parts(p: Params, cfg: Any, names: tuple[str, str, str] = PROJECTIONS) -> blocks.PostNorm:
+    """Returns the parameters of one layer, of names as in `layer_spec`, and how `cfg` has it computed."""
     return blocks.PostNorm(
-        **p["attention"]["self"],
+        *(p["attention"]["self"][name] for name in names),
         attended=p["attention"]["output"]["dense"],
         attended_norm=p["attention"]["output"]["LayerNorm"],
         inner=p["intermediate"]["dense"],

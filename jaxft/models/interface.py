@@ -34,6 +34,7 @@ class Facts(NamedTuple):
       parts: what dense layers are for -> patterns for their paths; see `PARTS`. What a model has no layer of its own
         for is missing.
       states: whether attention may see further keys and values, which have no distance to any token.
+      distances: whether scores of attention depend on distances that have parameters: no kernel computes such.
       repeats: how many times each layer is computed, one after the other, with the same parameters.
     """
 
@@ -48,6 +49,7 @@ class Facts(NamedTuple):
     rates: dict[str, float]
     parts: Mapping[str, tuple[str, ...]]
     states: bool = True
+    distances: bool = False
     repeats: int = 1
 
 

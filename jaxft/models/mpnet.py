@@ -71,6 +71,7 @@ def facts(cfg: Config) -> Facts:
         rates={"hidden": cfg.hidden_dropout_prob, "attention": cfg.attention_probs_dropout_prob},
         parts={"key": ("attn/k",), "value": ("attn/v",), "attention": ("attn/o",), "mlp": ("output/dense",)},
         states=False,
+        distances=True,
     )
 
 

@@ -223,23 +223,6 @@ def split_heads(x: Float[Array, "rows length width"], heads: int, run: Run) -> F
     return run.constrain(x.reshape(*x.shape[:2], heads, -1), ("rows", None, "heads", None))
 
 
-def toeplitz(values: Float[Array, "heads distances"], length: int) -> Float[Array, "heads length length"]:
-    """Returns `[h, i, j] = values[h, i - j + length - 1]`: what depends on a distance, for each pair of places."""
-    return skewed(jnp.broadcast_to(values[:, None], (len(values), length, 2 * length - 1)))
-
-
-def skewed(x: Float[Array, "*lead length distances"]) -> Float[Array, "*lead length length"]:
-    """Returns `[.., i, j] = x[.., i, i - j + length - 1]`, for `2 length - 1` distances.
-
-    Without a gather, of which the gradient were a scatter: in memory each line of the result begins one number further
-    left than the one before (Huang et al. 2018, Music Transformer, section 3.4.1, shifts likewise).
-    """
-    *lead, length, _ = x.shape
-    flat = jnp.pad(x[..., ::-1], (*((0, 0),) * (x.ndim - 1), (0, 1))).reshape(*lead, -1)
-    flat = flat[..., length - 1 : length - 1 + length * (2 * length - 1)]
-    return flat.reshape(*lead, length, 2 * length - 1)[..., :length]
-
-
 def _states(states: Float[Array, "size width"], told: Stream, like: Array) -> Array:
     """A copy of further keys or values for each example that a row may hold, `[slots * size, heads, dim]`."""
     return jnp.tile(states.reshape(len(states), *like.shape[2:]), (told.slots, 1, 1))

