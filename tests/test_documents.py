@@ -19,6 +19,7 @@ from jaxft.data.sources import Split
 from jaxft.errors import UserError
 from jaxft.models import nn
 from jaxft.models.nn.attend import in_blocks
+from jaxft.modes.finished import settings
 from jaxft.tables import census
 from jaxft.tasks import windows
 
@@ -151,6 +152,21 @@ def read_in_windows(tiny_model, cache, tmp_path_factory):
 
 
 LONG = [" ".join(["the plot was bad and the movie very very long"] * 4), "good", "the end was not bad , and good " * 3]
+
+
+def test_an_export_is_read_in_the_same_windows(read_in_windows, tmp_path):
+    """It says so in its config.json, which another export made from it does not keep by mistake."""
+    answers = Predictor.open(str(read_in_windows))(LONG)
+    export = Predictor.open(str(read_in_windows / "export"))
+    assert (export.experiment.data.max_length, export.table.options.windows, export.table.options.stride) == (
+        16,
+        "max",
+        4,
+    )
+    for ours, theirs in zip(export(LONG), answers, strict=True):
+        np.testing.assert_allclose(ours["probability"], theirs["probability"], atol=1e-5)
+    kept = settings({"windows": {"combine": "max", "stride": 4, "max_length": 16}}, {}, {})
+    assert "windows" not in kept
 
 
 def test_the_usage_of_an_export_gives_the_same_answers(torch, read_in_windows, capsys):

@@ -38,6 +38,7 @@ class Config:
     type_vocab_size: int = 2
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
+    tie_word_embeddings: bool = True
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> "Config":
@@ -122,7 +123,8 @@ def head(cfg: Config, purpose: str, outputs: int) -> Head | None:
     if purpose == "word":
         paths, sizes = ("predictions/dense", "predictions/LayerNorm"), (size, cfg.embedding_size)
         below = heads.transformed(*paths, cfg.hidden_act, sizes, std, cfg.layer_norm_eps, (True, True))
-        return heads.words(below, facts(cfg).words, cfg.vocab_size, "predictions/bias")
+        scored, own = (cfg.vocab_size, cfg.embedding_size), "predictions/decoder"
+        return heads.words(below, facts(cfg).words, scored, "predictions/bias", cfg.tie_word_embeddings, own)
     return None
 
 

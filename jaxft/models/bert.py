@@ -42,6 +42,7 @@ class Config:
     type_vocab_size: int = 2
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
+    tie_word_embeddings: bool = True
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> "Config":
@@ -142,15 +143,16 @@ def head(cfg: Config, purpose: str, outputs: int) -> Head | None:
         return heads.linear("qa_outputs", size, 2, std, drops="")
     if purpose == "word":
         paths = "cls/predictions/transform/dense", "cls/predictions/transform/LayerNorm"
-        return word_head(cfg, *paths, "cls/predictions/bias", cfg.hidden_act)
+        return word_head(cfg, *paths, "cls/predictions/bias", "cls/predictions/decoder", cfg.hidden_act)
     return None
 
 
-def word_head(cfg: Config, dense: str, norm: str, bias: str, act: str) -> Head:
+def word_head(cfg: Config, dense: str, norm: str, bias: str, own: str, act: str) -> Head:
     """Returns the scores of words by their embeddings, behind a dense layer, an activation and a normalization."""
     sizes = cfg.hidden_size, cfg.word_size
     below = heads.transformed(dense, norm, act, sizes, cfg.initializer_range, cfg.layer_norm_eps, (True, True))
-    return heads.words(below, facts(cfg).words, cfg.vocab_size, bias)
+    scored = cfg.vocab_size, cfg.word_size
+    return heads.words(below, facts(cfg).words, scored, bias, cfg.tie_word_embeddings, own)
 
 
 def encode(

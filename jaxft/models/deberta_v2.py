@@ -133,9 +133,8 @@ def head(cfg: Config, purpose: str, outputs: int) -> Head | None:
         return heads.linear("qa_outputs", size, 2, std, drops="")
     if purpose == "word":
         within, norm = ("cls/predictions", "transform/") if cfg.legacy else ("lm_predictions/lm_head", "")
-        paths, sizes = [f"{within}/{norm}{part}" for part in ("dense", "LayerNorm")], (size, cfg.word_size)
-        below = heads.transformed(paths[0], paths[1], cfg.hidden_act, sizes, std, cfg.layer_norm_eps, (True, True))
-        return heads.words(below, facts(cfg).words, cfg.vocab_size, f"{within}/bias")
+        paths = f"{within}/{norm}dense", f"{within}/{norm}LayerNorm"
+        return bert.word_head(cfg, *paths, f"{within}/bias", f"{within}/decoder", cfg.hidden_act)
     return None
 
 

@@ -34,6 +34,7 @@ class Config:
     initializer_range: float = 0.02
     qa_dropout: float = 0.1
     seq_classif_dropout: float = 0.2
+    tie_word_embeddings: bool = True
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> "Config":
@@ -105,7 +106,8 @@ def head(cfg: Config, purpose: str, outputs: int) -> Head | None:
     if purpose == "word":
         paths = "vocab_transform", "vocab_layer_norm"
         below = heads.transformed(*paths, cfg.activation, (size, size), std, EPS, (True, True))
-        return heads.words(below, facts(cfg).words, cfg.vocab_size, "vocab_projector/bias")
+        scored, own = (cfg.vocab_size, size), "vocab_projector"
+        return heads.words(below, facts(cfg).words, scored, "vocab_projector/bias", cfg.tie_word_embeddings, own)
     return None
 
 

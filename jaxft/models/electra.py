@@ -70,5 +70,5 @@ def head(cfg: Config, purpose: str, outputs: int) -> Head | None:
         return heads.behind("sequence_summary/summary", "gelu", top, size, std)
     if purpose == "word":
         paths = "generator_predictions/dense", "generator_predictions/LayerNorm"
-        return bert.word_head(cfg, *paths, "generator_lm_head/bias", "gelu")
+        return bert.word_head(cfg, *paths, "generator_lm_head/bias", "generator_lm_head", "gelu")
     return None if purpose == "pair" else bert.head(cfg, purpose, outputs)

@@ -143,12 +143,8 @@ def head(cfg: Config, purpose: str, outputs: int) -> Head | None:
     if purpose == "token":
         return heads.linear("classifier", size, outputs, std, drops="")
     if purpose == "word":
-        # The scores of words have a table of their own, of the same shape as that of the embeddings.
-        table = nn.Leaf((cfg.vocab_size, size), ("vocab", "embed"), stddev=std)
-        own = {} if cfg.tie_word_embeddings else {"lm_head": {"embedding": table}}
-        below = Head(own, lambda params, x, run: x)
-        path = "lm_head" if own else facts(cfg).words
-        return heads.words(below, path, cfg.vocab_size, "lm_head/bias" if cfg.mlp_bias else "")
+        bias, sizes = "lm_head/bias" if cfg.mlp_bias else "", (cfg.vocab_size, size)
+        return heads.words(None, facts(cfg).words, sizes, bias, cfg.tie_word_embeddings, "lm_head")
     return None
 
 

@@ -52,6 +52,7 @@ class Config:
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     rope: tuple[float, float] = (160_000.0, 1.0)
+    tie_word_embeddings: bool = True
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> "Config":
@@ -153,7 +154,8 @@ def head(cfg: Config, purpose: str, outputs: int) -> Head | None:
     if purpose == "word":
         paths = "lm_head/dense", "lm_head/norm"
         below = heads.transformed(*paths, "gelu", (size, size), std, cfg.layer_norm_eps, (True, True))
-        return heads.words(below, facts(cfg).words, cfg.vocab_size, "lm_head/decoder/bias")
+        scored, own = (cfg.vocab_size, size), "lm_head/decoder"
+        return heads.words(below, facts(cfg).words, scored, "lm_head/decoder/bias", cfg.tie_word_embeddings, own)
     return None
 
 

@@ -65,19 +65,28 @@ def transformed(
     return Head(nn.unflatten(spec), apply)
 
 
-def words(below: Head, table: str, vocabulary: int, bias: str) -> Head:
+def words(below: Head | None, table: str, sizes: tuple[int, int], bias: str, tied: bool = True, own: str = "") -> Head:
     """Returns the scores of words by their embeddings, x E^T + b for x of `below` (Devlin et al. 2019).
 
     Args:
+      below: None: hidden states as they are.
       table: path of the embeddings.
+      sizes: of E: words, and numbers of each.
       bias: path of b, which ends in /bias; empty: there is none.
+      tied: else E is no table of embeddings, but `own`, a path with the bias beside it.
     """
+    spec = {}
+    if not tied:
+        table, bias = own, f"{own}/bias" if bias else ""
+        spec[f"{table}/embedding"] = nn.Leaf(sizes, ("vocab", "embed"))
+    if bias:
+        spec[bias] = nn.Leaf(sizes[:1], ("vocab",), "zeros")
 
     def apply(params: Params, x: Array, run: nn.Run) -> Array:
-        return word_scores(x, at(params, table)["embedding"], at(params, bias) if bias else jnp.zeros(vocabulary))
+        return word_scores(x, at(params, table)["embedding"], at(params, bias) if bias else jnp.zeros(sizes[0]))
 
-    spec = {bias: nn.Leaf((vocabulary,), ("vocab",), "zeros")} if bias else {}
-    return over(below, Head(nn.unflatten(spec), apply))
+    top = Head(nn.unflatten(spec), apply)
+    return top if below is None else over(below, top)
 
 
 def word_scores(

@@ -42,6 +42,7 @@ class Config:
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-5
     rope: tuple[float, float] = (20_000.0, 1.0)
+    tie_word_embeddings: bool = True
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> "Config":
@@ -120,7 +121,8 @@ def head(cfg: Config, purpose: str, outputs: int) -> Head | None:
     if purpose == "word":
         paths = "lm_head/dense", "lm_head/layer_norm"
         below = heads.transformed(*paths, "gelu", (size, size), std, cfg.layer_norm_eps, (True, True))
-        return heads.words(below, facts(cfg).words, cfg.vocab_size, "lm_head/bias")
+        scored, own = (cfg.vocab_size, size), "lm_head/decoder"
+        return heads.words(below, facts(cfg).words, scored, "lm_head/bias", cfg.tie_word_embeddings, own)
     return None
 
 

@@ -21,6 +21,9 @@ from jaxft.types import Array, Batch, Float, Int, Params
 FULL, SLIDING = "full_attention", "sliding_attention"
 """What layers see: the whole example, or what is near; as `layer_types` of config.json says it."""
 
+DROPOUTS = ("attention", "embedding", "mlp", "classifier")
+"""Where there is dropout: NAME_dropout of config.json is its rate."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -55,6 +58,7 @@ class Config:
     classifier_dropout: float = 0.0
     classifier_bias: bool = False
     classifier_activation: str = "gelu"
+    tie_word_embeddings: bool = True
     layer_types: tuple[str, ...] = ()
     thetas: tuple[float, float] = (160_000.0, 10_000.0)
 
@@ -80,8 +84,7 @@ class Config:
 
     def with_dropout(self, rate: float) -> "Config":
         """Returns the same with all dropout rates replaced."""
-        names = ("attention_dropout", "embedding_dropout", "mlp_dropout", "classifier_dropout")
-        return dataclasses.replace(self, **dict.fromkeys(names, rate))
+        return dataclasses.replace(self, **{f"{name}_dropout": rate for name in DROPOUTS})
 
 
 def _theta(hf: Mapping[str, Any], kind: str, old: str, default: float) -> float:
@@ -103,12 +106,7 @@ def facts(cfg: Config) -> Facts:
         words="model/embeddings/tok_embeddings",
         embeddings=("model/embeddings",),
         layers=tuple(f"model/layers/{i}" for i in range(cfg.num_hidden_layers)),
-        rates={
-            "embedding": cfg.embedding_dropout,
-            "attention": cfg.attention_dropout,
-            "mlp": cfg.mlp_dropout,
-            "classifier": cfg.classifier_dropout,
-        },
+        rates={name: getattr(cfg, f"{name}_dropout") for name in DROPOUTS},
         parts={"attention": ("attn/Wo",), "mlp": ("mlp/Wo",)},
         states=False,
     )
@@ -155,7 +153,8 @@ def head(cfg: Config, purpose: str, outputs: int) -> Head | None:
     if purpose in ("token", "span"):
         return heads.over(below, heads.linear("classifier", size, outputs if purpose == "token" else 2, std))
     if purpose == "word":
-        return heads.words(below, facts(cfg).words, cfg.vocab_size, "decoder/bias" if cfg.decoder_bias else "")
+        bias = "decoder/bias" if cfg.decoder_bias else ""
+        return heads.words(below, facts(cfg).words, (cfg.vocab_size, size), bias, cfg.tie_word_embeddings, "decoder")
     return None
 
 
@@ -171,10 +170,9 @@ def encode(
         stream = nn.Stream.of(run.fold(0).drop(hidden, "embedding"), batch, run, longest)
 
     # One function for each kind of layer, so that each kind is traced once.
-    windows = {FULL: 0, SLIDING: cfg.local_attention // 2}
     kinds = {
-        kind: partial(_layer, cfg, windows[kind], theta)
-        for kind, theta in zip((FULL, SLIDING), cfg.thetas, strict=True)
+        FULL: partial(_layer, cfg, 0, cfg.thetas[0]),
+        SLIDING: partial(_layer, cfg, cfg.local_attention // 2, cfg.thetas[1]),
     }
     stack = [p["layers"][str(i)] for i in range(cfg.num_hidden_layers)]
     x = blocks.through([kinds[kind] for kind in cfg.layer_types], stack, stream, at)
@@ -188,9 +186,8 @@ def _layer(cfg: Config, window: int, theta: float, p: Params, stream: nn.Stream,
     with jax.named_scope("attention"):
         # The first layer has no normalization of its own: embeddings have just been normalized.
         told = nn.layer_norm(p["attn_norm"], stream.x, cfg.norm_eps) if "attn_norm" in p else stream.x
-        told = stream.put(told, stream.run.key)
-        heads, rope = cfg.num_attention_heads, (theta, 1.0)
-        attended = blocks.rotary_attention(p["attn"]["Wqkv"], heads, rope, told, at, window)
+        told, rope = stream.put(told, stream.run.key), (theta, 1.0)
+        attended = blocks.rotary_attention(p["attn"]["Wqkv"], cfg.num_attention_heads, rope, told, at, window)
         added = run.drop(nn.dense(p["attn"]["Wo"], attended, run), "attention", site=1)
         hidden = run.constrain(asking.x + added, ("rows", None, None))
     with jax.named_scope("mlp"):

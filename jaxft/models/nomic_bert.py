@@ -68,6 +68,7 @@ class Config:
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     rope: tuple[float, float] = (1_000.0, 1.0)
+    tie_word_embeddings: bool = True
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> "Config":
@@ -158,7 +159,8 @@ def head(cfg: Config, purpose: str, outputs: int) -> Head | None:
     if purpose == "word":
         paths = "cls/predictions/transform/dense", "cls/predictions/transform/layer_norm"
         below = heads.transformed(*paths, cfg.hidden_act, (size, size), std, cfg.layer_norm_eps, (True, True))
-        return heads.words(below, facts(cfg).words, cfg.vocab_size, "cls/predictions/bias")
+        scored, own = (cfg.vocab_size, size), "cls/predictions/decoder"
+        return heads.words(below, facts(cfg).words, scored, "cls/predictions/bias", cfg.tie_word_embeddings, own)
     return None
 
 

@@ -54,5 +54,5 @@ def head(cfg: Config, purpose: str, outputs: int) -> Head | None:
         top = heads.linear("classifier/out_proj", size, outputs, std)
         return heads.behind("classifier/dense", "tanh", top, size, std, drops="classifier")
     if purpose == "word":
-        return bert.word_head(cfg, "lm_head/dense", "lm_head/layer_norm", "lm_head/bias", "gelu")
+        return bert.word_head(cfg, "lm_head/dense", "lm_head/layer_norm", "lm_head/bias", "lm_head/decoder", "gelu")
     return None if purpose == "pair" else bert.head(cfg, purpose, outputs)

@@ -159,5 +159,5 @@ def write_export(
 
 def settings(base: Mapping[str, Any], head: Mapping[str, Any], thresholds: Mapping[str, float]) -> dict[str, Any]:
     """Returns the config.json of an export: the base's, but for what that decided itself, and what the run did."""
-    kept = {key: value for key, value in base.items() if key not in ("thresholds", "problem_type")}
+    kept = {key: value for key, value in base.items() if key not in ("thresholds", "problem_type", "windows")}
     return kept | {**head} | ({"thresholds": dict(thresholds)} if thresholds else {})

@@ -23,7 +23,8 @@ PROBLEMS = {
 def experiment(path: str, task: config.Task | None = None) -> config.Experiment:
     """Returns an experiment that predicts with the model of a directory (or of a Hub name), as it is there.
 
-    Inputs are cut where the model's positions end, as the Hugging Face library does by itself.
+    Inputs are cut where the model's positions end, as the Hugging Face library does by itself, or read in the windows
+    that the model was trained on.
 
     Args:
       task: says which columns are read; what the directory knows (labels, what they are) goes before what it says.
@@ -34,7 +35,7 @@ def experiment(path: str, task: config.Task | None = None) -> config.Experiment:
     model = config.Model(path=path)
     body = Body.of(model, 0)
     options = task_of(body.hf, body.directory, task)
-    length = body.model.facts.longest
+    length = _windows(body.hf).get("max_length", body.model.facts.longest)
     return config.check(config.Experiment(model=model, task=options, data=config.Data(max_length=length)), data=False)
 
 
@@ -64,7 +65,14 @@ def task_of(hf: Mapping[str, Any], directory: Path, task: config.Task | None = N
 def _texts(hf: Mapping[str, Any], directory: Path) -> Options:
     names = _labels(hf, directory)
     problem = PROBLEMS.get(hf.get("problem_type") or "", "regression" if len(names) == 1 else "single_label")
-    return {"labels": () if problem == "regression" else names, "problem": problem}
+    cut = {"windows": found["combine"], "stride": found["stride"]} if (found := _windows(hf)) else {}
+    return {"labels": () if problem == "regression" else names, "problem": problem} | cut
+
+
+def _windows(hf: Mapping[str, Any]) -> Options:
+    """How long texts are cut and put together again, as an export of jaxft says it; empty: they are not."""
+    found = hf.get("windows")
+    return found if isinstance(found, dict) and {"combine", "stride", "max_length"} <= found.keys() else {}
 
 
 def _words(hf: Mapping[str, Any], directory: Path) -> Options:

@@ -154,10 +154,12 @@ class SequenceClassification(Table):
         names = self.options.labels or ("LABEL_0",)
         kinds = {"regression": "regression", "multi_label": "multi_label_classification"}
         kind = kinds.get(self.options.problem, "single_label_classification")
-        usage = USAGE
-        if self.options.windows:
-            usage = OF_WINDOWS.format(max_length=max_length, stride=self.options.stride, how=HOW[self.options.windows])
-        return Published("text-classification", usage, {**named(names), "problem_type": kind})
+        settings = {**named(names), "problem_type": kind}
+        if not self.options.windows:
+            return Published("text-classification", USAGE, settings)
+        cut = {"max_length": max_length, "stride": self.options.stride}
+        usage = OF_WINDOWS.format(how=HOW[self.options.windows], **cut)
+        return Published("text-classification", usage, settings | {"windows": {"combine": self.options.windows, **cut}})
 
 
 def _of_rows(column: np.ndarray, features: Features) -> np.ndarray:

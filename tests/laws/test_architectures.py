@@ -79,6 +79,24 @@ def test_it_is_the_model_of_transformers(torch, kind: str, name: str, tiny_model
     assert all((here[name] == there[name]).all() for name in there)
 
 
+@pytest.mark.parametrize("kind", support.once(support.FILES, "bert", "modernbert"))
+def test_a_decoder_that_is_no_table_of_embeddings(torch, kind: str, tmp_path: Path):
+    """As config.json says by tie_word_embeddings: scores of words are those of the table that is stored for them."""
+    case, hf = support.TASKS["masked_lm"], support.ARCHITECTURES[kind] | {"tie_word_embeddings": False}
+    theirs = torch_reference.torch_model(hf, case.task, seed=1)
+    theirs.save_pretrained(tmp_path)
+    model, params = torch_reference.load(tmp_path, case.task)
+    features = support.random_features(np.random.default_rng(1), case, LENGTHS, hf)
+    host = support.lay_out(features, case.task, 10)
+    inputs = torch_reference.torch_inputs(features, case.task, 10, hf.get("pad_token_id", 0))
+    outputs = case.task.forward(params, model, support.arrays(host), nn.Run())
+    found = support.by_example(outputs, case.task, host, features)
+    with torch.no_grad():
+        wanted = torch_reference.answers(case.task, theirs, inputs)[1]
+    mask = inputs["attention_mask"].bool()
+    support.assert_close(found, {name: x[mask].numpy() for name, x in wanted.items()}, 1e-4)
+
+
 PACKED = list(itertools.product(OTHERS, ("single_label", "token", "masked_lm")))
 
 
