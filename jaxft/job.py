@@ -72,7 +72,14 @@ class Body:
             "table": splits.fingerprint(split.table),
             "tokenizer": hub.tokenizer_fingerprint(self.directory),
             "task": config.to_dict(table.options),
-            "rest": [data.max_length, data.truncate, self.model.facts.vocabulary, labelled],
+            # What the tokenizer is held against, so that one that does not fit is not excused by an earlier model.
+            "rest": [
+                data.max_length,
+                data.truncate,
+                self.model.facts.vocabulary,
+                self.hf.get("pad_token_id"),
+                labelled,
+            ],
         }
         path = Path(data.cache).expanduser() / "features" / f"{cache_key(parts)}.arrow" if data.cache else None
         tokenizer: list[Any] = []
