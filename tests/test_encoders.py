@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import support
+import torch_reference
 
 from jaxft import models
 from jaxft.errors import UserError
@@ -135,3 +136,30 @@ def equations(jaxpr) -> Iterator[Any]:
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
                 yield from equations(inner)
+
+
+VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
+    ("modernbert", "single_label", {"classifier_pooling": "mean", "norm_bias": True, "classifier_bias": True}),
+    ("modernbert", "masked_lm", {"attention_bias": True, "mlp_bias": True, "decoder_bias": False}),
+    ("deberta-v2", "token", {"share_att_key": False, "position_biased_input": True, "type_vocab_size": 2}),
+    ("deberta-v2", "masked_lm", {"legacy": False, "norm_rel_ebd": "none"}),
+    ("deberta-v2", "masked_lm", {"embedding_size": 8}),
+    ("deberta-v2", "single_label", {"pos_att_type": ["c2p"], "position_buckets": -1, "max_relative_positions": 6}),
+    ("deberta-v2", "token", {"relative_attention": False, "norm_rel_ebd": "none"}),
+    ("electra", "masked_lm", {"embedding_size": 16}),
+    ("albert", "token", {"inner_group_num": 2, "num_hidden_groups": 1, "embedding_size": 16}),
+    ("distilbert", "choices", {"sinusoidal_pos_embds": True, "activation": "relu"}),
+]
+"""What checkpoints on the Hub have otherwise than the small models of `support`."""
+
+
+@pytest.mark.parametrize(("kind", "name", "keys"), VARIANTS, ids=[f"{k}-{'-'.join(keys)}" for k, _, keys in VARIANTS])
+def test_variants_are_the_models_of_transformers(torch, kind, name, keys, tmp_path):
+    case, hf, lengths = support.TASKS[name], support.ARCHITECTURES[kind] | keys, [7, 3, 9, 5]
+    features = support.random_features(np.random.default_rng(0), case, lengths, hf)
+    theirs = torch_reference.torch_model(hf, case.task, seed=0)
+    theirs.save_pretrained(tmp_path)
+    model, params = torch_reference.load(tmp_path, case.task)
+    inputs = torch_reference.torch_inputs(features, case.task, max(lengths), hf.get("pad_token_id", 0))
+    host = support.lay_out(features, case.task, 20, slots=0)
+    torch_reference.assert_parity(theirs, inputs, case.task, model, params, features, host)

@@ -197,14 +197,14 @@ def in_blocks(
     def asking(x: Array) -> Array:
         return cut(x).reshape(rows * count, size, *x.shape[2:])
 
-    def told(x: Array, outside: int = 0) -> Array:
-        x = jnp.pad(cut(x), ((0, 0), (1, 1), *((0, 0),) * (x.ndim - 1)), constant_values=outside)
+    def told(x: Array) -> Array:
+        x = jnp.pad(cut(x), ((0, 0), (1, 1), *((0, 0),) * (x.ndim - 1)))
         x = jnp.concatenate([x[:, at : at + count] for at in range(NEIGHBOURS)], axis=2)
         return x.reshape(rows * count, NEIGHBOURS * size, *x.shape[3:])
 
     near = See(
         asking(see.asking),
-        told(see.told, outside=-1),  # the segment of no token: nobody sees beyond the first and the last block
+        told(see.told),  # beyond the first and the last block is padding
         see.positions and (asking(see.positions[0]), told(see.positions[1])),
         see.window,
     )
