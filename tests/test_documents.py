@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pytest
+import support
 from runs import experiment
 
-from jaxft import Predictor, config, hub, modes, tables
+from jaxft import Predictor, config, hub, models, modes, program, tables
 from jaxft.data import truncation
 from jaxft.data.features import tokenize
 from jaxft.data.sources import Split
@@ -180,3 +181,19 @@ def test_the_usage_of_an_export_gives_the_same_answers(torch, read_in_windows, c
         logits = scope["torch"].tensor(json.loads(re.findall(r"\[.*?\]", capsys.readouterr().out)[0]))
         expected = torch.softmax(logits, -1).tolist()
         np.testing.assert_allclose(list(answer["probabilities"].values()), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("method", ["full", "prompt"])
+def test_a_program_may_be_told_how_long_examples_are(method):
+    """Outputs are the same, of virtual tokens before each example too; rows are four times as long as an example."""
+    case, model = support.TASKS["token"], models.build(support.SMALL, dropout=0.0)
+    features = support.random_features(np.random.default_rng(0), case, [8] * 6, support.SMALL)
+    host = support.lay_out(features, case.task, 48, slots=0)
+    experiment = config.Experiment(task=case.options, **support.ADAPTATIONS[method])
+    found = []
+    for longest in (0, 8):
+        composed = program.compose(experiment, model, case.task, steps=10, longest=longest)
+        weights = composed.split(support.random_params(case.task, model, seed=0))
+        inputs = {name: x for name, x in support.arrays(host).items() if name in composed.abstract_inputs(host.shape)}
+        found.append(support.by_example(composed.outputs(weights, inputs), case.task, host, features))
+    support.assert_close(*found, 1e-5)

@@ -136,6 +136,14 @@ def test_types_of_tokens_that_the_model_lacks_are_refused(types, fits):
     job.check_features(features, models.build(TINY), 8)
 
 
+def test_examples_longer_than_the_step_counts_on_are_refused():
+    """As a table of one's own may make them: what lies beyond would not be attended to, without a word."""
+    features = Features(np.asarray([0, 9]), {"token_type_ids": np.zeros(9, np.int32)}, {})
+    job.check_features(features, models.build(TINY), 9)
+    with pytest.raises(UserError, match=r"an example has 9 tokens, more than config\.data\.max_length 8"):
+        job.check_features(features, models.build(TINY), 8)
+
+
 def test_an_adapter_without_a_head_answers_nothing(finished, tmp_path):
     """Neither it nor its base has one; with the head beside it, it does."""
     e = dataclasses.replace(Workdir(finished).experiment(), adapt="lora", lora=config.Lora(rank=2))
