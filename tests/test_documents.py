@@ -196,4 +196,4 @@ def test_a_program_may_be_told_how_long_examples_are(method):
         weights = composed.split(support.random_params(case.task, model, seed=0))
         inputs = {name: x for name, x in support.arrays(host).items() if name in composed.abstract_inputs(host.shape)}
         found.append(support.by_example(composed.outputs(weights, inputs), case.task, host, features))
-    support.assert_close(*found, 1e-5)
+    support.assert_close(found[0], found[1], 1e-5)
