@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "Predictor": "jaxft.predict.predictor",
     "compose": "jaxft.program",
-    "evaluate": "jaxft.modes.finished",
+    "evaluate": "jaxft.modes.evaluating",
 }
 """Name -> the module that has it."""
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jaxft.types import Array, Batch
+from jaxft.types import Array, Batch, Int
 
 TOKEN_INPUTS = ("input_ids", "token_type_ids", "positions", "segment_ids")
 """`[rows, length]` int32, for the model."""
@@ -62,6 +62,29 @@ def abstract(
     return {
         name: jax.ShapeDtypeStruct(dims, dtype, sharding=place)
         for name, (dims, dtype) in arrays(shape, targets).items()
+    }
+
+
+def padded(
+    input_ids: Int[Array, "rows length"],
+    attention_mask: Int[Array, "rows length"],
+    token_type_ids: Int[Array, "rows length"] | None = None,
+) -> Batch:
+    """Returns the batch, without targets, of one example a row that is padded at its end.
+
+    Args:
+      attention_mask: 1 at tokens, 0 at padding.
+      token_type_ids: None: all 0.
+    """
+    rows, length = input_ids.shape
+    return {
+        "input_ids": input_ids,
+        "token_type_ids": jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
+        "positions": jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length)),
+        "segment_ids": attention_mask,
+        "starts": jnp.zeros((rows, 1), jnp.int32),
+        "weights": jnp.ones((rows, 1)),
+        "order": jnp.arange(rows, dtype=jnp.int32)[:, None],
     }
 
 

@@ -106,6 +106,7 @@ COMMAND_LINE: Rows = {
     ),
     "no config of that name": (flags("--config=quikstart"), ["no file quikstart", "did you mean 'quickstart'?"]),
     "a packaged config without its argument": (flags("--config=glue:sts"), ["glue.py:sts: no such task", "'stsb'?"]),
+    "no such format": (on_run("export", "--format=onx"), ["--format onx", "did you mean 'onnx'?"]),
     "no --input": (on_run("predict"), ["--input is missing"]),
     "no such GLUE task": (flags(f"--config={CONFIGS}/glue.py:sts"), ["glue.py:sts: no such task", "'stsb'?"]),
 }

@@ -17,6 +17,7 @@ from jaxft.batch import IGNORED, BatchShape
 from jaxft.data.batches import HostBatch, assemble, spread
 from jaxft.data.features import Features
 from jaxft.data.packing import pack
+from jaxft.errors import UserError
 from jaxft.models import Model, nn
 from jaxft.program import Program
 from jaxft.tables import Table, masking
@@ -126,6 +127,15 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 FILES = [kind for kind in ARCHITECTURES if kind not in ("xlm-roberta", "camembert", "new")]
 """Architectures with a file of their own: those that are left out differ from one in the names of classes alone."""
+
+
+def has_head(kind: str, case: "Case") -> bool:
+    """Tells whether an architecture has a head for a task."""
+    try:
+        case.task.param_spec(models.build(ARCHITECTURES[kind]))
+    except UserError:
+        return False
+    return True
 
 
 def with_layers(hf: Mapping[str, Any], count: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from jaxft.cli import arguments
 from jaxft.cli.modes import MODES
 from jaxft.config.files import find
 from jaxft.errors import UserError
-from jaxft.modes.finished import command_line
+from jaxft.modes.exporting import command_line
 
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
 
@@ -164,7 +164,7 @@ USED = {
     "train": {"config", "workdir", "overwrite", "extend", "profile"},
     "evaluate": {"workdir", "input"},
     "predict": {"workdir", "input", "output", "adapter"},
-    "export": {"workdir"},
+    "export": {"workdir", "format"},
     "inspect": {"config", "workdir", "draw"},
     "plan": {"config", "workdir", "topology", "plan.search", "plan.exact"},
 }
@@ -172,7 +172,7 @@ USED = {
 VALUES = {
     "config": "quickstart", "workdir": "w", "input": "a.csv", "output": "a.jsonl", "adapter": "a", "draw": "x",
     "overwrite": "true", "extend": "true", "profile": "5", "topology": "gpu", "plan.search": "true",
-    "plan.exact": "true",
+    "plan.exact": "true", "format": "onnx",
 }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from jaxft.data.sources import Split
 from jaxft.errors import UserError
 from jaxft.models import nn
 from jaxft.models.nn.attend import in_blocks
-from jaxft.modes.finished import settings
+from jaxft.modes.exporting import settings
 from jaxft.tables import census
 from jaxft.tasks import windows
 

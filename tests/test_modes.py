@@ -15,7 +15,7 @@ from jaxft import config
 from jaxft.errors import UserError
 from jaxft.hub import adapter_config
 from jaxft.job import Job, load, prepare
-from jaxft.modes import extending, finished, training
+from jaxft.modes import exporting, extending, training
 from jaxft.modes.predicting import _opened, predict
 from jaxft.storage import fingerprint
 from jaxft.storage.workdir import Workdir
@@ -114,7 +114,7 @@ def test_an_export_and_its_adapter_are_written(tiny_model, cache, tmp_path):
     e.adapt, e.lora = "lora", config.Lora(rank=2)
     job, folder = prepare(config.check(e)), Workdir(tmp_path / "run")
     weights = job.program.split(support.random_params(job.task, job.body.model, seed=0))
-    finished.write_export(finished.Trained.of(job), folder, weights, {}, {"test/accuracy": 0.5})
+    exporting.write_export(exporting.Trained.of(job), folder, weights, {}, {"test/accuracy": 0.5})
     model, adapter = ((path / "README.md").read_text() for path in (folder.export, folder.adapter))
     assert "library_name: transformers" in model and "library_name: peft" in adapter
     assert f'from_pretrained("{tiny_model}", num_labels=' in adapter

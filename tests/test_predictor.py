@@ -17,7 +17,7 @@ from jaxft.data.features import Items
 from jaxft.errors import UserError
 from jaxft.hub import export
 from jaxft.predict.directory import task_of
-from jaxft.predict.predictor import Predictor, _run_in, shape_for
+from jaxft.predict.predictor import Predictor, run_in, shape_for
 
 TEXTS = ["what a day", "no", "an apple a day keeps " * 5, "never again, I said, and said it twice", "what a day"]
 
@@ -220,9 +220,9 @@ def test_what_a_path_names(tmp_path, monkeypatch):
         if content is not None:
             (tmp_path / name / "config.json").write_text(content)
     for path in ("runs/run", str(tmp_path / "runs/run"), "broken", "empty", "./nowhere", "nowhere", "/no/such/run"):
-        assert str(_run_in(path)) == str(tmp_path / path)
+        assert str(run_in(path)) == str(tmp_path / path)
     for path in ("models/bert", str(tmp_path / "models/bert"), "google-bert/bert-base-cased", "pkg:a", "pkg:a/b/model"):
-        assert _run_in(path) is None
+        assert run_in(path) is None
 
 
 def test_a_task_may_be_given_with_options_of_its_own(tmp_path):

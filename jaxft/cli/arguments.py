@@ -42,8 +42,8 @@ config_flags.register_flag_parser_for_type(tuple[str, ...], _Texts())
 OF_MODES: dict[str, tuple[Any, str]] = {
     "workdir": (
         None,
-        "folder of the run: train writes it; evaluate, predict, export and inspect read it; predict: or that of any "
-        "model; plan: where plan.json is written",
+        "folder of the run: train writes it; evaluate, predict, export and inspect read it; predict, export "
+        "--format: or that of any model; plan: where plan.json is written",
     ),
     "input": (
         None,
@@ -52,6 +52,7 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "output": ("", "predict: JSON lines file to write; empty: standard output"),
     "draw": ("", "inspect: draw the parameters whose path this pattern matches"),
     "adapter": ("", "predict: folder of an adapter, of this run, of another or from peft, to use"),
+    "format": ("", "export: further formats of the model, in its export: onnx, stablehlo"),
     "overwrite": (False, "train: delete the run that --workdir holds and start anew"),
     "extend": (False, "train: go on with the run that --workdir holds, for more steps, epochs or patience than it had"),
     "profile": (0, "train: write a trace of so many steps into WORKDIR/profile"),

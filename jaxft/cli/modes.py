@@ -69,6 +69,11 @@ def _together(run: Callable[[Any, flags.FlagValues], object]) -> Callable[[flags
     return started
 
 
+def _names(listed: str) -> list[str]:
+    """Returns the names in a list that is set off by commas."""
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
 def _plan(values: flags.FlagValues) -> int:
     """Alone, whatever processes a run would have: the devices that it plans for are not here."""
     if "://" in (values.workdir or ""):
@@ -107,7 +112,11 @@ MODES = {
         needs=("workdir", "input"),
         uses=("output", "adapter"),
     ),
-    "export": Mode(_together(lambda modes, given: modes.export(given.workdir)), needs=("workdir",)),
+    "export": Mode(
+        _together(lambda modes, given: modes.export(given.workdir, _names(given.format))),
+        needs=("workdir",),
+        uses=("format",),
+    ),
     "inspect": Mode(
         _together(lambda modes, given: modes.inspect(given.config, given.workdir, given.draw)),
         needs=(),

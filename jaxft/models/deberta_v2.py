@@ -7,9 +7,9 @@ scale; their embeddings are one table, projected in each layer as queries and ke
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxft.errors import UserError
@@ -149,7 +149,7 @@ def encode(
 
     # The tokens of an example lie side by side: the distance of two of them is that of their places, in every row.
     length = hidden.shape[1]
-    entries = distances(np.arange(1 - length, length), cfg)
+    entries = nn.of_distances(partial(distances, cfg=cfg), length, longest)
 
     def table(run: nn.Run) -> Array:
         """The embedding of each distance, `[1, distances, width]`; what drops out is the same for all tokens."""
@@ -180,11 +180,11 @@ def encode(
     return blocks.through(layer, stack, stream, at)
 
 
-def distances(apart: np.ndarray, cfg: Config) -> Array:
+def distances(apart: np.ndarray, cfg: Config) -> np.ndarray:
     """Returns the row of the table of distances for each, place that asks - place that is asked."""
     if cfg.position_buckets > 0:
         apart = nn.log_buckets(apart, cfg.position_buckets, cfg.farthest)
-    return jnp.asarray(np.clip(apart + cfg.span, 0, 2 * cfg.span - 1), jnp.int32)
+    return np.clip(apart + cfg.span, 0, 2 * cfg.span - 1)
 
 
 def scale_of(cfg: Config) -> float:

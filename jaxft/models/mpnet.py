@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxft.errors import UserError
@@ -133,7 +132,8 @@ def encode(
 
     # The tokens of an example lie side by side: the distance of two of them is that of their places, in every row.
     length = hidden.shape[1]
-    added = nn.embed(p["encoder"]["relative_attention_bias"], buckets(np.arange(1 - length, length)), run.dtype)
+    numbers = nn.of_distances(buckets, length, longest)
+    added = nn.embed(p["encoder"]["relative_attention_bias"], numbers, run.dtype)
     bias = nn.toeplitz(added.T, length)
 
     def layer(p: Params, stream: nn.Stream, at: Array | None) -> Array:
@@ -144,7 +144,7 @@ def encode(
     return blocks.through(layer, stack, stream, at)
 
 
-def buckets(distances: np.ndarray) -> Array:
+def buckets(distances: np.ndarray) -> np.ndarray:
     """Returns the bucket of each distance, place that asks - place that is asked: half of them for each direction.
 
     Those of small distances hold one each, of others the wider the further away, on a logarithmic scale, in float32.
@@ -153,7 +153,7 @@ def buckets(distances: np.ndarray) -> Array:
     exact = half // 2
     log = np.log(np.maximum(far, 1).astype(np.float32) / np.float32(exact)) / np.float32(np.log(FARTHEST / exact))
     wide = np.minimum(exact + (log * np.float32(half - exact)).astype(np.int32), half - 1)
-    return jnp.asarray(np.where(distances < 0, half, 0) + np.where(far < exact, far, wide), jnp.int32)
+    return np.where(distances < 0, half, 0) + np.where(far < exact, far, wide)
 
 
 def _parts(p: Params, cfg: Config) -> blocks.PostNorm:

@@ -7,14 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxft.modes.finished import evaluate, export
+    from jaxft.modes.evaluating import evaluate
+    from jaxft.modes.exporting import export
     from jaxft.modes.inspecting import inspect
     from jaxft.modes.predicting import predict
     from jaxft.modes.training import train
 
 _FILES = {
-    "evaluate": "finished",
-    "export": "finished",
+    "evaluate": "evaluating",
+    "export": "exporting",
     "inspect": "inspecting",
     "predict": "predicting",
     "train": "training",

@@ -18,7 +18,7 @@ from jaxft.errors import UserError
 from jaxft.hub import adapters
 from jaxft.job import Job, check_metric, load, load_adapter, prepare
 from jaxft.modes import extending
-from jaxft.modes.finished import Trained, write_export
+from jaxft.modes.exporting import Trained, write_export
 from jaxft.modes.shared import began, cache_programs, compiled_evaluation, measure
 from jaxft.report import tables
 from jaxft.report.profile import tracing

@@ -91,7 +91,7 @@ class Predictor:
         Raises:
           UserError: there is no such run or model, it cannot be used, or the adapter does not fit.
         """
-        folder, chosen = _run_in(str(path)), Path(adapter).expanduser() if adapter else None
+        folder, chosen = run_in(str(path)), Path(adapter).expanduser() if adapter else None
         if folder and task:
             raise UserError(f"{folder} is the folder of a run, whose config.json says its task; leave `task` out")
         of_run = on_these_devices(folder.experiment()) if folder else None
@@ -248,8 +248,8 @@ def _up(n: float, multiple: int) -> int:
     return int(-(-n // multiple)) * multiple
 
 
-def _run_in(path: str) -> Workdir | None:
-    """The run that a folder holds, or was meant to; None: it is the directory of a model, or a name on the Hub."""
+def run_in(path: str) -> Workdir | None:
+    """Returns the run that a folder holds, or was meant to; None: it is a model's directory, or a name on the Hub."""
     folder = Path(path).expanduser()
     if path.startswith("pkg:") or (path.count("/") == 1 and not folder.exists() and not paths.looks_local(path)):
         return None

@@ -26,6 +26,7 @@ class Task(ABC):
         ForSequenceClassification; "" for the model without a head.
       together: whether the examples of a row of the table lie side by side in one row of a batch: the loss compares
         them.
+      axes: names of the axes of the token ids that `padded` is for, as its Hugging Face class takes them.
       reads: those of the targets that `forward` reads too: without them there are no outputs.
       numbers: settings of the loss of which another value is to compile nothing, by name; those that are not zero.
     """
@@ -33,6 +34,7 @@ class Task(ABC):
     options: Any
     hf_class: str = ""
     together: bool = False
+    axes: tuple[str, ...] = ("batch", "length")
     reads: Sequence[str] = ()
     numbers: Mapping[str, float] = MappingProxyType({})
 
@@ -53,6 +55,18 @@ class Task(ABC):
     @abstractmethod
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
         """Computes the `outputs` of a batch."""
+
+    def padded(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
+        """Computes what the Hugging Face class gives for a batch of one example a row, by the names that it has there.
+
+        By default the `outputs`, `[rows, ...]` per example and `[rows, length, ...]` per token.
+        """
+        found = self.forward(params, model, batch, run)
+        return {name: x.squeeze(1) if self.outputs[name] == "example" else x for name, x in found.items()}
+
+    def unpadded(self, found: Outputs, batch: Batch) -> Outputs:
+        """Returns the `outputs` of a batch of one example a row, of which `padded` gives what was found."""
+        return {name: found[name][:, None] if per == "example" else found[name] for name, per in self.outputs.items()}
 
     @abstractmethod
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:

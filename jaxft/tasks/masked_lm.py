@@ -51,6 +51,14 @@ class MaskedLM(Task):
         x = model.encode(params, batch, run, at=at)
         return self.guesses(model.head("word").apply(params, x, run), batch, at)
 
+    def padded(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
+        """The scores of all words at each token."""
+        return {"logits": model.of_tokens(model.head("word"), params, batch, run)}
+
+    def unpadded(self, found: Outputs, batch: Batch) -> Outputs:
+        at = self.hidden_places(batch)
+        return self.guesses(nn.pick(found["logits"], at), batch, at)
+
     def hidden_places(self, batch: Batch) -> Int[Array, "rows places"]:
         """Where tokens are hidden in each row, and then any others: as many as a row can hold (see masking.most)."""
         hidden = batch["labels"] != IGNORED

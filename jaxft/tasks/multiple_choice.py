@@ -27,6 +27,7 @@ class MultipleChoice(Task):
     options: config.MultipleChoice
     hf_class: str = "ForMultipleChoice"
     together: bool = True
+    axes: tuple[str, ...] = ("batch", "choices", "length")
 
     @property
     def targets(self) -> Mapping[str, Target]:

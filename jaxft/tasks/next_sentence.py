@@ -45,6 +45,16 @@ class NextSentence(MaskedLM):
         words = model.head("word").apply(params, x[:, slots:], run)
         return {**self.guesses(words, batch, at), "next_logits": logits}
 
+    def padded(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
+        hidden = model.encode(params, batch, run)
+        words = model.head("word").apply(params, hidden, run)
+        pair = model.head("pair").apply(params, nn.pick(hidden, batch["starts"]), run).squeeze(1)
+        return {"prediction_logits": words, "seq_relationship_logits": pair}
+
+    def unpadded(self, found: Outputs, batch: Batch) -> Outputs:
+        words = super().unpadded({"logits": found["prediction_logits"]}, batch)
+        return {**words, "next_logits": found["seq_relationship_logits"][:, None]}
+
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """The mean over hidden tokens plus that over examples, times the number of examples; and that number."""
         total, hidden = super().loss(outputs, batch)

@@ -18,7 +18,7 @@ from jaxft.batch import Target
 from jaxft.models import Model, nn
 from jaxft.tasks import losses
 from jaxft.tasks.base import Task
-from jaxft.types import Array, Batch, Outputs, Params, Shaped
+from jaxft.types import Array, Batch, Float, Outputs, Params, Shaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +48,19 @@ class SentenceEmbedding(Task):
 
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
         if self.options.pooling == "cls":
-            pooled = model.encode(params, batch, run, at=batch["starts"]).astype(jnp.float32)
-        else:
-            hidden = model.encode(params, batch, run)
-            pooled = nn.mean_pool(hidden, batch["segment_ids"], batch["starts"].shape[1])
-        square = jnp.square(pooled).sum(-1, keepdims=True)
-        return {"embeddings": pooled / jnp.sqrt(jnp.maximum(square, 1e-24))}
+            return {"embeddings": _unit(model.encode(params, batch, run, at=batch["starts"]))}
+        hidden = model.encode(params, batch, run)
+        return {"embeddings": _unit(nn.mean_pool(hidden, batch["segment_ids"], batch["starts"].shape[1]))}
+
+    def padded(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
+        """The hidden states, which sentence-transformers and transformers.js pool by themselves, and the embedding."""
+        hidden, starts = model.encode(params, batch, run), batch["starts"]
+        mean = self.options.pooling == "mean"
+        pooled = nn.mean_pool(hidden, batch["segment_ids"], 1) if mean else nn.pick(hidden, starts)
+        return {"last_hidden_state": hidden, "sentence_embedding": _unit(pooled).squeeze(1)}
+
+    def unpadded(self, found: Outputs, batch: Batch) -> Outputs:
+        return {"embeddings": found["sentence_embedding"][:, None]}
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """Over the first texts of the rows of the table: the others are told apart by their slots."""
@@ -73,6 +80,12 @@ class SentenceEmbedding(Task):
         negative = (jnp.repeat(weights, size - 1) > 0) & ~like
         counted = negative | (jnp.arange(len(others)) == own[:, None])
         return losses.cross_entropy(jnp.where(counted, logits, -1e30), own, weights)
+
+
+def _unit(pooled: Float[Array, "*lead width"]) -> Float[Array, "*lead width"]:
+    """Vectors of length 1, float32."""
+    pooled = pooled.astype(jnp.float32)
+    return pooled / jnp.sqrt(jnp.maximum(jnp.square(pooled).sum(-1, keepdims=True), 1e-24))
 
 
 def _groups(x: Shaped[Array, "rows slots *rest"], size: int) -> Shaped[Array, "groups size *rest"]:

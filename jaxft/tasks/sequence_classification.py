@@ -62,6 +62,15 @@ class SequenceClassification(Task):
         logits = model.of_examples(self._head(model), params, batch, run)
         return {"logits": windows.combined(logits, batch["row"], self.options.windows) if self.together else logits}
 
+    def padded(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
+        """Of a text's windows each its own, which whoever cut them combines."""
+        return {"logits": model.of_examples(self._head(model), params, batch, run).squeeze(1)}
+
+    def unpadded(self, found: Outputs, batch: Batch) -> Outputs:
+        if not self.together:
+            return super().unpadded(found, batch)
+        return {"logits": windows.combined(found["logits"][None], batch["row"].T, self.options.windows).swapaxes(0, 1)}
+
     @property
     def numbers(self) -> Mapping[str, float]:
         return {"label_smoothing": self.options.label_smoothing} if self.options.label_smoothing else {}

@@ -26,17 +26,9 @@ LENGTHS = [7, 3, 9, 5, 4, 6]
 """Of the examples: several share a row, none is as long as another; questions have three choices."""
 
 
-def has_head(kind: str, case: support.Case) -> bool:
-    try:
-        case.task.param_spec(models.build(support.ARCHITECTURES[kind]))
-    except UserError:
-        return False
-    return True
-
-
 HEADS = {name: case for name, case in support.TASKS.items() if name != "documents"}
 """Tasks with heads of their own, or other places that they are applied to."""
-CELLS = [(kind, name) for kind in support.ARCHITECTURES for name, case in HEADS.items() if has_head(kind, case)]
+CELLS = [(kind, name) for kind in support.ARCHITECTURES for name, case in HEADS.items() if support.has_head(kind, case)]
 OTHERS = [kind for kind in support.FILES if kind != "bert"]
 ONCE = [(kind, name) for kind in OTHERS for name in ("single_label", "masked_lm")]
 """Of architectures that tests/laws/test_parity.py does not ask the same of: a few tokens, and all of them, alone."""

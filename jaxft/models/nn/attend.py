@@ -165,7 +165,9 @@ def attend(
     compute = run.attention or attention
     see = See(asking.segments, segments, (asking.positions, positions) if window else None, window, bias)
     near = min(window or told.span, run.reach or told.span)
-    if asking is told and states is None and bias is None and key.shape[1] > NEIGHBOURS * near:
+    length = key.shape[1]  # a symbol in programs for any length, which do without blocks
+    long = isinstance(length, int) and length > NEIGHBOURS * near
+    if asking is told and states is None and bias is None and long:
         return in_blocks(compute, query, key, value, see, drop, near).reshape(*query.shape[:2], -1)
     return compute(query, key, value, see, drop).reshape(*query.shape[:2], -1)
 

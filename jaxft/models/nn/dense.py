@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxft.models.nn.operator import operator
 from jaxft.models.nn.run import Run
 from jaxft.types import Array, Float, Int, Params
 
@@ -40,6 +41,7 @@ def linear(p: Params, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch 
     return (y + p["bias"]).astype(x.dtype) if "bias" in p else y
 
 
+@operator
 def product(x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outputs"]) -> Float[Array, "*batch outputs"]:
     """Computes x W in x's dtype.
 
@@ -57,6 +59,7 @@ def kept_narrow(wide: Callable[..., Array], x: Array, *rest: Array) -> Array:
     return (wide if x.dtype == jnp.float32 else jax.checkpoint(wide))(x, *rest)
 
 
+@operator
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Computes x Phi(x) (Hendrycks and Gimpel 2016) in float32; by erf, of which XLA has a faster kernel than erfc."""
 

@@ -4,10 +4,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.models.nn.dense import kept_narrow
+from jaxft.models.nn.operator import operator
 from jaxft.types import Array, Float, Params
 
 
-def layer_norm(p: Params, x: Float[Array, "*batch embed"], eps: float) -> Float[Array, "*batch embed"]:
+@operator
+def layer_norm(
+    p: Params, x: Float[Array, "*batch embed"], eps: float | Float[Array, ""]
+) -> Float[Array, "*batch embed"]:
     """Layer normalization over the last axis (Ba et al. 2016), computed in float32; its bias may be missing."""
 
     def wide(x: Array, scale: Array, bias: Array | None = None) -> Array:

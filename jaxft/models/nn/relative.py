@@ -3,14 +3,37 @@
 All of it rests on the tokens of an example lying side by side: the distance of two is that of their places in the row.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
 from jaxft.types import Array, Float, Int
 
 
-def toeplitz(values: Float[Array, "heads distances"], length: int) -> Float[Array, "heads length length"]:
-    """Returns `[h, i, j] = values[h, i - j + length - 1]`: what depends on a distance, for each pair of places."""
+def of_distances(
+    number: Callable[[Int[np.ndarray, " distances"]], np.ndarray], length: Any, longest: int
+) -> Int[Array, " distances"]:
+    """Returns `number` of each distance that two places of a row of `length` have: 1 - length, ..., length - 1.
+
+    Args:
+      number: of distances, on the host.
+      length: an int; or a symbol, in programs for any length (`jax.export`).
+      longest: what a symbol cannot be above.
+    """
+    if isinstance(length, int):
+        return jnp.asarray(number(np.arange(1 - length, length)), jnp.int32)
+    every = jnp.asarray(number(np.arange(1 - longest, longest)), jnp.int32)
+    return every[longest - length : longest + length - 1]
+
+
+def toeplitz(values: Float[Array, "heads distances"], length: Any) -> Float[Array, "heads length length"]:
+    """Returns `[h, i, j] = values[h, i - j + length - 1]`: what depends on a distance, for each pair of places.
+
+    Args:
+      length: an int or a symbol.
+    """
     return skewed(jnp.broadcast_to(values[:, None], (len(values), length, 2 * length - 1)))
 
 

@@ -1,86 +1,28 @@
-"""--mode=evaluate and --mode=export: of a run that is there."""
+"""--mode=export: a run as directories and files that other programs read."""
 
 import dataclasses
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxft import config, hub, program, tables, tasks
-from jaxft.data import rows, sources
 from jaxft.devices import distributed
 from jaxft.devices.distributed import say
-from jaxft.errors import UserError
+from jaxft.errors import UserError, nearest
 from jaxft.hub import adapters
-from jaxft.job import Body, Job, prepare
-from jaxft.modes.shared import compiled_evaluation, measure
+from jaxft.job import Body, Job
+from jaxft.predict.predictor import run_in
 from jaxft.program import Program
-from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
 from jaxft.tables import Table
 from jaxft.tasks import Task
-from jaxft.trained import best_weights, on_these_devices, thresholds
+from jaxft.trained import best_weights, on_these_devices
 from jaxft.types import Params
 
 STARTED_AS = {"__main__.py": ("python", "-m", "jaxft"), "jaxft": ("jaxft",)}
 """Name of the program in `sys.argv` -> the words that start it; any other is a Python file."""
-
-
-def evaluate(
-    workdir: str | Path, data: Mapping[str, rows.Rows] | None = None, inputs: str | Path = ""
-) -> dict[str, float]:
-    """Measures the best parameters of a finished or interrupted run on its validation and test splits, or on a file.
-
-    Args:
-      data: the rows in memory that it was trained on, where it was; see `jaxft.modes.train`.
-      inputs: a labelled file of any format that the run's task reads, instead of the run's own splits. Its metrics are
-        also written into `evaluations/` of the workdir.
-
-    Returns:
-      `SPLIT/METRIC` -> value; of a file `input/METRIC`.
-
-    Raises:
-      UserError: there is no such run or file, or a row or a label of it cannot be used.
-    """
-    from jaxft.report import tables as shown
-
-    if inputs:
-        if data is not None:
-            raise UserError("data and inputs are both given; leave one of them out")
-        return _evaluate_file(Workdir(workdir), str(inputs))
-    folder = Workdir(workdir)
-    experiment, given = rows.given(on_these_devices(folder.experiment()), data)
-    job = prepare(experiment, given=given)
-    weights, _ = best_weights(folder, job.program, job.body.directory)
-    step = compiled_evaluation(job)
-    results = {}
-    for split in (name for name in ("validation", "test") if name in job.features):
-        values, found = measure(job, step, split, weights)
-        job = dataclasses.replace(job, table=job.table.decide(thresholds(values)))
-        results |= {f"{split}/{k}": v for k, v in values.items()}
-        names = job.table.plots(found.outputs, job.features[split], job.splits[split]).get("names", ())
-        say(shown.metrics_table(results, split, names))
-    return results
-
-
-def _evaluate_file(folder: Workdir, inputs: str) -> dict[str, float]:
-    """Measures a file, says what was found, and writes it into the workdir."""
-    from jaxft.predict.predictor import Predictor
-    from jaxft.report import tables as shown
-
-    file = paths.file_of("--input", inputs)
-    experiment = folder.experiment()  # there is one: Predictor would take the directory of a model too
-    split = sources.read_input(str(file), experiment.data)
-    found = Predictor.open(str(folder)).evaluate(split)
-    for line in found.notes:
-        say(line)
-    results = {f"input/{name}": value for name, value in found.metrics.items()}
-    say(f"{file}: {found.rows:,} of {found.read:,} rows")
-    say(shown.metrics_table(results, "input", found.classes))
-    written = distributed.once(lambda: folder.write_evaluation(file, {"rows": found.rows, **results}))
-    say(f"metrics: {written}")
-    return results
 
 
 class Trained(NamedTuple):
@@ -99,12 +41,29 @@ class Trained(NamedTuple):
         return cls(job.experiment, job.body, job.task, job.table, job.program, origins)
 
 
-def export(workdir: str) -> None:
+def export(workdir: str, formats: Sequence[str] = ()) -> None:
     """Writes `export/` and `adapter/`, as far as the method has them, from the best checkpoint.
 
     The workdir holds all that it takes but the pretrained model: the data may be gone.
+
+    Args:
+      workdir: of a run; with `formats` also the directory of a trained model.
+      formats: what is to be written into the export, one that is there already included; see `FORMATS`.
+
+    Raises:
+      UserError: there is no such run, format or model, or it cannot be written.
     """
-    folder = Workdir(workdir)
+    for name in formats:
+        if name not in FORMATS:
+            raise UserError(f"--format {name}: there is no such format; {nearest(name, FORMATS)}")
+    folder = run_in(workdir)
+    if not formats or (folder and not folder.exported()):
+        _export_run(folder or Workdir(workdir))
+    if formats:
+        _write_formats(folder, Path(workdir).expanduser(), formats)
+
+
+def _export_run(folder: Workdir) -> None:
     experiment = config.check(on_these_devices(folder.experiment()))
     body, task = Body.of(experiment.model, experiment.data.max_length), tasks.build(experiment.task)
     composed = program.compose(experiment, body.model, task, steps=10**9)
@@ -114,6 +73,45 @@ def export(workdir: str) -> None:
     write_export(trained, folder, *best, folder.results() or {})
     distributed.once(lambda: folder.publish("export", "adapter"))
     say(f"exported: {folder}/{'export' if composed.merge else 'adapter'}")
+
+
+def _write_formats(folder: Workdir | None, directory: Path, formats: Sequence[str]) -> None:
+    """Writes further formats of the model in a run's export, or in a directory."""
+    if folder:
+        if not (exported := folder.exported()):
+            raise UserError(f"{folder} has no export/: no plain model computes what its method does")
+        directory = exported
+    elif not directory.is_dir():
+        raise UserError(
+            f"--workdir {directory} is no folder of this machine; give that of a run, or of a trained model"
+        )
+    task = folder.experiment().task if folder else None
+
+    def write() -> None:
+        for name in formats:
+            say(f"{name}: {FORMATS[name](directory, task)}")
+        if folder:
+            folder.publish("export")
+
+    distributed.once(write)
+
+
+def _onnx(directory: Path, task: config.Task | None) -> Path:
+    try:
+        from jaxft.out import answers, onnx
+    except ImportError as error:
+        raise UserError(f"--format=onnx: {error.name} is not installed; try: pip install 'jaxft[onnx]'") from error
+    return onnx.write(directory, *answers.of_directory(directory, task))
+
+
+def _stablehlo(directory: Path, task: config.Task | None) -> Path:
+    from jaxft.out import answers, stablehlo
+
+    return stablehlo.write(directory, *answers.of_directory(directory, task))
+
+
+FORMATS = {"onnx": _onnx, "stablehlo": _stablehlo}
+"""Name of a format -> what writes it into a model's directory, and says where."""
 
 
 def command_line(argv: list[str]) -> str:

@@ -1,0 +1,71 @@
+"""--mode=evaluate: of a run that is there."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from jaxft.data import rows, sources
+from jaxft.devices import distributed
+from jaxft.devices.distributed import say
+from jaxft.errors import UserError
+from jaxft.job import prepare
+from jaxft.modes.shared import compiled_evaluation, measure
+from jaxft.storage import paths
+from jaxft.storage.workdir import Workdir
+from jaxft.trained import best_weights, on_these_devices, thresholds
+
+
+def evaluate(
+    workdir: str | Path, data: Mapping[str, rows.Rows] | None = None, inputs: str | Path = ""
+) -> dict[str, float]:
+    """Measures the best parameters of a finished or interrupted run on its validation and test splits, or on a file.
+
+    Args:
+      data: the rows in memory that it was trained on, where it was; see `jaxft.modes.train`.
+      inputs: a labelled file of any format that the run's task reads, instead of the run's own splits. Its metrics are
+        also written into `evaluations/` of the workdir.
+
+    Returns:
+      `SPLIT/METRIC` -> value; of a file `input/METRIC`.
+
+    Raises:
+      UserError: there is no such run or file, or a row or a label of it cannot be used.
+    """
+    from jaxft.report import tables as shown
+
+    if inputs:
+        if data is not None:
+            raise UserError("data and inputs are both given; leave one of them out")
+        return _evaluate_file(Workdir(workdir), str(inputs))
+    folder = Workdir(workdir)
+    experiment, given = rows.given(on_these_devices(folder.experiment()), data)
+    job = prepare(experiment, given=given)
+    weights, _ = best_weights(folder, job.program, job.body.directory)
+    step = compiled_evaluation(job)
+    results = {}
+    for split in (name for name in ("validation", "test") if name in job.features):
+        values, found = measure(job, step, split, weights)
+        job = dataclasses.replace(job, table=job.table.decide(thresholds(values)))
+        results |= {f"{split}/{k}": v for k, v in values.items()}
+        names = job.table.plots(found.outputs, job.features[split], job.splits[split]).get("names", ())
+        say(shown.metrics_table(results, split, names))
+    return results
+
+
+def _evaluate_file(folder: Workdir, inputs: str) -> dict[str, float]:
+    """Measures a file, says what was found, and writes it into the workdir."""
+    from jaxft.predict.predictor import Predictor
+    from jaxft.report import tables as shown
+
+    file = paths.file_of("--input", inputs)
+    experiment = folder.experiment()  # there is one: Predictor would take the directory of a model too
+    split = sources.read_input(str(file), experiment.data)
+    found = Predictor.open(str(folder)).evaluate(split)
+    for line in found.notes:
+        say(line)
+    results = {f"input/{name}": value for name, value in found.metrics.items()}
+    say(f"{file}: {found.rows:,} of {found.read:,} rows")
+    say(shown.metrics_table(results, "input", found.classes))
+    written = distributed.once(lambda: folder.write_evaluation(file, {"rows": found.rows, **results}))
+    say(f"metrics: {written}")
+    return results

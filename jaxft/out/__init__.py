@@ -1,0 +1,1 @@
+"""What a model becomes after training: a graph for ONNX runtimes, a StableHLO program, a smaller one."""

@@ -1,0 +1,83 @@
+"""A trained model as an ONNX graph, where Optimum and transformers.js look for it: `onnx/model.onnx`."""
+
+from pathlib import Path
+
+import jax
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+import jaxft
+from jaxft.models import nn
+from jaxft.out import files
+from jaxft.out.answers import Answers, abstract_inputs, abstract_params
+from jaxft.out.graph import OPSET, Graph, Tensor
+from jaxft.out.lowering import lower, tensor
+from jaxft.types import Params
+
+FOLDER = "onnx"
+"""Where files lie in a model's directory."""
+
+FLOAT, INT8 = "model.onnx", "model_quantized.onnx"
+"""Names of the graphs, as Optimum and transformers.js look for them."""
+
+LARGEST_FILE = 2**31 - 2**20
+"""Bytes of a graph with its weights; more than that is no protobuf: weights are then a file beside it."""
+
+IR_VERSION = 8
+"""Of the file format: that of the first release that knew the opset."""
+
+
+def graph_of(answers: Answers, params: Params) -> ir.Model:
+    """Returns the graph of a model: token ids, masks and types in, all int64 of any sizes, float32 answers out.
+
+    Args:
+      params: arrays `[...]` on the host, as `answers` takes them.
+
+    Raises:
+      UserError: the model computes something that has no ONNX operator.
+    """
+    inputs = abstract_inputs(answers)
+    traced = jax.jit(answers).trace(abstract_params(answers), inputs)
+    graph = Graph()
+    weights = [tensor(graph, array, path) for path, array in sorted(nn.flatten(params).items())]
+    given = {name: graph.input(name, answers.axes) for name in answers.inputs}
+    tensors = [Tensor(given[name], inputs[name].shape) for name in sorted(given)]
+    closed = traced.jaxpr
+    found = lower(graph, closed.jaxpr, [tensor(graph, x) for x in closed.consts], [*weights, *tensors])
+    names = sorted(traced.out_info)
+    outputs = []
+    for name, out in zip(names, found, strict=True):
+        value = graph.add("Identity", graph.whole(out, traced.out_info[name].shape))
+        value.name, value.type = name, ir.TensorType(ir.DataType.FLOAT)
+        value.shape = ir.Shape([size if isinstance(size, int) else str(size) for size in traced.out_info[name].shape])
+        outputs.append(value)
+    made = ir.Graph(
+        [given[name] for name in answers.inputs],
+        outputs,
+        nodes=graph.nodes,
+        initializers=list(graph.constants.values()),
+        opset_imports={"": OPSET},
+        name="answers",
+    )
+    model = ir.Model(made, ir_version=IR_VERSION, producer_name="jaxft", producer_version=jaxft.__version__)
+    for change in (
+        common.CommonSubexpressionEliminationPass(),
+        common.IdentityEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.NameFixPass(),
+    ):
+        change(model)
+    return model
+
+
+def write(directory: Path, answers: Answers, params: Params) -> Path:
+    """Writes the graph into a model's directory, whole or not at all, and returns where.
+
+    Raises:
+      UserError: as `graph_of`; or the folder cannot be written.
+    """
+    model = graph_of(answers, params)
+    size = sum(array.nbytes for array in jax.tree.leaves(params))
+    with files.replaced(directory / FOLDER) as folder:
+        ir.save(model, folder / FLOAT, external_data=f"{FLOAT}_data" if size > LARGEST_FILE else None)
+    return directory / FOLDER / FLOAT
