@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,6 +82,21 @@ class Features:
         source = np.repeat(self.offsets[examples], sizes) + ragged.within(sizes)
         tokens = {name: column[source] for name, column in self.tokens.items()}
         return Features(offsets, tokens, {name: column[examples] for name, column in self.examples.items()})
+
+    @classmethod
+    def joined(cls, parts: Sequence["Features"]) -> "Features":
+        """Those of one or more, of the same columns, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        before = np.cumsum([0, *(part.offsets[-1] for part in parts)])
+        offsets = [part.offsets[1:] + n for part, n in zip(parts, before, strict=False)]
+        tokens = {name: np.concatenate([part.tokens[name] for part in parts]) for name in parts[0].tokens}
+        examples = {name: np.concatenate([part.examples[name] for part in parts]) for name in parts[0].examples}
+        if "row" in examples:
+            rows = np.cumsum([0, *(len(part.bounds) - 1 for part in parts)])
+            numbered = [part.examples["row"] + n for part, n in zip(parts, rows, strict=False)]
+            examples["row"] = np.concatenate(numbered)
+        return cls(np.concatenate([[0], *offsets]), tokens, examples)
 
     def items(self, together: bool) -> Items:
         """The examples, or those of each row of the table together."""

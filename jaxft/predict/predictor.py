@@ -1,16 +1,21 @@
 """A trained model that answers in memory."""
 
+import copy
 import dataclasses
+import queue
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
 from jaxft import config, hub, program, sharding, tables, tasks
-from jaxft.batch import BatchShape, Target
+from jaxft.batch import BatchShape, Target, arrays
 from jaxft.data import rows, truncation
-from jaxft.data.batches import Feed
-from jaxft.data.features import Features, Items, tokenize
-from jaxft.data.packing import MULTIPLE, pack
+from jaxft.data.batches import Feed, assemble, spread
+from jaxft.data.features import Features, tokenize
 from jaxft.data.sources import INPUT, Split
 from jaxft.devices import distributed
 from jaxft.devices.distributed import say
@@ -18,13 +23,17 @@ from jaxft.errors import UserError
 from jaxft.hub import adapter_config, adapters
 from jaxft.job import Body, check_features, check_length, load, load_adapter, with_trusted_attention
 from jaxft.predict import directory
+from jaxft.predict.shapes import EACH, EACH_ELSEWHERE, Fixed, fixed_shapes, shape_for
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
 from jaxft.tables import census
 from jaxft.train.compiled import Compiled
-from jaxft.train.evaluate import collect, evaluate
+from jaxft.train.evaluate import collect, evaluate, scatter
 from jaxft.trained import best_weights, model_of, on_these_devices
 from jaxft.types import Params
+
+UNCUT = 1 << 20
+"""Tokens that no text has."""
 
 
 class Evaluation(NamedTuple):
@@ -45,11 +54,21 @@ class Evaluation(NamedTuple):
     notes: list[str]
 
 
+class Inputs(NamedTuple):
+    """Texts or rows that the model is to answer: as its table has read them, and their tokens."""
+
+    split: Split
+    features: Features
+
+
 class Predictor:
     """A trained model: `predictor(texts)` or `predictor(rows)` is a list of answers, one for each, in their order.
 
     An answer is what `--mode=predict` adds to a row. Inputs share rows of a batch, and batches have a few shapes (see
     `shape_for`); each is compiled when it is first needed, and kept.
+
+    A service calls the three steps of that apart: `tokenized` and `answers_of`, on any threads, and `compute` on one.
+    After `warm` nothing is compiled any more.
 
     Example:
       predictor = jaxft.Predictor.open("/tmp/reviews")
@@ -74,9 +93,13 @@ class Predictor:
         """
         self.experiment, self.table = experiment, table
         tokenizer = body.tokenizer(table.words)
-        self._tokenizer = truncation.keeping(tokenizer, table.options, experiment.data.truncate)
+        self._tokenizers: queue.LifoQueue[Any] = queue.LifoQueue()
+        self._tokenizers.put(truncation.keeping(tokenizer, table.options, experiment.data.truncate))
         self._program, self._weights = composed, weights
         self._steps: dict[BatchShape, Compiled] = {}
+        self._fixed: tuple[Fixed, Compiled] | None = None
+        self.positions = 0
+        """Of all batches that have been computed in the shapes of `warm`, padding among them."""
 
     @classmethod
     def open(cls, path: str | Path, adapter: str | Path = "", task: config.Task | None = None) -> "Predictor":
@@ -129,13 +152,8 @@ class Predictor:
         Raises:
           UserError: a text or a row that the model cannot read; names it.
         """
-        if isinstance(data, str | bytes | Mapping):
-            raise UserError(f"a {type(data).__name__} is one input; give a list of them")
-        if not len(data):
-            return []
-        if isinstance(data[0], str):
-            return list(self.answers(rows.texts_of(data, self._column())))
-        return list(self.answers(rows.split_of(data, "rows")))
+        split = self._split_of(data)
+        return list(self.answers(split)) if split else []
 
     def answers(self, split: Split) -> Iterator[dict[str, Any]]:
         """Yields an answer for each row of a table.
@@ -143,6 +161,19 @@ class Predictor:
         Raises:
           UserError: it lacks a column, or a row cannot be read.
         """
+        inputs = self.tokenized(split)
+        distributed.wait_for_all("tokenized")  # nobody is still at it when the first collective runs
+        return self.answers_of(inputs, self.compute(inputs.features))
+
+    def tokenized(self, data: Split | Sequence[str] | rows.Rows) -> Inputs:
+        """Returns one or more texts or rows as `compute` takes them. Several threads may call it at once.
+
+        Raises:
+          UserError: there are none, a column is lacking, or a row cannot be read or has no room; names it.
+        """
+        split = data if isinstance(data, Split) else self._split_of(data)
+        if not split:
+            raise UserError("there is no text and no row to answer; give one or more")
         have = split.table.column_names
         for column in self.table.inputs:
             if column not in have:
@@ -150,7 +181,80 @@ class Predictor:
                 raise UserError(f"{split.origin} has no column {column!r}, which the run reads; it has {listed}")
         split = self.table.read(split, labelled=False)
         features = self._features(split, labelled=False)
-        return self.table.predictions(self._outputs(features), features, split)
+        if self._fixed:
+            self._fixed[0].check(features.items(self._program.task.together), split.origin)
+        return Inputs(split, features)
+
+    def cut(self, inputs: Inputs) -> np.ndarray:
+        """Returns for each row whether a part of its text was cut off, `[rows]` of bool. Any thread may call it."""
+        split, features = inputs
+        length = self.experiment.data.max_length
+        found = np.zeros(split.table.num_rows, bool)
+        if not truncation.cuts(self.table.options):
+            return found
+        owners = np.repeat(np.arange(len(found)), np.diff(features.bounds))
+        full = np.unique(owners[features.lengths >= length])  # these have been cut, or are just so long
+        if len(full):
+            with self._tokenizer() as tokenizer:
+                whole = self.table.features(split.take(full), tokenizer, UNCUT, False)
+            within = full[whole["row"]] if "row" in whole else full
+            found[within[[len(ids) > length for ids in whole["input_ids"]]]] = True
+        return found
+
+    def compute(self, features: Features) -> Mapping[str, np.ndarray]:
+        """Returns the outputs of the model for examples as `tokenized` makes them. One thread at a time may call it.
+
+        Returns:
+          By name, `[examples, ...]` or, per token, `[tokens, ...]`, in the order of the examples.
+        """
+        composed, task = self._program, self._program.task
+        targets = {name: task.targets[name] for name in task.reads}
+        if self._fixed:
+            return self._in_fixed_shapes(features, targets, *self._fixed)
+        feed, shape = self._feed(features, targets)
+        if shape not in self._steps:
+            abstract = program.weights(composed.state)
+            self._steps[shape] = Compiled(composed.outputs, abstract, composed.abstract_inputs, [shape])
+        step = self._steps[shape]
+        return collect(lambda *given: (step(*given), None), self._weights, feed, task.outputs)[0]
+
+    def compute_each(self, several: Sequence[Features]) -> list[Mapping[str, np.ndarray]]:
+        """Returns the same of several examples' features, computed together. One thread at a time may call it."""
+        outputs, kinds = self.compute(Features.joined(several)), self._program.task.outputs
+        sizes = {"example": [len(one) for one in several], "token": [int(one.offsets[-1]) for one in several]}
+        ends = {kind: np.cumsum(of)[:-1] for kind, of in sizes.items()}
+        parts = {name: np.split(array, ends[kinds[name]]) for name, array in outputs.items()}
+        return [{name: part[number] for name, part in parts.items()} for number in range(len(several))]
+
+    def answers_of(self, inputs: Inputs, outputs: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+        """Yields an answer for each row of the inputs, from their outputs. Any thread may call it."""
+        return self.table.predictions(outputs, inputs.features, inputs.split)
+
+    def warm(self, tokens: int, threads: int = 1) -> list[BatchShape]:
+        """Compiles a fixed set of shapes, and computes each once; `compute` has batches of these alone from then on.
+
+        Args:
+          tokens: of the largest batch, about; see `jaxft.predict.shapes.fixed_shapes`.
+          threads: so many may tokenize at once, each with a tokenizer of its own.
+
+        Returns:
+          The shapes.
+        """
+        composed, task = self._program, self._program.task
+        virtual = composed.adaptation.tokens > 0
+        shapes = fixed_shapes(self.experiment, composed.row_shards, tokens, task.together, virtual)
+        step = Compiled(composed.outputs, program.weights(composed.state), composed.abstract_inputs, shapes)
+        step.wait()
+        targets = {name: task.targets[name] for name in task.reads}
+        for shape in shapes:
+            empty = {name: np.zeros(dims, dtype) for name, (dims, dtype) in arrays(shape, targets).items()}
+            jax.block_until_ready(step(self._weights, jax.device_put(empty, composed.batch_sharding)))
+        each = EACH.get(composed.mesh.devices.flat[0].platform, EACH_ELSEWHERE)
+        self._fixed = Fixed(shapes, composed.model.facts.width, each), step
+        with self._tokenizer() as first:
+            for tokenizer in [copy.deepcopy(first) for _ in range(threads - self._tokenizers.qsize() - 1)]:
+                self._tokenizers.put(tokenizer)
+        return shapes
 
     def evaluate(self, data: Split | rows.Rows) -> Evaluation:
         """Measures the model on labelled rows, which are read as those of training were, or on a table of them.
@@ -166,6 +270,7 @@ class Predictor:
             raise UserError(f"{given.origin}: none of its {given.table.num_rows:,} rows is left to measure on")
         self.table.check_labels(split)
         features = self._features(split, labelled=True)
+        distributed.wait_for_all("tokenized")  # nobody is still at it when the first collective runs
         notes = [*split.notes, *census.of_classes(options, {split.origin: split})]
         notes += census.of_tokens(options, {split.origin: features}, self.experiment.data.max_length)
         if undecided := self.table.undecided():
@@ -181,17 +286,36 @@ class Predictor:
         classes = table.plots(found.outputs, features, split).get("names", ())
         return Evaluation(metrics, split.table.num_rows, given.table.num_rows, classes, notes)
 
+    def _split_of(self, data: Sequence[str] | rows.Rows) -> Split | None:
+        """Texts or rows as a table; None where there are none."""
+        if isinstance(data, str | bytes | Mapping):
+            raise UserError(f"a {type(data).__name__} is one input; give a list of them")
+        if not len(data):
+            return None
+        if isinstance(data[0], str):
+            return rows.texts_of(data, self._column())
+        return rows.split_of(data, "rows")
+
+    @contextmanager
+    def _tokenizer(self) -> Iterator[Any]:
+        """A tokenizer that nobody else uses meanwhile: one that cuts texts does not stand two threads at once."""
+        tokenizer = self._tokenizers.get()
+        try:
+            yield tokenizer
+        finally:
+            self._tokenizers.put(tokenizer)
+
     def _features(self, split: Split, labelled: bool) -> Features:
         """The tokens of rows that the table has read."""
         length = self.experiment.data.max_length
-        features = tokenize(
-            split.table.num_rows,
-            lambda start, stop: self.table.features(split.slice(start, stop), self._tokenizer, length, labelled),
-            path=None,
-            about=lambda made: census.of_features(made, self._tokenizer),
-        )
+        with self._tokenizer() as tokenizer:
+            features = tokenize(
+                split.table.num_rows,
+                lambda start, stop: self.table.features(split.slice(start, stop), tokenizer, length, labelled),
+                path=None,
+                about=(lambda made: census.of_features(made, tokenizer)) if labelled else None,
+            )
         check_features(features, self._program.model, length)
-        distributed.wait_for_all("tokenized")  # nobody is still at it when the first collective runs
         return features
 
     def _column(self) -> str:
@@ -201,51 +325,26 @@ class Predictor:
             raise UserError(f"the model reads {len(self.table.inputs)} columns; give rows, {{{row}}}, instead of texts")
         return self.table.inputs[0]
 
-    def _outputs(self, features: Features) -> Mapping[str, Any]:
-        composed, task = self._program, self._program.task
-        feed, shape = self._feed(features, {name: task.targets[name] for name in task.reads})
-        if shape not in self._steps:
-            abstract = program.weights(composed.state)
-            self._steps[shape] = Compiled(composed.outputs, abstract, composed.abstract_inputs, [shape])
-        step = self._steps[shape]
-        return collect(lambda *given: (step(*given), None), self._weights, feed, task.outputs)[0]
+    def _in_fixed_shapes(
+        self, features: Features, targets: Mapping[str, Target], fixed: Fixed, step: Compiled
+    ) -> Mapping[str, np.ndarray]:
+        """The outputs, from batches of the shapes that `warm` has compiled."""
+        task, outputs = self._program.task, {}
+        items, begun = features.items(task.together), []
+        for part in fixed.parts(items):
+            host = assemble(features, *spread(features, items, part.items, part.rows), part.shape, targets)
+            placed = jax.device_put(dict(host.arrays), self._program.batch_sharding)
+            begun.append((host, step(self._weights, placed)))
+            self.positions += part.shape.rows * part.shape.length
+        for host, found in begun:
+            scatter(outputs, jax.device_get(found), task.outputs, host, features)
+        return outputs
 
     def _feed(self, features: Features, targets: Mapping[str, Target]) -> tuple[Feed, BatchShape]:
         """The batches of all examples, and their one shape."""
         composed, together = self._program, self._program.task.together
         shape = shape_for(features.items(together), self.experiment, composed.row_shards)
         return Feed(features, targets, [shape], composed.batch_sharding, together=together), shape
-
-
-def shape_for(items: Items, experiment: config.Experiment, parts: int) -> BatchShape:
-    """Returns the shape of the batches for these inputs: one of a few, whatever they are.
-
-    Row lengths are `data.max_length`, a quarter of it and, for inputs of several examples side by side, twice, four
-    times, ... as much; there is one row a device where that holds all inputs, else about `train.batch_size` examples.
-
-    Args:
-      parts: rows are split over so many devices.
-    """
-    longest, most = int(items.lengths.max()), 1 << (items.most - 1).bit_length()
-    packing, size = experiment.data.packing != "off", experiment.train.batch_size
-    quarter = _up(experiment.data.max_length / 4, MULTIPLE)
-    lengths = [quarter, _up(experiment.data.max_length, MULTIPLE)]
-    while lengths[-1] < longest:
-        lengths.append(2 * lengths[-1])
-    lengths = [length for length in lengths if length >= longest]
-
-    def shape(rows: float, length: int) -> BatchShape:
-        return BatchShape(_up(rows, parts), length, max(length // 16 if packing else 1, most))
-
-    for small in (shape(1, length) for length in lengths):
-        if pack(items.lengths, small.length, small.slots // items.most).count <= small.rows:
-            return small
-    return shape(size * quarter / lengths[0] if packing else size, lengths[0])
-
-
-def _up(n: float, multiple: int) -> int:
-    """The smallest multiple that is not below n."""
-    return int(-(-n // multiple)) * multiple
 
 
 def run_in(path: str) -> Workdir | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxft.data import ragged
 from jaxft.data.batches import Feed, HostBatch
+from jaxft.data.features import Features
 from jaxft.train.step import EvalStep
 from jaxft.types import Array, Batch, Outputs, Params
 
@@ -57,21 +58,38 @@ def collect(
     Returns:
       The outputs, as in `Evaluated`, and what else `step` gave of each batch, on the host.
     """
-    features, rest = feed.features, []
-    sizes = {"example": len(features), "token": int(features.offsets[-1])}
+    rest: list[Any] = []
     outputs: dict[str, np.ndarray] = {}
     steps = ((host, step(weights, batch)) for host, batch in feed.all())
     for host, (found, other) in ((host, jax.device_get(found)) for host, found in _one_behind(steps)):
         rest.append(other)
-        for name, kind in kinds.items():
-            array = found[name]
-            target = outputs.setdefault(name, np.zeros((sizes[kind], *array.shape[2:]), array.dtype))
-            if kind == "example":
-                target[host.examples] = array[host.rows.row, host.rows.slot]
-            else:
-                source, place = token_places(host, features.offsets)
-                target[place] = array.reshape(-1, *array.shape[2:])[source]
+        scatter(outputs, found, kinds, host, feed.features)
     return outputs, rest
+
+
+def scatter(
+    outputs: dict[str, np.ndarray],
+    found: Mapping[str, np.ndarray],
+    kinds: Mapping[str, str],
+    host: HostBatch,
+    features: Features,
+) -> None:
+    """Puts what a step has found for a batch into the outputs of all examples, which it makes where they are not yet.
+
+    Args:
+      outputs: as in `Evaluated`; changed.
+      found: of the batch, `[rows, slots, ...]` or, per token, `[rows, length, ...]`.
+      kinds: each output's name -> "example" or "token".
+    """
+    sizes = {"example": len(features), "token": int(features.offsets[-1])}
+    for name, kind in kinds.items():
+        array = found[name]
+        target = outputs.setdefault(name, np.zeros((sizes[kind], *array.shape[2:]), array.dtype))
+        if kind == "example":
+            target[host.examples] = array[host.rows.row, host.rows.slot]
+        else:
+            source, place = token_places(host, features.offsets)
+            target[place] = array.reshape(-1, *array.shape[2:])[source]
 
 
 def token_places(host: HostBatch, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
