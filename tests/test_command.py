@@ -16,7 +16,7 @@ from runs import ROOT, environment
 
 from jaxft import cli, config
 from jaxft.cli import arguments
-from jaxft.cli.modes import MODES
+from jaxft.cli.modes import LIMITS, MODES
 from jaxft.config.files import find
 from jaxft.errors import UserError
 from jaxft.modes.exporting import command_line
@@ -165,6 +165,7 @@ USED = {
     "evaluate": {"workdir", "input"},
     "predict": {"workdir", "input", "output", "adapter"},
     "export": {"workdir", "format"},
+    "serve": {"workdir", "host", "port", "adapters", *(f"serve.{name}" for name in LIMITS)},
     "inspect": {"config", "workdir", "draw"},
     "plan": {"config", "workdir", "topology", "plan.search", "plan.exact"},
 }
@@ -172,7 +173,8 @@ USED = {
 VALUES = {
     "config": "quickstart", "workdir": "w", "input": "a.csv", "output": "a.jsonl", "adapter": "a", "draw": "x",
     "overwrite": "true", "extend": "true", "profile": "5", "topology": "gpu", "plan.search": "true",
-    "plan.exact": "true", "format": "onnx",
+    "plan.exact": "true", "format": "onnx", "host": "0.0.0.0", "port": "80", "adapters": "a=b",
+    "serve.log_texts": "true", **{f"serve.{name}": "5" for name in LIMITS if name != "log_texts"},
 }  # fmt: skip
 
 

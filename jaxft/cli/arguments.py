@@ -42,8 +42,8 @@ config_flags.register_flag_parser_for_type(tuple[str, ...], _Texts())
 OF_MODES: dict[str, tuple[Any, str]] = {
     "workdir": (
         None,
-        "folder of the run: train writes it; evaluate, predict, export and inspect read it; predict, export "
-        "--format: or that of any model; plan: where plan.json is written",
+        "folder of the run: train writes it; evaluate, predict, export, serve and inspect read it; predict, serve, "
+        "export --format: or that of any model; plan: where plan.json is written",
     ),
     "input": (
         None,
@@ -53,6 +53,17 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "draw": ("", "inspect: draw the parameters whose path this pattern matches"),
     "adapter": ("", "predict: folder of an adapter, of this run, of another or from peft, to use"),
     "format": ("", "export: further formats of the model, in its export: onnx, stablehlo"),
+    "host": ("127.0.0.1", "serve: address to listen at; 0.0.0.0: all of this machine"),
+    "port": (8000, "serve: port to listen at; 0: any that is free"),
+    "adapters": ("", "serve: adapters on the model, NAME=PATH,OTHER=PATH; a request names one by `model`"),
+    "serve.tokens": (0, "serve: tokens of a batch, about; 0: 1,024 on CPU, 16,384 elsewhere"),
+    "serve.body": (1 << 20, "serve: bytes of a request's body"),
+    "serve.texts": (256, "serve: texts or rows of a request"),
+    "serve.characters": (20_000, "serve: characters of a text; what follows is cut off, which the answer says"),
+    "serve.request_tokens": (65_536, "serve: tokens of a request, once its texts are cut"),
+    "serve.queue": (1024, "serve: texts that wait or are computed; then a request is answered by 429"),
+    "serve.seconds": (30, "serve: seconds that a request may take; then it is answered by 504"),
+    "serve.log_texts": (False, "serve: write texts and rows into the log"),
     "overwrite": (False, "train: delete the run that --workdir holds and start anew"),
     "extend": (False, "train: go on with the run that --workdir holds, for more steps, epochs or patience than it had"),
     "profile": (0, "train: write a trace of so many steps into WORKDIR/profile"),

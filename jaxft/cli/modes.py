@@ -88,6 +88,20 @@ def _plan(values: flags.FlagValues) -> int:
     return 0
 
 
+LIMITS = ("tokens", "body", "texts", "characters", "request_tokens", "queue", "seconds", "log_texts")
+"""The flags `--serve.NAME`, those of `jaxft.serve.limits.Limits`."""
+
+SERVE = ("host", "port", "adapters", *(f"serve.{name}" for name in LIMITS))
+
+
+def _serve(modes: Any, values: flags.FlagValues) -> None:
+    from jaxft.serve.limits import Limits
+
+    given: dict[str, Any] = {name: values[f"serve.{name}"].value for name in LIMITS}
+    limits = Limits(**given)
+    modes.serve(values.workdir, values.host, values.port, values.adapters, limits)
+
+
 MODES = {
     "train": Mode(
         _together(
@@ -117,6 +131,7 @@ MODES = {
         needs=("workdir",),
         uses=("format",),
     ),
+    "serve": Mode(_together(lambda modes, given: _serve(modes, given)), needs=("workdir",), uses=SERVE),
     "inspect": Mode(
         _together(lambda modes, given: modes.inspect(given.config, given.workdir, given.draw)),
         needs=(),

@@ -46,9 +46,7 @@ def texts_of(texts: Sequence[Any], column: str) -> Split:
         if not isinstance(text, str):
             raise UserError(f"texts, row {number}: {str(text)[:40]!r} is a {type(text).__name__}, not a text")
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            raise UserError(
-                f"texts, row {number}: {text[:40]!r} holds half a character (a surrogate); mend its encoding"
-            )
+            raise UserError(f"texts, row {number}: {text[:40]!r} holds half a character; mend its encoding")
     return Split(pa.table({column: pa.array(list(texts), pa.large_string())}), "texts")
 
 

@@ -1,4 +1,4 @@
-"""What `run.py --mode=...` does, but for planning: train, evaluate, predict, export, inspect.
+"""What `run.py --mode=...` does, but for planning: train, evaluate, predict, export, inspect, serve.
 
 Each is loaded when it is asked for: importing one does not import the others.
 """
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jaxft.modes.exporting import export
     from jaxft.modes.inspecting import inspect
     from jaxft.modes.predicting import predict
+    from jaxft.modes.serving import serve
     from jaxft.modes.training import train
 
 _FILES = {
@@ -18,6 +19,7 @@ _FILES = {
     "export": "exporting",
     "inspect": "inspecting",
     "predict": "predicting",
+    "serve": "serving",
     "train": "training",
 }
 
@@ -28,4 +30,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
 
 
-__all__ = ["evaluate", "export", "inspect", "predict", "train"]
+__all__ = ["evaluate", "export", "inspect", "predict", "serve", "train"]

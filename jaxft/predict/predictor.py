@@ -21,8 +21,9 @@ from jaxft.devices import distributed
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.hub import adapter_config, adapters
-from jaxft.job import Body, check_features, check_length, load, load_adapter, with_trusted_attention
+from jaxft.job import Body, check_features, check_length, with_trusted_attention
 from jaxft.predict import directory
+from jaxft.predict.base import as_trained, base_weights
 from jaxft.predict.shapes import EACH, EACH_ELSEWHERE, Fixed, fixed_shapes, shape_for
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
@@ -70,6 +71,11 @@ class Predictor:
     A service calls the three steps of that apart: `tokenized` and `answers_of`, on any threads, and `compute` on one.
     After `warm` nothing is compiled any more.
 
+    Attributes:
+      experiment, table: how inputs are read, and answers made.
+      weights: the trainable and the frozen parameters.
+      positions: of the batches of the last `compute` after `warm`, padding included.
+
     Example:
       predictor = jaxft.Predictor.open("/tmp/reviews")
       predictor(["I liked it.", "Never again."])[0]["prediction"]
@@ -95,11 +101,10 @@ class Predictor:
         tokenizer = body.tokenizer(table.words)
         self._tokenizers: queue.LifoQueue[Any] = queue.LifoQueue()
         self._tokenizers.put(truncation.keeping(tokenizer, table.options, experiment.data.truncate))
-        self._program, self._weights = composed, weights
+        self._program, self.weights = composed, weights
         self._steps: dict[BatchShape, Compiled] = {}
         self._fixed: tuple[Fixed, Compiled] | None = None
         self.positions = 0
-        """Of all batches that have been computed in the shapes of `warm`, padding among them."""
 
     @classmethod
     def open(cls, path: str | Path, adapter: str | Path = "", task: config.Task | None = None) -> "Predictor":
@@ -122,7 +127,7 @@ class Predictor:
         if meaning and task:
             raise UserError(f"{chosen} says its task; leave `task` out")
         if meaning:
-            experiment = _as_trained(of_run or config.Experiment(model=config.Model(path=str(path))), meaning)
+            experiment = as_trained(of_run or config.Experiment(model=config.Model(path=str(path))), meaning)
         else:
             experiment = of_run or directory.experiment(str(path), task)
         if chosen:
@@ -141,10 +146,20 @@ class Predictor:
         if folder and not chosen:
             weights, thresholds = best_weights(folder, composed, body.directory)
         else:
-            weights = _base_weights(body, composed, chosen)
+            weights = base_weights(body, composed, chosen)
             thresholds = {} if chosen else body.hf.get("thresholds", {})
             thresholds = meaning.thresholds if meaning else thresholds
         return cls(experiment, body, tables.build(experiment.task).decide(thresholds), composed, weights)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a hidden state."""
+        return self._program.model.facts.width
+
+    @property
+    def device(self) -> str:
+        """The kind of device that computes: cpu, gpu or tpu."""
+        return self._program.mesh.devices.flat[0].platform
 
     def __call__(self, data: Sequence[str] | rows.Rows) -> list[dict[str, Any]]:
         """Returns an answer for each text, or for each row: a dict of the columns that the model reads.
@@ -152,7 +167,7 @@ class Predictor:
         Raises:
           UserError: a text or a row that the model cannot read; names it.
         """
-        split = self._split_of(data)
+        split = self.split_of(data)
         return list(self.answers(split)) if split else []
 
     def answers(self, split: Split) -> Iterator[dict[str, Any]]:
@@ -171,7 +186,7 @@ class Predictor:
         Raises:
           UserError: there are none, a column is lacking, or a row cannot be read or has no room; names it.
         """
-        split = data if isinstance(data, Split) else self._split_of(data)
+        split = data if isinstance(data, Split) else self.split_of(data)
         if not split:
             raise UserError("there is no text and no row to answer; give one or more")
         have = split.table.column_names
@@ -216,7 +231,7 @@ class Predictor:
             abstract = program.weights(composed.state)
             self._steps[shape] = Compiled(composed.outputs, abstract, composed.abstract_inputs, [shape])
         step = self._steps[shape]
-        return collect(lambda *given: (step(*given), None), self._weights, feed, task.outputs)[0]
+        return collect(lambda *given: (step(*given), None), self.weights, feed, task.outputs)[0]
 
     def compute_each(self, several: Sequence[Features]) -> list[Mapping[str, np.ndarray]]:
         """Returns the same of several examples' features, computed together. One thread at a time may call it."""
@@ -248,9 +263,9 @@ class Predictor:
         targets = {name: task.targets[name] for name in task.reads}
         for shape in shapes:
             empty = {name: np.zeros(dims, dtype) for name, (dims, dtype) in arrays(shape, targets).items()}
-            jax.block_until_ready(step(self._weights, jax.device_put(empty, composed.batch_sharding)))
-        each = EACH.get(composed.mesh.devices.flat[0].platform, EACH_ELSEWHERE)
-        self._fixed = Fixed(shapes, composed.model.facts.width, each), step
+            jax.block_until_ready(step(self.weights, jax.device_put(empty, composed.batch_sharding)))
+        each = EACH.get(self.device, EACH_ELSEWHERE)
+        self._fixed = Fixed(shapes, self.width, each), step
         with self._tokenizer() as first:
             for tokenizer in [copy.deepcopy(first) for _ in range(threads - self._tokenizers.qsize() - 1)]:
                 self._tokenizers.put(tokenizer)
@@ -280,13 +295,13 @@ class Predictor:
         table, composed = self.table.decide(undecided), self._program
         feed, shape = self._feed(features, composed.task.targets)
         step = Compiled(composed.eval_step, program.weights(composed.state), composed.abstract_batch, [shape])
-        found = evaluate(step, self._weights, feed, composed.task.outputs)
+        found = evaluate(step, self.weights, feed, composed.task.outputs)
         # By one process, as rounding may differ on their machines.
         metrics = distributed.once(lambda: {"loss": found.loss} | table.metrics(found.outputs, features, split))
         classes = table.plots(found.outputs, features, split).get("names", ())
         return Evaluation(metrics, split.table.num_rows, given.table.num_rows, classes, notes)
 
-    def _split_of(self, data: Sequence[str] | rows.Rows) -> Split | None:
+    def split_of(self, data: Sequence[str] | rows.Rows) -> Split | None:
         """Texts or rows as a table; None where there are none."""
         if isinstance(data, str | bytes | Mapping):
             raise UserError(f"a {type(data).__name__} is one input; give a list of them")
@@ -334,8 +349,8 @@ class Predictor:
         for part in fixed.parts(items):
             host = assemble(features, *spread(features, items, part.items, part.rows), part.shape, targets)
             placed = jax.device_put(dict(host.arrays), self._program.batch_sharding)
-            begun.append((host, step(self._weights, placed)))
-            self.positions += part.shape.rows * part.shape.length
+            begun.append((host, step(self.weights, placed)))
+        self.positions = sum(host.shape.rows * host.shape.length for host, _ in begun)
         for host, found in begun:
             scatter(outputs, jax.device_get(found), task.outputs, host, features)
         return outputs
@@ -359,32 +374,3 @@ def run_in(path: str) -> Workdir | None:
             return Workdir(path)
         return None if "model_type" in values else Workdir(path)
     return Workdir(path)
-
-
-def _as_trained(experiment: config.Experiment, meaning: adapters.Meaning) -> config.Experiment:
-    """The experiment, which reads and answers as an adapter was trained to."""
-    data = dataclasses.replace(experiment.data, max_length=meaning.max_length, truncate=meaning.truncate)
-    return dataclasses.replace(experiment, task=meaning.task, data=data)
-
-
-def _base_weights(body: Body, composed: program.Program, adapter: Path | None) -> tuple[Params, Params]:
-    """Those of the model's directory, which has the head as well, or is what the adapter is put on."""
-    params, accounting = load(body.directory, composed)
-    trainable, frozen = composed.split(params)
-    if adapter:
-        there = adapters.held(adapter, composed)
-        if new := [path for path in accounting.new if path not in there]:
-            raise UserError(
-                f"neither the adapter {adapter} nor its base {body.directory} has {', '.join(new[:3])}: what is not "
-                "trained answers nothing; save the head with the adapter (peft: modules_to_save)"
-            )
-        trainable, notes = load_adapter(adapter, composed, trainable)
-        for line in notes:
-            say(line)
-        return trainable, frozen
-    if new := accounting.new:
-        raise UserError(
-            f"{body.directory}: the weights have no {', '.join(new[:3])} of the shape that config.json says; "
-            "what is not trained answers nothing"
-        )
-    return trainable, frozen
