@@ -108,6 +108,22 @@ COMMAND_LINE: Rows = {
     "a packaged config without its argument": (flags("--config=glue:sts"), ["glue.py:sts: no such task", "'stsb'?"]),
     "no such format": (on_run("export", "--format=onx"), ["--format onx", "did you mean 'onnx'?"]),
     "no --input": (on_run("predict"), ["--input is missing"]),
+    "a service of no text": (
+        on_run("serve", "--serve.texts=0"),
+        ["--serve.texts is 0; it must be at least 1"],
+    ),
+    "an adapter without a name": (
+        on_run("serve", "--adapters=/tmp/a"),
+        ["--adapters: '/tmp/a' is no NAME=PATH; write --adapters=first=/path/one"],
+    ),
+    "a port that there is not": (
+        on_run("serve", "--port=70000"),
+        ["--port=70000 on --host=127.0.0.1", "choose another"],
+    ),
+    "nothing to serve": (
+        lambda room: ["--mode=serve", f"--workdir={room.path}", "--port=0"],
+        ["holds no run (no config.json)"],
+    ),
     "no such GLUE task": (flags(f"--config={CONFIGS}/glue.py:sts"), ["glue.py:sts: no such task", "'stsb'?"]),
 }
 

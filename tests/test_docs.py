@@ -5,6 +5,10 @@ import re
 from runs import ROOT
 
 from jaxft import config
+from jaxft.cli.arguments import OF_MODES
+from jaxft.cli.modes import LIMITS
+from jaxft.serve.limits import Limits
+from jaxft.serve.measures import Measures
 from jaxft.sharding import RULES
 
 
@@ -15,3 +19,15 @@ def test_the_sharding_page_names_every_axis_and_key():
     for key in config.keys(config.Mesh()):
         assert f"config.mesh.{key}`" in page
     assert "[docs/sharding.md](docs/sharding.md)" in (ROOT / "README.md").read_text()
+
+
+def test_the_page_of_the_service_names_its_metrics_and_limits():
+    page = (ROOT / "docs" / "serve.md").read_text()
+    for family in Measures().registry.collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        assert f"`{name}`" in page
+    assert {*LIMITS} == {*vars(Limits())}
+    for name, default in vars(Limits()).items():
+        assert f"`--serve.{name}`" in page and OF_MODES[f"serve.{name}"][0] == default
+        assert name in ("tokens", "log_texts") or re.search(rf"^\| `--serve\.{name}` .*\b{default:,}\b", page, re.M)
+    assert "[docs/serve.md](docs/serve.md)" in (ROOT / "README.md").read_text()

@@ -20,6 +20,9 @@ KEY = "JAXFT_API_KEY"
 SETTLE = 1.0
 """Seconds in which clients learn, once the service ends, that connections close, and balancers that it is not ready."""
 
+LAST = 0.5
+"""Seconds in which connections that were accepted just before it stopped to listen send their request."""
+
 KEEP_ALIVE = 75
 """Seconds that a connection is kept open for its next request."""
 
@@ -83,6 +86,9 @@ async def _run(server, service, listener: socket.socket) -> None:
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     service.drain()
     await asyncio.sleep(SETTLE)
+    for one in server.servers:
+        one.close()
+    await asyncio.sleep(LAST)  # uvicorn would close connections whose request it has not read yet
     server.should_exit = True
     await serving
 
