@@ -67,6 +67,8 @@ def facts(cfg: Config) -> Facts:
             "answers": cfg.qa_dropout,
         },
         parts={"key": ("k_lin",), "value": ("v_lin",), "attention": ("out_lin",), "mlp": ("ffn/lin2",)},
+        inner_key="hidden_dim",
+        depth_key="n_layers",
     )
 
 

@@ -36,6 +36,9 @@ class Facts(NamedTuple):
       states: whether attention may see further keys and values, which have no distance to any token.
       distances: whether scores of attention depend on distances that have parameters: no kernel computes such.
       repeats: how many times each layer is computed, one after the other, with the same parameters.
+      inner_key: what config.json calls the width of the feed-forward nets.
+      depth_key: what config.json calls the number of layers, repeats counted.
+      kinds: the kind of each layer, as `layer_types` of config.json has it; empty: all layers are of one kind.
     """
 
     width: int
@@ -51,6 +54,9 @@ class Facts(NamedTuple):
     states: bool = True
     distances: bool = False
     repeats: int = 1
+    inner_key: str = "intermediate_size"
+    depth_key: str = "num_hidden_layers"
+    kinds: tuple[str, ...] = ()
 
 
 PARTS = ("key", "value", "attention", "mlp")

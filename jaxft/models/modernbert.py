@@ -109,6 +109,7 @@ def facts(cfg: Config) -> Facts:
         rates={name: getattr(cfg, f"{name}_dropout") for name in DROPOUTS},
         parts={"attention": ("attn/Wo",), "mlp": ("mlp/Wo",)},
         states=False,
+        kinds=cfg.layer_types,
     )
 
 
