@@ -10,7 +10,7 @@ import support
 from runs import experiment
 
 from jaxft import config, models, modes, tables
-from jaxft.modes import finished
+from jaxft.modes import exporting
 from jaxft.tables.sequence_classification import SequenceClassification as Table
 from jaxft.tasks.sequence_classification import SequenceClassification
 from jaxft.train import loop
@@ -98,8 +98,8 @@ def test_the_best_so_far(name):
 
 def test_an_export_holds_its_own_decisions_alone():
     base = {"model_type": "bert", "thresholds": {"news": 0.3}, "problem_type": "multi_label_classification"}
-    assert finished.settings(base, {"id2label": {"0": "a"}}, {}) == {"model_type": "bert", "id2label": {"0": "a"}}
-    assert finished.settings(base, {}, {"a": 0.5})["thresholds"] == {"a": 0.5}
+    assert exporting.settings(base, {"id2label": {"0": "a"}}, {}) == {"model_type": "bert", "id2label": {"0": "a"}}
+    assert exporting.settings(base, {}, {"a": 0.5})["thresholds"] == {"a": 0.5}
     options = config.SequenceClassification(labels=("a", "b"), problem="multi_label")
     table = tables.build(options)
     assert table.decide({"news": 0.3}).options.thresholds == () and table.decide({"a": 0.1}).options.thresholds == ()

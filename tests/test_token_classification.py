@@ -19,7 +19,7 @@ from jaxft.data.sources import Split, read
 from jaxft.errors import UserError
 from jaxft.job import Body
 from jaxft.metrics import entities
-from jaxft.modes import finished
+from jaxft.modes import exporting
 from jaxft.tables import windows
 from jaxft.tables.words import split_text
 
@@ -229,7 +229,7 @@ def test_an_export_names_the_tags_as_they_are_learned(tiny_model):
     seen = [[names["id2label"][str(i)] for i in row if i != -100] for row in columns["labels"]]
     assert seen == tags
     assert {names["id2label"][str(i)]: i for i in range(5)} == names["label2id"]
-    written = finished.settings({"id2label": {"0": "X", "1": "Y"}, "label2id": {"X": 0}}, names, {})
+    written = exporting.settings({"id2label": {"0": "X", "1": "Y"}, "label2id": {"X": 0}}, names, {})
     assert written["id2label"] == names["id2label"] and written["label2id"] == names["label2id"]
 
 

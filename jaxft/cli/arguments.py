@@ -42,14 +42,15 @@ config_flags.register_flag_parser_for_type(tuple[str, ...], _Texts())
 OF_MODES: dict[str, tuple[Any, str]] = {
     "workdir": (
         None,
-        "folder of the run: train writes it; evaluate, predict, export, serve and inspect read it; predict, serve, "
-        "export --format: or that of any model; plan: where plan.json is written",
+        "folder of the run: train writes it; evaluate, predict, export, compress, serve and inspect read it; predict, "
+        "compress, serve, export --format: or that of any model; plan: where plan.json is written",
     ),
     "input": (
         None,
-        "predict: a text, CSV, JSON or Parquet file; evaluate: a labelled file, instead of the run's own splits",
+        "predict: a text, CSV, JSON or Parquet file; evaluate, compress: a labelled file, instead of the run's own "
+        "splits; compress, for words alone: any text",
     ),
-    "output": ("", "predict: JSON lines file to write; empty: standard output"),
+    "output": ("", "predict: JSON lines file to write; empty: standard output; compress: new folder of the model"),
     "draw": ("", "inspect: draw the parameters whose path this pattern matches"),
     "adapter": ("", "predict: folder of an adapter, of this run, of another or from peft, to use"),
     "format": ("", "export: further formats of the model, in its export: onnx, stablehlo"),
@@ -68,6 +69,9 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "extend": (False, "train: go on with the run that --workdir holds, for more steps, epochs or patience than it had"),
     "profile": (0, "train: write a trace of so many steps into WORKDIR/profile"),
     "topology": ("", "plan: devices to plan for, e.g. v5e:4x4, cpu:8 (simulated), gpu"),
+    "compress.layers": (0, "compress: keep so many layers; 0: all"),
+    "compress.inner": (0, "compress: keep so many units of each feed-forward net; 0: all"),
+    "compress.words": ("", "compress: used: keep the words that the run's texts use, or those of --input; empty: all"),
     "plan.search": (False, "plan: look for the best mesh, recomputation and accumulation"),
     "plan.exact": (False, "plan: compile for TPU as a run does; takes several times as long"),
 }
@@ -81,7 +85,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         if isinstance(default, bool):
             flags.DEFINE_bool(name, default, doc, flag_values=values)
         elif isinstance(default, int):
-            bound = 0 if name == "profile" else None
+            bound = 0 if name in OF_MODES else None
             flags.DEFINE_integer(name, default, doc, lower_bound=bound, flag_values=values)
         else:
             flags.DEFINE_string(name, default, doc, flag_values=values)
@@ -101,6 +105,7 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 MISSING = {
     "config": "give an experiment file, e.g. --config=configs/quickstart.py",
     "input": "give a text, CSV or JSON lines file",
+    "output": "give a new folder for the smaller model",
     "workdir": "give the folder of the run",
 }
 """Flag -> what to do where a mode needs it."""

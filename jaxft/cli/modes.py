@@ -132,6 +132,20 @@ MODES = {
         uses=("format",),
     ),
     "serve": Mode(_together(lambda modes, given: _serve(modes, given)), needs=("workdir",), uses=SERVE),
+    "compress": Mode(
+        _together(
+            lambda modes, given: modes.compress(
+                given.workdir,
+                given.output,
+                layers=given["compress.layers"].value,
+                inner=given["compress.inner"].value,
+                words=given["compress.words"].value,
+                inputs=given.input or "",
+            )
+        ),
+        needs=("workdir", "output"),
+        uses=("input", "compress.layers", "compress.inner", "compress.words"),
+    ),
     "inspect": Mode(
         _together(lambda modes, given: modes.inspect(given.config, given.workdir, given.draw)),
         needs=(),

@@ -77,6 +77,23 @@ def front_matter(directory: Path) -> dict[str, Any]:
         return {}
 
 
+KEPT = ("base_model", "base_model_relation", "datasets", "language", "license", "license_name", "license_link")
+"""What a model's front matter says that is true of another form of it as well; its results are not."""
+
+
+def front_matter_of(base: Mapping[str, Any], library: str, pipeline: str) -> str:
+    """Returns the front matter, without its fences, of another form of a model.
+
+    Args:
+      base: the model's own; see `front_matter`.
+      library, pipeline: as `About` has them.
+    """
+    from huggingface_hub import ModelCardData
+
+    kept = {key: base[key] for key in KEPT if key in base}
+    return ModelCardData(library_name=library, pipeline_tag=pipeline, tags=["jaxft"], **kept).to_yaml()
+
+
 def model_card(about: About) -> str:
     """Returns the text of README.md: what the model is, what it was trained on, how well it does, how to use it."""
     data, train, optimizer = (about.experiment[section] for section in ("data", "train", "optimizer"))

@@ -1,4 +1,4 @@
-"""What `run.py --mode=...` does, but for planning: train, evaluate, predict, export, inspect, serve.
+"""What `run.py --mode=...` does, but for planning: train, evaluate, predict, export, compress, inspect, serve.
 
 Each is loaded when it is asked for: importing one does not import the others.
 """
@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxft.modes.compressing import compress
     from jaxft.modes.evaluating import evaluate
     from jaxft.modes.exporting import export
     from jaxft.modes.inspecting import inspect
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from jaxft.modes.training import train
 
 _FILES = {
+    "compress": "compressing",
     "evaluate": "evaluating",
     "export": "exporting",
     "inspect": "inspecting",
@@ -30,4 +32,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
 
 
-__all__ = ["evaluate", "export", "inspect", "predict", "serve", "train"]
+__all__ = ["compress", "evaluate", "export", "inspect", "predict", "serve", "train"]

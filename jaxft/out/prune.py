@@ -73,6 +73,18 @@ def most_important(scores: Mapping[str, np.ndarray], count: int) -> dict[str, np
     return {layer: np.sort(np.argsort(-values, kind="stable")[:count]) for layer, values in scores.items()}
 
 
+def check_units(model: Model, count: int) -> None:
+    """Makes sure that a feed-forward net can keep so many units.
+
+    Raises:
+      UserError: it has not so many.
+    """
+    if not 1 <= count <= (units := width(model)):
+        raise UserError(
+            f"--compress.inner={count}: a feed-forward net of the model has {units} units; keep 1 to {units}"
+        )
+
+
 def with_units(model: Model, sized: Sized, keep: Mapping[str, np.ndarray]) -> Sized:
     """Returns the model with some units of its feed-forward nets alone.
 
@@ -83,22 +95,37 @@ def with_units(model: Model, sized: Sized, keep: Mapping[str, np.ndarray]) -> Si
       UserError: as many as that are not there.
     """
     count, units = len(next(iter(keep.values()))), width(model)
-    if not 1 <= count <= units:
-        raise UserError(
-            f"--compress.inner={count}: a feed-forward net of the model has {units} units; keep 1 to {units}"
-        )
+    check_units(model, count)
     spec, flat = nn.flatten(model.param_spec()), dict(nn.flatten(sized.params))
     for layer, kept in keep.items():
         for path in (path for path in spec if path.startswith(f"{layer}/") and INNER in spec[path].axes):
             axis = spec[path].axes.index(INNER)
             halves = range(0, spec[path].shape[axis], units)
             flat[path] = np.take(np.asarray(flat[path]), np.concatenate([kept + half for half in halves]), axis)
-    return Sized({**sized.hf, model.facts.inner_key: count}, nn.unflatten(flat))
+    return Sized(with_settings(model, sized.hf, {model.facts.inner_key: count}), nn.unflatten(flat))
+
+
+def with_settings(model: Model, hf: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config.json with other values, also under the older names of their keys, where it has these."""
+    older = {old: key for key, names in getattr(model.module, "OLD", {}).items() for old in names}
+    return {**hf, **changed, **{old: changed[key] for old, key in older.items() if old in hf and key in changed}}
 
 
 def depth(model: Model) -> int:
     """Returns how many layers are computed, one after the other."""
     return len(model.facts.layers) * model.facts.repeats
+
+
+def check_layers(model: Model, count: int) -> None:
+    """Makes sure that a model can keep so many layers.
+
+    Raises:
+      UserError: it has not so many, or they come in groups.
+    """
+    if not 1 <= count <= (there := depth(model)):
+        raise UserError(f"--compress.layers={count}: the model has {there} layers; keep 1 to {there}")
+    if shares(model) and count % (groups := model.cfg.num_hidden_groups):
+        raise UserError(f"--compress.layers={count}: must be a multiple of the model's {groups} groups of layers")
 
 
 def with_layers(model: Model, sized: Sized, keep: Sequence[int]) -> Sized:
@@ -109,16 +136,12 @@ def with_layers(model: Model, sized: Sized, keep: Sequence[int]) -> Sized:
         several times (ALBERT) it says how many, and parameters stay as they are.
 
     Raises:
-      UserError: the model cannot be computed without the others.
+      UserError: as `check_layers`, or the model cannot be computed without the others.
     """
     layers, facts = model.facts.layers, model.facts
-    hf = {**sized.hf, facts.depth_key: len(keep)}
+    hf = with_settings(model, sized.hf, {facts.depth_key: len(keep)})
+    check_layers(model, len(keep))
     if shares(model):
-        groups = sized.hf.get("num_hidden_groups", 1)
-        if len(keep) % groups:
-            raise UserError(
-                f"--compress.layers={len(keep)}: must be a multiple of the model's {groups} groups of layers"
-            )
         return Sized(hf, sized.params)
     flat = nn.flatten(sized.params)
     moved = {path: x for path, x in flat.items() if not any(path.startswith(f"{layer}/") for layer in layers)}
@@ -151,9 +174,8 @@ def least_needed(model: Model, sized: Sized, count: int, loss: Callable[[Sized],
     Raises:
       UserError: the model has not so many layers.
     """
+    check_layers(model, count)
     keep = list(range(depth(model)))
-    if not 1 <= count <= len(keep):
-        raise UserError(f"--compress.layers={count}: the model has {len(keep)} layers; keep 1 to {len(keep)}")
     if shares(model):
         return keep[:count]
     spec, layers = nn.flatten(model.param_spec()), model.facts.layers

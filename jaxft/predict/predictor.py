@@ -189,11 +189,7 @@ class Predictor:
         split = data if isinstance(data, Split) else self.split_of(data)
         if not split:
             raise UserError("there is no text and no row to answer; give one or more")
-        have = split.table.column_names
-        for column in self.table.inputs:
-            if column not in have:
-                listed = ", ".join(repr(name[:40]) for name in have[:20])
-                raise UserError(f"{split.origin} has no column {column!r}, which the run reads; it has {listed}")
+        require_inputs(split, self.table)
         split = self.table.read(split, labelled=False)
         features = self._features(split, labelled=False)
         if self._fixed:
@@ -360,6 +356,19 @@ class Predictor:
         composed, together = self._program, self._program.task.together
         shape = shape_for(features.items(together), self.experiment, composed.row_shards)
         return Feed(features, targets, [shape], composed.batch_sharding, together=together), shape
+
+
+def require_inputs(split: Split, table: tables.Table) -> None:
+    """Makes sure that a split has the columns that a model reads.
+
+    Raises:
+      UserError: it lacks one.
+    """
+    have = split.table.column_names
+    for column in table.inputs:
+        if column not in have:
+            listed = ", ".join(repr(name[:40]) for name in have[:20])
+            raise UserError(f"{split.origin} has no column {column!r}, which the run reads; it has {listed}")
 
 
 def run_in(path: str) -> Workdir | None:

@@ -1,0 +1,313 @@
+"""--mode=compress: a smaller model, as a Hugging Face directory."""
+
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxft import config, hub, models, program, tables, tasks
+from jaxft.data import formats, sources, splits
+from jaxft.data.batches import Feed
+from jaxft.data.features import Features
+from jaxft.data.sources import Split
+from jaxft.devices.distributed import say
+from jaxft.errors import UserError
+from jaxft.hub import card as hub_card
+from jaxft.hub import export
+from jaxft.job import Body, load
+from jaxft.models import Model, nn
+from jaxft.modes.exporting import command_line
+from jaxft.out import prune, record, vocabulary
+from jaxft.out.prune import Sized
+from jaxft.predict import directory
+from jaxft.predict.predictor import require_inputs, run_in, shape_for
+from jaxft.report.tables import grid
+from jaxft.storage import paths
+from jaxft.tables import Table
+from jaxft.tasks import Task
+from jaxft.train.compiled import Compiled
+from jaxft.train.evaluate import evaluate
+from jaxft.trained import thresholds
+from jaxft.types import Array, Batch, Params
+
+RECORD = "compress.json"
+
+EXAMPLES = 1024
+"""Rows of validation, evenly over it, by which layers and units are chosen; all are measured on."""
+
+
+class Source(NamedTuple):
+    """A model that is to become smaller."""
+
+    path: str
+    of_run: bool
+    experiment: config.Experiment
+    body: Body
+    task: Task
+    table: Table
+    sized: Sized
+
+
+class Data(NamedTuple):
+    """What a model is made smaller by.
+
+    Attributes:
+      validation: labelled rows, as the table reads them; None: there are none.
+      corpus: splits whose words are used.
+    """
+
+    validation: Split | None
+    corpus: list[Split]
+
+
+def compress(
+    workdir: str, output: str, layers: int = 0, inner: int = 0, words: str = "", inputs: str = ""
+) -> dict[str, Any]:
+    """Writes a smaller model into a new folder, as a Hugging Face directory, and compress.json, what became of it.
+
+    Layers go first, then units of feed-forward nets, then words; each step is measured on validation data.
+
+    Args:
+      workdir: of a finished run, or the directory of a trained model.
+      output: the folder.
+      layers: how many stay; 0: all.
+      inner: how many units of each feed-forward net stay; 0: all.
+      words: "used": those that the corpus uses stay; empty: all.
+      inputs: a file, instead of the run's validation split and of its texts. It needs labels unless words alone go.
+
+    Returns:
+      What compress.json holds.
+
+    Raises:
+      UserError: nothing is to become smaller, the model cannot, or there are no data to choose by.
+    """
+    if not (layers or inner or words):
+        raise UserError(
+            "--mode=compress: nothing is to become smaller; give --compress.layers=N, --compress.inner=N or "
+            "--compress.words=used"
+        )
+    if words not in ("", "used"):
+        raise UserError(f"--compress.words is {words!r}; it must be used: the words that the corpus uses")
+    if jax.process_count() > 1:
+        raise UserError("--mode=compress is for one process; start it with --processes=1")
+    target = _free(output)
+    source = _open(workdir)
+    if layers:
+        prune.check_layers(source.body.model, layers)
+    if inner:
+        prune.check_units(source.body.model, inner)
+    if words:
+        vocabulary.document(source.body.directory)
+    data = _data(source, inputs, labelled=bool(layers or inner))
+    with tempfile.TemporaryDirectory() as room:
+        found, steps = _steps(source, data, (layers, inner, words), Path(room))
+        values = {
+            "from": source.path,
+            "measured_on": data.validation.origin if data.validation else None,
+            **found.kept,
+            "steps": [step.values() for step in steps],
+        }
+        _write(target, source, found, steps, values)
+    say(grid(record.rows(steps, source.table.metric)))
+    say(f"smaller model: {target}")
+    return values
+
+
+class Found(NamedTuple):
+    """A smaller model: its sizes and parameters, where its tokenizer is, and what was kept."""
+
+    sized: Sized
+    tokenizer: Path
+    kept: dict[str, Any]
+
+
+def _steps(source: Source, data: Data, wanted: tuple[int, int, str], room: Path) -> tuple[Found, list[record.Step]]:
+    """Makes the model smaller, and measures it before and after each step."""
+    (layers, inner, words), sized, kept = wanted, source.sized, {}
+    folder = source.body.directory
+    steps = [_measured(source, data, sized, folder, "as it was")]
+    batches = _batches(source, data.validation) if data.validation and (layers or inner) else []
+    if layers:
+        model = source.body.model
+        kept["layers"] = prune.least_needed(model, sized, layers, _loss(source.task, batches))
+        sized = prune.with_layers(model, sized, kept["layers"])
+        steps.append(_measured(source, data, sized, folder, f"{layers} layers"))
+    if inner:
+        model = models.build(sized.hf)
+        scores = prune.importance(source.task, model, sized.params, batches)
+        sized = prune.with_units(model, sized, prune.most_important(scores, inner))
+        kept["inner"] = inner
+        steps.append(_measured(source, data, sized, folder, f"{inner} units"))
+    if words:
+        model, whole = models.build(sized.hf), vocabulary.document(folder)
+        ids = vocabulary.used(folder, _texts(source.table, data.corpus), source.table.words)
+        keep = vocabulary.kept(model, sized.hf, whole, ids)
+        vocabulary.write(folder, room, vocabulary.smaller(whole, keep), keep)
+        sized, folder = vocabulary.with_words(model, sized, source.task.param_spec(model), keep), room
+        kept["words"] = len(keep)
+        steps.append(_measured(source, data, sized, folder, "words in use"))
+    if chosen := thresholds(steps[-1].metrics):
+        sized = sized._replace(hf=sized.hf | {"thresholds": chosen})
+    return Found(sized, folder, kept), steps
+
+
+def _free(output: str) -> Path:
+    """The folder to write, which is not there or empty."""
+    target = Path(output).expanduser()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"--output {target} is there already; choose a new folder")
+    if not (parent := target.absolute().parent).is_dir():
+        raise UserError(f"--output {target}: there is no folder {parent}; make it, or choose another")
+    return target
+
+
+def _open(path: str) -> Source:
+    """The model of a run's export or of a directory, on plain devices."""
+    if folder := run_in(path):
+        experiment, there = folder.experiment(), folder.exported()
+        if there is None:
+            raise UserError(
+                f"{folder} holds no export/, the plain model that could become smaller: the run is not finished, or "
+                f"no plain model computes what config.adapt={experiment.adapt} has added"
+            )
+        experiment = dataclasses.replace(experiment, model=config.Model(path=str(there)), adapt="full")
+    else:
+        experiment = directory.experiment(path)
+    experiment = config.check(dataclasses.replace(experiment, mesh=config.Mesh()), data=False)
+    body, task = Body.of(experiment.model, experiment.data.max_length), tasks.build(experiment.task)
+    params, accounting = load(body.directory, _composed(experiment, body.model, task))
+    if new := accounting.new:
+        raise UserError(f"{body.directory}: the weights have no {', '.join(new[:3])}; train the model first")
+    sized = Sized(dict(body.hf), params)
+    return Source(path, bool(folder), experiment, body, task, tables.build(experiment.task), sized)
+
+
+def _composed(experiment: config.Experiment, model: Model, task: Task) -> program.Program:
+    return program.compose(experiment, model, task, steps=10**9, longest=experiment.data.max_length)
+
+
+def _data(source: Source, inputs: str, labelled: bool) -> Data:
+    """What a file has, or else the run's own splits."""
+    experiment, table = source.experiment, source.table
+    if not inputs and not source.of_run:
+        raise UserError(f"--input is missing: {source.path} is no run, whose data could be used; give a file")
+    if not inputs:
+        raw = {name: table.read(split) for name, split in sources.read(experiment.data).items()}
+        heed = splits.carving(experiment.task)
+        made, _ = splits.prepare(raw, experiment.data, experiment.seed, table.inputs, heed)
+        if labelled and "validation" not in made:
+            raise UserError(f"{source.path} has no validation split to choose by; give a labelled file by --input")
+        return Data(made.get("validation"), [made[name] for name in ("train", "validation") if name in made])
+    file = str(paths.file_of("--input", inputs))
+    if labelled:
+        split = table.read(sources.read_input(file, experiment.data)._replace(key=sources.INPUT))
+        table.check_labels(split)
+        return Data(split, [split])
+    if formats.suffix_of(Path(file)) == ".txt":
+        encoding = sources.encoding_of(file, otherwise=experiment.data.encoding)
+        split = sources.read_lines(file, table.inputs[0], encoding)
+    else:
+        split = sources.read_input(file, experiment.data)
+        require_inputs(split, table)
+    blank = sources.blank(split, table.inputs)
+    if blank.all():
+        raise UserError(f"{split.origin} is empty: its {len(blank):,} rows hold no {table.inputs[0]!r}")
+    return Data(None, [table.read(split.take(np.flatnonzero(~blank)), labelled=False)])
+
+
+def _texts(table: Table, corpus: list[Split]) -> Iterator[Any]:
+    """The texts that a table reads of splits, or lists of words where it hands the tokenizer these."""
+
+    def inside(value: Any) -> Iterator[Any]:
+        if isinstance(value, str):
+            yield [value] if table.words else value
+        elif isinstance(value, list) and table.words and all(isinstance(one, str) for one in value):
+            yield value
+        elif isinstance(value, list):
+            for one in value:
+                yield from inside(one)
+
+    for split in corpus:
+        for column in table.inputs:
+            for value in split.table[column].to_pylist():
+                yield from inside(value)
+
+
+def _features(source: Source, split: Split, hf: Mapping[str, Any], folder: Path) -> Features:
+    """The tokens of labelled rows, by the tokenizer of a folder."""
+    body = Body(folder, dict(hf), models.build(hf, source.experiment.model.dropout))
+    return body.features(split, source.table, dataclasses.replace(source.experiment.data, cache=""))
+
+
+def _feed(source: Source, features: Features, composed: program.Program) -> Feed:
+    """The batches of all examples, which have one shape."""
+    together = source.task.together
+    shape = shape_for(features.items(together), source.experiment, composed.row_shards)
+    return Feed(features, source.task.targets, [shape], composed.batch_sharding, together=together)
+
+
+def _measured(source: Source, data: Data, sized: Sized, folder: Path, what: str) -> record.Step:
+    """The sizes of a model, and what validation says of it, which chooses thresholds too."""
+    model = models.build(sized.hf, source.experiment.model.dropout)
+    count = sum(x.size for x in nn.flatten(sized.params).values())
+    sizes = what, prune.depth(model), prune.width(model), model.facts.vocabulary, count
+    if data.validation is None:
+        return record.Step(*sizes, {})
+    composed = _composed(source.experiment, model, source.task)
+    features = _features(source, data.validation, sized.hf, folder)
+    feed = _feed(source, features, composed)
+    step = Compiled(composed.eval_step, program.weights(composed.state), composed.abstract_batch, feed.shapes)
+    found = evaluate(step, composed.split(sized.params), feed, source.task.outputs)
+    metrics = {"loss": found.loss} | source.table.metrics(found.outputs, features, data.validation)
+    return record.Step(*sizes, metrics)
+
+
+def _batches(source: Source, validation: Split) -> list[Batch]:
+    """Those that layers and units are chosen by."""
+    rows = validation.table.num_rows
+    some = validation.take(np.unique(np.linspace(0, rows - 1, min(rows, EXAMPLES)).astype(np.int64)))
+    features = _features(source, some, source.sized.hf, source.body.directory)
+    composed = _composed(source.experiment, source.body.model, source.task)
+    return [batch for _, batch in _feed(source, features, composed).all()]
+
+
+def _loss(task: Task, batches: list[Batch]) -> Callable[[Sized], float]:
+    """The mean loss of a model, compiled once for each of its sizes."""
+
+    @partial(jax.jit, static_argnums=0)
+    def sums(model: Model, params: Params, batch: Batch) -> tuple[Array, Array]:
+        return task.loss(task.forward(params, model, batch, nn.Run()), batch)
+
+    def loss(sized: Sized) -> float:
+        model = models.build(sized.hf)
+        total, weight = np.sum(jax.device_get([sums(model, sized.params, batch) for batch in batches]), axis=0)
+        return float(total / weight)
+
+    return loss
+
+
+def _write(target: Path, source: Source, found: Found, steps: list[record.Step], values: Mapping[str, Any]) -> None:
+    model, table = models.build(found.sized.hf), source.table
+    published = table.published(model, source.experiment.data.max_length)
+    about = record.About(
+        name=target.name,
+        source=source.path,
+        measured=f"{values['measured_on']} (validation)" if values["measured_on"] else "",
+        base=hub_card.front_matter(source.body.directory),
+        pipeline=published.pipeline,
+        usage=published.usage,
+        library=published.library,
+        command=command_line(sys.argv),
+    )
+    files = {**published.files, RECORD: dict(values)}
+    if table.words:
+        files |= hub.settings_for_words(found.tokenizer)
+    text = record.card(about, record.rows(steps, table.metric))
+    architecture = model.hf_class(source.task.hf_class)
+    export.export(target, found.sized.params, found.sized.hf, architecture, found.tokenizer, text, files=files)
