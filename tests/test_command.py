@@ -166,6 +166,7 @@ USED = {
     "predict": {"workdir", "input", "output", "adapter"},
     "export": {"workdir", "format"},
     "serve": {"workdir", "host", "port", "adapters", *(f"serve.{name}" for name in LIMITS)},
+    "compress": {"workdir", "input", "output", "compress.layers", "compress.inner", "compress.words"},
     "inspect": {"config", "workdir", "draw"},
     "plan": {"config", "workdir", "topology", "plan.search", "plan.exact"},
 }
@@ -174,7 +175,8 @@ VALUES = {
     "config": "quickstart", "workdir": "w", "input": "a.csv", "output": "a.jsonl", "adapter": "a", "draw": "x",
     "overwrite": "true", "extend": "true", "profile": "5", "topology": "gpu", "plan.search": "true",
     "plan.exact": "true", "format": "onnx", "host": "0.0.0.0", "port": "80", "adapters": "a=b",
-    "serve.log_texts": "true", **{f"serve.{name}": "5" for name in LIMITS if name != "log_texts"},
+    "compress.layers": "2", "compress.inner": "8", "compress.words": "used", "serve.log_texts": "true",
+    **{f"serve.{name}": "5" for name in LIMITS if name != "log_texts"},
 }  # fmt: skip
 
 
