@@ -1,6 +1,7 @@
 """--mode=export --format=...: files that other programs answer with, where no jaxft is."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from runs import results
+from safetensors.numpy import load_file, save_file
 
 from jaxft import Predictor, cli
 from jaxft.errors import UserError
@@ -71,10 +73,6 @@ def test_a_run_becomes_a_graph_and_a_program(finished, tmp_path, capsys):
 
 def test_the_formats_of_a_directory(finished, tmp_path, capsys):
     """Of any trained model's directory: they are written into it; weights of other names get a file of their own."""
-    import shutil
-
-    from safetensors.numpy import load_file, save_file
-
     directory = tmp_path / "model"
     shutil.copytree(finished / "export", directory, ignore=shutil.ignore_patterns("onnx", "stablehlo"))
     tensors = load_file(directory / "model.safetensors")
@@ -82,7 +80,9 @@ def test_the_formats_of_a_directory(finished, tmp_path, capsys):
     exporting.export(str(directory), ["stablehlo"])
     about = json.loads((directory / "stablehlo" / "program.json").read_text())
     assert about["weights"] == ["stablehlo/weights.safetensors"]
-    own = load_file(directory / "stablehlo" / "weights.safetensors")
+    file = directory / "stablehlo" / "weights.safetensors"
+    assert file.stat().st_mode == (directory / "stablehlo" / "program.bin").stat().st_mode
+    own = load_file(file)
     assert own.keys() == tensors.keys() and {x.dtype for x in own.values()} == {np.dtype(np.float32)}
     for name, x in own.items():
         np.testing.assert_array_equal(x, tensors[name].astype(np.float16).astype(np.float32))

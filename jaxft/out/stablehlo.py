@@ -63,6 +63,7 @@ def write(directory: Path, answers: Answers, params: Params) -> Path:
         (folder / PROGRAM).write_bytes(exported.serialize())
         if own:
             save_file({name: x.copy(order="C") for name, x in flat.items()}, folder / WEIGHTS)
+            (folder / WEIGHTS).chmod((folder / PROGRAM).stat().st_mode)  # save_file makes it private
         about = _about(answers, exported, weights)
         (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return directory / FOLDER / PROGRAM
