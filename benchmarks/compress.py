@@ -4,10 +4,10 @@
   python benchmarks/compress.py --workdir=/tmp/jaxft-quickstart --out=/tmp/compress
 
 Each row of the table is a directory that `--mode=compress` writes into --out, or the export itself; the last one is the
-smallest, trained further on the run's own data. Metrics are those of the run's test split, which chooses nothing. Speed
-is that of a `Predictor` on the texts of that split, real tokens a second: every directory answers all of them once to
-compile, then they take turns, and the best of `--rounds` counts. Tokens are those of the whole vocabulary, so that
-speeds of different vocabularies are of the same texts.
+smallest, trained on the run's own data as the run was. Metrics are those of the run's test split, which chooses
+nothing. Speed is that of a `Predictor` on the texts of that split, real tokens a second: every directory answers all of
+them once to compile, then they take turns, and the best of `--rounds` counts. Tokens are those of the whole vocabulary,
+so that speeds of different vocabularies are of the same texts.
 """
 
 import argparse
@@ -49,18 +49,14 @@ def smaller(workdir: Path, out: Path) -> dict[str, Path]:
     for row, how in HALF.items():
         found[row] = out / row.replace(" ", "-")
         if not found[row].exists():
-            made = {key: x if isinstance(x, str) else whole[key] // x for key, x in how.items()}
+            made: dict[str, Any] = {key: x if isinstance(x, str) else whole[key] // x for key, x in how.items()}
             modes.compress(str(workdir), str(found[row]), **made)
     return found
 
 
-def trained_again(experiment: config.Experiment, start: Path, folder: Path, epochs: float) -> Path:
+def trained_again(experiment: config.Experiment, start: Path, folder: Path) -> Path:
     """The export of a run that begins where `start` is."""
-    again = dataclasses.replace(
-        experiment,
-        model=config.Model(path=str(start)),
-        train=dataclasses.replace(experiment.train, epochs=epochs, steps=0),
-    )
+    again = dataclasses.replace(experiment, model=config.Model(path=str(start)))
     modes.train(again, str(folder))
     return folder / "export"
 
@@ -79,16 +75,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", default="/tmp/jaxft-quickstart", help="of the quickstart")
     parser.add_argument("--out", default="/tmp/compress", help="folder for the smaller models")
-    parser.add_argument("--epochs", type=float, default=1.0, help="of the training at the end")
     parser.add_argument("--rounds", type=int, default=5, help="of the speed")
     options = parser.parse_args()
     workdir, out = Path(options.workdir), Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     experiment = Workdir(workdir).experiment()
     directories = smaller(workdir, out)
-    directories["all three, fine-tuned again"] = trained_again(
-        experiment, directories["all three"], out / "again", options.epochs
-    )
+    directories["all three, fine-tuned again"] = trained_again(experiment, directories["all three"], out / "again")
     test = test_split(experiment)
     texts = test.table[build(experiment.task).inputs[0]].to_pylist()
     limit = experiment.data.max_length

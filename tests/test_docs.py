@@ -7,6 +7,8 @@ from runs import ROOT
 from jaxft import config
 from jaxft.cli.arguments import OF_MODES
 from jaxft.cli.modes import LIMITS
+from jaxft.modes.compressing import EXAMPLES, RECORD
+from jaxft.out.vocabulary import NEEDED
 from jaxft.serve.limits import Limits
 from jaxft.serve.measures import Measures
 from jaxft.sharding import RULES
@@ -31,3 +33,13 @@ def test_the_page_of_the_service_names_its_metrics_and_limits():
         assert f"`--serve.{name}`" in page and OF_MODES[f"serve.{name}"][0] == default
         assert name in ("tokens", "log_texts") or re.search(rf"^\| `--serve\.{name}` .*\b{default:,}\b", page, re.M)
     assert "[docs/serve.md](docs/serve.md)" in (ROOT / "README.md").read_text()
+
+
+def test_the_page_of_smaller_models_names_every_flag_and_kind():
+    page = (ROOT / "docs" / "compress.md").read_text()
+    for flag in (name for name in OF_MODES if name.startswith("compress.")):
+        assert f"| `--{flag}=" in page
+    for kind in NEEDED:
+        assert f"- **{kind}** keeps" in page
+    assert f"{EXAMPLES:,} rows of validation" in page and f"`DIR/{RECORD}`" in page
+    assert "[docs/compress.md](docs/compress.md)" in (ROOT / "README.md").read_text()

@@ -12,6 +12,7 @@ import pytest
 import support
 from runs import MINILM
 from test_tokenizers import KINDS, NAMED, TEXTS, unigram
+from tokenizers import Tokenizer
 
 from jaxft import hub, models
 from jaxft.errors import UserError
@@ -75,6 +76,8 @@ def test_the_corpus_keeps_its_tokens_and_other_texts_are_as_readable(directory, 
             before(text)["input_ids"]
         )
         assert [keep[i] for i in after(text, "Im Café")["input_ids"]] == before(text, "Im Café")["input_ids"]
+    own, whole = (Tokenizer.from_file(str(path / "tokenizer.json")) for path in (tmp_path / "small", directory))
+    assert [keep[i] for i in own.encode(CORPUS[0], CORPUS[1]).ids] == whole.encode(CORPUS[0], CORPUS[1]).ids
     longer = 0
     for text in OTHER:
         assert unknown(after, text) <= unknown(before, text)
@@ -96,13 +99,18 @@ def test_all_files_say_the_same(directory, tmp_path):
         (whole / "vocab.json").write_text(json.dumps(model["vocab"]))
         (whole / "merges.txt").write_text("\n".join(map(" ".join, model["merges"])))
     (whole / "spiece.model").write_bytes(b"x")
-    before = hub.load_tokenizer(directory)
+    before, settings = hub.load_tokenizer(directory), json.loads((whole / "tokenizer_config.json").read_text())
+    added = {str(before.mask_token_id): {"content": before.mask_token, "special": True}}
+    (whole / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added} | settings))
     (whole / "added_tokens.json").write_text(json.dumps({before.mask_token: before.mask_token_id}))
     keep = smaller(whole, tmp_path / "small")
     small = tmp_path / "small"
     assert {file.name for file in small.iterdir()} == {file.name for file in whole.iterdir()} - {"spiece.model"}
     after = hub.load_tokenizer(small)
     assert json.loads((small / "added_tokens.json").read_text()) == {after.mask_token: after.mask_token_id}
+    settings = [json.loads((path / "tokenizer_config.json").read_text()) for path in (whole, small)]
+    named = [{int(i): one for i, one in found["added_tokens_decoder"].items()} for found in settings]
+    assert {keep[i]: one for i, one in named[1].items()} == named[0] != {}
     own = vocabulary.document(small)["model"]
     if model["type"] == "WordPiece" and (small / "vocab.txt").exists():
         tokens = (small / "vocab.txt").read_text(encoding="utf-8").split("\n")
@@ -121,14 +129,29 @@ def test_words_of_a_list_are_looked_up_as_such(tmp_path):
     assert vocabulary.used(whole, ["Montag nach"]) != {*ids}
 
 
-def test_the_lowest_score_and_pieces_that_have_no_characters_stay(tmp_path):
+def test_the_lowest_score_and_pieces_that_have_no_characters_stay():
     """What an unknown character costs depends on the one; without the other a text would become unknown."""
-    made = unigram()
-    whole = json.loads(made.to_str())
-    whole["model"]["vocab"] += [["Ωβ", -3.0], ["zzz", -77.0], ["<0x0A>", -5.0], ["flogM", -20.0]]
+    whole = json.loads(unigram().to_str())
+    whole["model"]["vocab"] += [[c, -9.0] for c in "<0xA>"] + [["flogM", -20.0]]
     count = len(whole["model"]["vocab"])
+    whole["model"]["vocab"] += [["Ωβ", -3.0], ["zzz", -77.0], ["<0x0A>", -5.0]]
     found = vocabulary.needed(whole, {9})
-    assert {9, *range(count - 4, count - 1)} <= found and count - 1 not in found
+    assert {9, count, count + 1, count + 2} <= found and count - 1 not in found
+
+
+def test_words_with_a_character_that_is_no_piece_stay():
+    vocabulary_ = ["?", "a", "##a", "##b", "ab", "bb", "abb", "caa", "##aab", "##cab", "##"]
+    words = {token: i for i, token in enumerate(vocabulary_)}
+    model = {"type": "WordPiece", "vocab": words, "continuing_subword_prefix": "##", "unk_token": "?"}
+    found = vocabulary.needed({"model": model, "added_tokens": []}, {words["ab"]})
+    assert {token for token in vocabulary_ if words[token] not in found} == {"abb", "##aab"}
+
+
+def test_all_of_a_long_text_is_the_corpus():
+    """MiniLM's tokenizer.json cuts texts at 128 tokens."""
+    assert MINILM is not None
+    (morning,) = vocabulary.used(MINILM, ["morning"])
+    assert morning in vocabulary.used(MINILM, ["late " * 200 + "morning"])
 
 
 @pytest.mark.parametrize("kind", support.once(support.ARCHITECTURES, "bert", "roberta", "modernbert"))
@@ -170,7 +193,6 @@ def test_what_config_names_stays_and_positions_of_roberta_count_from_padding():
 
 
 def test_a_tokenizer_of_another_kind_is_one_line(tmp_path):
-    from tokenizers import Tokenizer
     from tokenizers import models as kinds
 
     words = {token: i for i, token in enumerate([*NAMED.values(), "a", "b"])}
