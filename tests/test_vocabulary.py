@@ -132,11 +132,13 @@ def test_words_of_a_list_are_looked_up_as_such(tmp_path):
 def test_the_lowest_score_and_pieces_that_have_no_characters_stay():
     """What an unknown character costs depends on the one; without the other a text would become unknown."""
     whole = json.loads(unigram().to_str())
-    whole["model"]["vocab"] += [[c, -9.0] for c in "<0xA>"] + [["flogM", -20.0]]
+    whole["model"]["vocab"] += [[c, -9.0] for c in "<0xAunk>"] + [["flogM", -20.0]]
     count = len(whole["model"]["vocab"])
     whole["model"]["vocab"] += [["Ωβ", -3.0], ["zzz", -77.0], ["<0x0A>", -5.0]]
-    found = vocabulary.needed(whole, {9})
-    assert {9, count, count + 1, count + 2} <= found and count - 1 not in found
+    for added in ([], [{"id": count - 1}]):
+        found = vocabulary.needed(whole | {"added_tokens": added}, {9})
+        assert {9, whole["model"]["unk_id"], count, count + 1, count + 2} <= found
+        assert (count - 1 in found) == bool(added)
 
 
 def test_words_with_a_character_that_is_no_piece_stay():
