@@ -134,6 +134,13 @@ def test_a_layer_less_is_pytorchs_model_with_that_layer_deleted(torch, kind: str
     np.testing.assert_allclose(logits(found), of_torch(torch, theirs, hf), atol=1e-4)
 
 
+def test_older_names_of_a_size_have_the_new_one_too():
+    """Of NomicBERT on the Hub, whose own code reads these alone."""
+    hf = support.ARCHITECTURES["nomic_bert"] | {"n_inner": 24, "n_layer": 2}
+    found = prune.with_settings(models.build(hf), hf, {"intermediate_size": 10})
+    assert (found["intermediate_size"], found["n_inner"], found["n_layer"]) == (10, 10, 2)
+
+
 def test_the_layer_that_is_needed_least_goes():
     """By a loss that names it; ModernBERT's first layer, which has no normalization, stays whatever it says."""
     model, sized = small("modernbert")

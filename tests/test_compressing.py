@@ -6,13 +6,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from runs import save_tiny_model
+import support
+from runs import TINY, save_tiny_model
+from test_tokenizers import KINDS
+from test_vocabulary import saved
 
 import jaxft
-from jaxft import cli, config, hub, modes, tasks
+from jaxft import cli, config, hub, models, modes, tables, tasks
 from jaxft.errors import UserError
+from jaxft.hub import export
 from jaxft.modes import compressing
 from jaxft.out import record
+from jaxft.tables import base
 
 TEXTS = ["what a lovely morning", "the train is late again", "so so"]
 
@@ -100,10 +105,44 @@ def test_a_labelled_file_chooses_for_a_directory(finished, tmp_path):
     assert json.loads((tmp_path / "small" / "config.json").read_text())["intermediate_size"] == 8
 
 
+def exported(
+    options: config.SequenceClassification | config.TokenClassification, tokenizer: Path, folder: Path, hf: dict
+) -> Path:
+    """A small random model of a task, as a directory."""
+    task, hf = tasks.build(options), hf | dict(base.named(options.labels))
+    model = models.build(hf)
+    export.export(folder, support.random_params(task, model, 0), hf, model.hf_class(task.hf_class), tokenizer, "A.\n")
+    return folder
+
+
+def test_thresholds_are_those_of_the_smaller_model(tiny_model, tmp_path):
+    options = config.SequenceClassification(labels=("a", "b"), problem="multi_label")
+    hf = TINY | {"problem_type": "multi_label_classification", "thresholds": {"a": 0.011, "b": 0.989}}
+    model, file = exported(options, tiny_model, tmp_path / "whole", hf), tmp_path / "rows.jsonl"
+    rows = [{"text": f"{text} {i}", "label": [["a"], ["a", "b"], ["b"]][i % 3]} for i, text in enumerate(TEXTS * 3)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = modes.compress(str(model), str(tmp_path / "small"), inner=8, inputs=str(file))
+    written = hub.read_config(tmp_path / "small")["thresholds"]
+    assert written == {name: values["steps"][-1][f"threshold/{name}"] for name in "ab"} != hf["thresholds"]
+
+
+def test_a_tokenizer_of_words_takes_them_as_before(tmp_path):
+    """The directory asks for a blank before each word of a list, as that of a run does of a byte-level tokenizer."""
+    options = config.TokenClassification(labels=("O", "B-X", "I-X"), problem="entities")
+    tokenizer = saved(KINDS["bytes"](), tmp_path / "bytes")
+    model = exported(options, tokenizer, tmp_path / "whole", TINY | {"vocab_size": 330, "pad_token_id": 1})
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"tokens": ["Montag", "nach"]}) + "\n")
+    modes.compress(str(model), str(tmp_path / "small"), words="used", inputs=str(file))
+    assert hub.read_json(tmp_path / "small" / "tokenizer_config.json")["add_prefix_space"] is True
+    small, whole = (hub.load_tokenizer(path, words=True) for path in (tmp_path / "small", model))
+    words = [one(["Montag", "nach"], is_split_into_words=True).tokens() for one in (small, whole)]
+    assert words[0] == words[1]
+
+
 def test_texts_as_the_tokenizer_takes_them():
     import pyarrow as pa
 
-    from jaxft import tables
     from jaxft.data.sources import Split
 
     def texts(options: config.Task, **columns: list) -> list:

@@ -149,6 +149,14 @@ def test_words_with_a_character_that_is_no_piece_stay():
     assert {token for token in vocabulary_ if words[token] not in found} == {"abb", "##aab"}
 
 
+def test_what_pads_has_its_new_number():
+    assert MINILM is not None
+    pad = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_type_id": 0}
+    whole = vocabulary.document(MINILM) | {"padding": pad | {"pad_id": 103, "pad_token": "[MASK]"}}
+    keep = sorted(vocabulary.needed(whole, {2000}))
+    assert keep[vocabulary.smaller(whole, keep)["padding"]["pad_id"]] == 103 > keep.index(103)
+
+
 def test_all_of_a_long_text_is_the_corpus():
     """MiniLM's tokenizer.json cuts texts at 128 tokens."""
     assert MINILM is not None
