@@ -53,6 +53,8 @@ def test_a_run_in_a_bucket_is_that_of_a_folder(store, tiny_model, cache, finishe
     assert results(tmp_path) == results(finished)
     assert weights(tmp_path) == weights(finished)
     assert (tmp_path / "report" / "index.html").exists()
+    modes.export(url, ["stablehlo"])
+    assert "stablehlo" in bucket.names("export")
     measured = modes.evaluate(url)
     assert {name: results(finished)[name] for name in measured} == pytest.approx(measured, abs=1e-6)
     file = tmp_path / "new.csv"

@@ -171,3 +171,10 @@ def test_what_cannot_be_made_smaller_is_one_line():
         with pytest.raises(UserError, match=said) as error:
             wrong()
         assert "\n" not in str(error.value)
+
+
+def test_layers_are_counted_as_config_json_does():
+    """Of ALBERT also where a group is several layers."""
+    for hf in (*support.ARCHITECTURES.values(), support.ARCHITECTURES["albert"] | {"inner_group_num": 2}):
+        model = models.build(hf)
+        assert prune.depth(model) == hf[model.facts.depth_key]

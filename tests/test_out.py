@@ -11,10 +11,11 @@ import pytest
 from runs import results
 from safetensors.numpy import load_file, save_file
 
+import jaxft.out
 from jaxft import Predictor, cli
 from jaxft.errors import UserError
 from jaxft.modes import exporting
-from jaxft.out import files
+from jaxft.out import answers, files, onnx
 
 TEXTS = ["what a lovely day in the café", "this is the worst phone I ever had", "ok"]
 
@@ -45,16 +46,22 @@ print(json.dumps({name: np.asarray(x).tolist() for name, x in program.call(weigh
 """
 
 
-def logits(answers: list[dict], names: list[str]) -> np.ndarray:
+@pytest.fixture(scope="module")
+def run(finished, tmp_path_factory) -> Path:
+    """A copy of the finished run, which may be changed."""
+    return shutil.copytree(finished, tmp_path_factory.mktemp("copied") / "run")
+
+
+def logits(found: list[dict], names: list[str]) -> np.ndarray:
     """Differences of the logits that the probabilities of answers come from."""
-    log = np.log([[answer["probabilities"][name] for name in names] for answer in answers])
+    log = np.log([[answer["probabilities"][name] for name in names] for answer in found])
     return log - log[:, :1]
 
 
-def test_a_run_becomes_a_graph_and_a_program(finished, tmp_path, capsys):
+def test_a_run_becomes_a_graph_and_a_program(run, capsys):
     """Both answer as the run does: the program in a process that finds no jaxft, by the export's files alone."""
-    assert cli.main(["run.py", "--mode=export", f"--workdir={finished}", "--format=onnx, stablehlo"], None) == 0
-    said, export = capsys.readouterr().err, finished / "export"
+    assert cli.main(["run.py", "--mode=export", f"--workdir={run}", "--format=onnx, stablehlo"], None) == 0
+    said, export = capsys.readouterr().err, run / "export"
     assert f"onnx: {export}/onnx/model.onnx" in said and f"stablehlo: {export}/stablehlo/program.bin" in said
     assert not [entry for entry in export.iterdir() if entry.name.startswith(".")]
     about = json.loads((export / "stablehlo" / "program.json").read_text())
@@ -62,19 +69,19 @@ def test_a_run_becomes_a_graph_and_a_program(finished, tmp_path, capsys):
     assert about["inputs"]["input_ids"] == ["int32", "batch", "length"]
     assert about["outputs"] == {"logits": ["float32", "batch", "3"]}
 
-    run = [sys.executable, "-c", PROGRAM, json.dumps(TEXTS)]
-    ran = subprocess.run(run, cwd=export, capture_output=True, text=True, check=False)
+    program = [sys.executable, "-c", PROGRAM, json.dumps(TEXTS)]
+    ran = subprocess.run(program, cwd=export, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     found = np.asarray(json.loads(ran.stdout)["logits"])
     names = [name for _, name in sorted(json.loads((export / "config.json").read_text())["id2label"].items())]
-    np.testing.assert_allclose(found - found[:, :1], logits(Predictor.open(finished)(TEXTS), names), atol=1e-4)
-    assert results(finished), "the run is as it was"
+    np.testing.assert_allclose(found - found[:, :1], logits(Predictor.open(run)(TEXTS), names), atol=1e-4)
+    assert results(run), "the run is as it was"
 
 
-def test_the_formats_of_a_directory(finished, tmp_path, capsys):
+def test_the_formats_of_a_directory(run, tmp_path):
     """Of any trained model's directory: they are written into it; weights of other names get a file of their own."""
     directory = tmp_path / "model"
-    shutil.copytree(finished / "export", directory, ignore=shutil.ignore_patterns("onnx", "stablehlo"))
+    shutil.copytree(run / "export", directory, ignore=shutil.ignore_patterns("onnx", "stablehlo"))
     tensors = load_file(directory / "model.safetensors")
     save_file({name: x.astype(np.float16) for name, x in tensors.items()}, directory / "model.safetensors")
     exporting.export(str(directory), ["stablehlo"])
@@ -93,6 +100,25 @@ def test_what_cannot_be_exported_so(tmp_path):
         exporting.export(str(tmp_path / "nowhere"), ["onnx"])
     with pytest.raises(UserError, match="someone/model is no folder of this machine; give that of a run, or of a tr"):
         exporting.export("someone/model", ["onnx"])
+
+
+def test_a_graph_that_answers_otherwise_is_not_written(run):
+    """As if an operation were lowered wrongly: here the parameters are others than the graph's."""
+    made, params = answers.of_directory(run / "export")
+    file = onnx.write(run / "export", made, params)
+    onnx.check(file, made, params)
+    params["classifier"]["kernel"] = params["classifier"]["kernel"] * 1.1
+    with pytest.raises(UserError, match=r"no ONNX graph: logits of onnxruntime is off by \d"):
+        onnx.check(file, made, params)
+
+
+def test_the_extra_is_not_installed(run, monkeypatch):
+    for name in ("onnx", "graph", "lowering", "runtime"):
+        monkeypatch.delitem(sys.modules, f"jaxft.out.{name}", raising=False)
+    monkeypatch.delattr(jaxft.out, "onnx", raising=False)
+    monkeypatch.setitem(sys.modules, "onnx_ir", None)
+    with pytest.raises(UserError, match=r"--format=onnx: onnx_ir is not installed; try: pip install 'jaxft\[onnx\]'"):
+        exporting.export(str(run), ["onnx"])
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path):

@@ -15,10 +15,13 @@ from support import random_params
 from test_predictor import CASES, close
 
 from jaxft import config, models, tables, tasks
+from jaxft.data.features import Features
 from jaxft.hub import export
 from jaxft.predict.predictor import Predictor
 from jaxft.serve import app
+from jaxft.serve.batcher import Batcher, Work
 from jaxft.serve.limits import Limits
+from jaxft.serve.measures import Measures
 from jaxft.serve.service import Service
 
 COLUMNS: dict[str, config.Task] = {
@@ -57,7 +60,7 @@ def asked(service: Service, *requests: tuple[str, str, Any], key: str = "", **op
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
 
             def send(method: str, path: str, body: Any) -> Any:
-                raw = isinstance(body, bytes)
+                raw = not isinstance(body, dict)
                 return client.request(method, path, **({"content": body} if raw else {"json": body}), **options)
 
             return await asyncio.gather(*(send(*one) for one in requests))
@@ -102,11 +105,45 @@ def test_many_ragged_requests_at_once_are_each_answered_by_its_own(service):
         close([{k: v for k, v in answer.items() if k != "cut"} for answer in one.json()["answers"]], answers)
 
 
+def test_a_batch_has_as_many_requests_as_it_has_tokens(service):
+    """The oldest first, with what fits beside it of the same model; what is larger than a batch is computed alone."""
+
+    def work(tokens: int, name: str = "classes") -> Work:
+        return Work(service.models[name].predictor, Features(np.array([0, tokens]), {}, {}))
+
+    works = [work(60), work(30), work(20), work(5, "embeddings"), work(10), work(500), work(1)]
+    numbers = {id(one): number for number, one in enumerate(works)}
+    batcher = Batcher(100, Measures())
+    batcher.close()  # its thread has gone: what waits is taken here
+    batcher._waiting.extend(works)
+    taken = [batcher._next() for _ in range(5)]
+    assert [[numbers[id(one)] for one in batch] for batch in taken] == [[0, 1, 4], [2, 6], [3], [5], []]
+
+
+def test_a_body_that_comes_in_parts_is_counted(service):
+    """As without a Content-Length: the limit is of the bytes that came."""
+
+    async def parts(size: int):
+        body = json.dumps({"texts": ["a"]}).encode()
+        yield body + b" " * (size - len(body) - 1)
+        yield b" "
+
+    def status(size: int) -> int:
+        head = {"content-type": "application/json"}
+        return ask(service, "/v1/predict", parts(size), headers=head)["status"]
+
+    most = service.limits.body
+    assert (status(most), status(most + 1)) == (200, 413)
+
+
 def test_what_is_cut_is_said(service):
     long = "word " * 100
     found = ask(service, "/v1/predict", {"texts": ["short", long, "word " * 62]})
     assert [answer["cut"] for answer in found["answers"]] == [False, True, False]
     assert found["usage"]["tokens"] == 3 + 64 + 64
+    most = service.limits.characters  # one word of so many becomes one unknown token
+    found = ask(service, "/v1/predict", {"texts": ["w" * most, "w" * (most + 1)]})
+    assert [answer["cut"] for answer in found["answers"]] == [False, True]
 
 
 def test_embeddings_as_openai_has_them(service):

@@ -79,6 +79,7 @@ def facts(cfg: Config) -> Facts:
             "mlp": ("ffn_output",),
         },
         repeats=cfg.num_hidden_layers // cfg.num_hidden_groups,
+        groups=cfg.num_hidden_groups,
     )
 
 

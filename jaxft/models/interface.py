@@ -38,6 +38,8 @@ class Facts(NamedTuple):
       repeats: how many times each layer is computed, one after the other, with the same parameters.
       inner_key: what config.json calls the width of the feed-forward nets.
       depth_key: what config.json calls the number of layers, repeats counted.
+      groups: of layers that share parameters: no layer can be taken out alone, and their number is a multiple of it.
+        0: each layer has its own.
       kinds: the kind of each layer, as `layer_types` of config.json has it; empty: all layers are of one kind.
     """
 
@@ -56,6 +58,7 @@ class Facts(NamedTuple):
     repeats: int = 1
     inner_key: str = "intermediate_size"
     depth_key: str = "num_hidden_layers"
+    groups: int = 0
     kinds: tuple[str, ...] = ()
 
 

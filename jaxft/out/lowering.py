@@ -329,10 +329,10 @@ def _product(graph: Graph, equation: JaxprEqn, x: Tensor, kernel: Tensor) -> Ten
 
 
 def _layer_norm(graph: Graph, equation: JaxprEqn, *given: Tensor) -> Tensor | None:
-    *bias, scale, x, _ = given  # parameters come by name
     epsilon = equation.invars[-1]
-    if not isinstance(epsilon, Literal):
+    if len(given) not in (3, 4) or not isinstance(epsilon, Literal):
         return None
+    *bias, scale, x, _ = given  # parameters come by name
     parts = [scale.value, *(one.value for one in bias)]
     whole = graph.whole(x, _shape(equation, len(given) - 2))
     return _out(equation, graph.add("LayerNormalization", whole, *parts, axis=-1, epsilon=float(epsilon.val)))

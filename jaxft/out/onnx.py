@@ -3,15 +3,18 @@
 from pathlib import Path
 
 import jax
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 import jaxft
+from jaxft.errors import UserError
 from jaxft.models import nn
 from jaxft.out import files
 from jaxft.out.answers import Answers, abstract_inputs, abstract_params
 from jaxft.out.graph import OPSET, Graph, Tensor
 from jaxft.out.lowering import lower, tensor
+from jaxft.out.runtime import Runtime
 from jaxft.types import Params
 
 FOLDER = "onnx"
@@ -22,6 +25,9 @@ FLOAT, INT8 = "model.onnx", "model_quantized.onnx"
 
 LARGEST_FILE = 2**31 - 2**20
 """Bytes of a graph with its weights; more than that is no protobuf: weights are then a file beside it."""
+
+TOLERANCE = 1e-3
+"""Of float32 sums in another order, through many layers."""
 
 IR_VERSION = 8
 """Of the file format: that of the first release that knew the opset."""
@@ -74,10 +80,32 @@ def write(directory: Path, answers: Answers, params: Params) -> Path:
     """Writes the graph into a model's directory, whole or not at all, and returns where.
 
     Raises:
-      UserError: as `graph_of`; or the folder cannot be written.
+      UserError: as `graph_of` and `check`; or the folder cannot be written.
     """
     model = graph_of(answers, params)
     size = sum(array.nbytes for array in jax.tree.leaves(params))
     with files.replaced(directory / FOLDER) as folder:
         ir.save(model, folder / FLOAT, external_data=f"{FLOAT}_data" if size > LARGEST_FILE else None)
+        check(folder / FLOAT, answers, params)
     return directory / FOLDER / FLOAT
+
+
+def check(file: Path, answers: Answers, params: Params) -> None:
+    """Makes sure that a graph gives what jax computes, for two rows of words at random, the second of them padded.
+
+    Raises:
+      UserError: a number is off by more than `TOLERANCE`, relative to the largest.
+    """
+    facts, rng = answers.model.facts, np.random.default_rng(0)
+    length = min(facts.longest, 12)
+    shape = (2, *(2 for _ in answers.axes[1:-1]), length)
+    inputs = {name: np.zeros(shape, np.int64) for name in answers.inputs}
+    inputs["attention_mask"][0], inputs["attention_mask"][1, ..., : length // 2] = 1, 1
+    inputs["input_ids"] += rng.integers(0, facts.vocabulary, shape)
+    with jax.default_matmul_precision("highest"):
+        wanted = jax.jit(answers)(params, {name: x.astype(np.int32) for name, x in inputs.items()})
+    for name, found in Runtime(file, answers).run(inputs).items():
+        here = np.asarray(wanted[name])
+        off = np.abs(found - here).max() / max(np.abs(here).max(), 1)
+        if not off <= TOLERANCE:
+            raise UserError(f"no ONNX graph: {name} of onnxruntime is off by {off:.1e}; please report this model")

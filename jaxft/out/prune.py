@@ -112,8 +112,8 @@ def with_settings(model: Model, hf: Mapping[str, Any], changed: Mapping[str, Any
 
 
 def depth(model: Model) -> int:
-    """Returns how many layers are computed, one after the other."""
-    return len(model.facts.layers) * model.facts.repeats
+    """Returns how many layers there are, as config.json counts them."""
+    return (model.facts.groups or len(model.facts.layers)) * model.facts.repeats
 
 
 def check_layers(model: Model, count: int) -> None:
@@ -124,7 +124,7 @@ def check_layers(model: Model, count: int) -> None:
     """
     if not 1 <= count <= (there := depth(model)):
         raise UserError(f"--compress.layers={count}: the model has {there} layers; keep 1 to {there}")
-    if shares(model) and count % (groups := model.cfg.num_hidden_groups):
+    if (groups := model.facts.groups) and count % groups:
         raise UserError(f"--compress.layers={count}: must be a multiple of the model's {groups} groups of layers")
 
 
@@ -141,7 +141,7 @@ def with_layers(model: Model, sized: Sized, keep: Sequence[int]) -> Sized:
     layers, facts = model.facts.layers, model.facts
     hf = with_settings(model, sized.hf, {facts.depth_key: len(keep)})
     check_layers(model, len(keep))
-    if shares(model):
+    if model.facts.groups:
         return Sized(hf, sized.params)
     flat = nn.flatten(sized.params)
     moved = {path: x for path, x in flat.items() if not any(path.startswith(f"{layer}/") for layer in layers)}
@@ -154,11 +154,6 @@ def with_layers(model: Model, sized: Sized, keep: Sequence[int]) -> Sized:
         hf = {key: value for key, value in hf.items() if key != "global_attn_every_n_layers"}
         hf["layer_types"] = [facts.kinds[old] for old in keep]
     return Sized(hf, nn.unflatten(moved))
-
-
-def shares(model: Model) -> bool:
-    """Tells whether layers are computed from parameters that they share, so that none can be taken out alone."""
-    return "num_hidden_groups" in model.cfg.__dataclass_fields__
 
 
 def least_needed(model: Model, sized: Sized, count: int, loss: Callable[[Sized], float]) -> list[int]:
@@ -176,7 +171,7 @@ def least_needed(model: Model, sized: Sized, count: int, loss: Callable[[Sized],
     """
     check_layers(model, count)
     keep = list(range(depth(model)))
-    if shares(model):
+    if model.facts.groups:
         return keep[:count]
     spec, layers = nn.flatten(model.param_spec()), model.facts.layers
     names = [{path[len(layer) :] for path in spec if path.startswith(f"{layer}/")} for layer in layers]
