@@ -48,7 +48,8 @@ def served(finished, tmp_path_factory):
 def test_sixteen_clients_get_the_answers_of_a_predictor(served, finished):
     url, _, _ = served
     sent = [[f"{'a day ' * (i * 7 % 12)}{i} {j}" for j in range(i % 5 + 1)] for i in range(64)]
-    wanted = [Predictor.open(str(finished))(texts) for texts in sent]
+    predictor = Predictor.open(str(finished))
+    wanted = [predictor(texts) for texts in sent]
 
     def send(texts: list[str]) -> list[dict]:
         found = httpx.post(f"{url}/v1/predict", json={"texts": texts}, timeout=60).json()["answers"]

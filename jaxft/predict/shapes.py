@@ -141,6 +141,8 @@ class Fixed:
         lengths = items.lengths[chosen]
         longest = int(lengths.max())
         usable = [n for n in self._lengths if n >= longest and self._of[n][0].slots >= items.most]
+        if self._of[usable[0]][0].slots < 2 * items.most:
+            usable = usable[:1]  # no two items share a row: a longer one holds no more
         cost, best = min((self._alike(items, chosen, n) for n in usable), key=lambda found: found[0])
         shorter = [n for n in self._lengths if n < longest and self._of[n][0].slots >= items.most]
         short = lengths <= shorter[-1] if shorter else np.zeros(len(chosen), bool)
