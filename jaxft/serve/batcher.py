@@ -99,12 +99,12 @@ class Batcher:
         began, predictor = time.monotonic(), batch[0].predictor
         try:
             outputs = predictor.compute_each([work.features for work in batch])
+            seconds = time.monotonic() - began
+            self._measures.computed(sum(work.tokens for work in batch), predictor.positions, len(batch), seconds)
         except Exception as error:
             for work in batch:
                 work.future.set_exception(error)
             return
-        seconds = time.monotonic() - began
-        self._measures.computed(sum(work.tokens for work in batch), predictor.positions, len(batch), seconds)
         for work, found in zip(batch, outputs, strict=True):
             self._measures.queued.observe(began - work.since)
             work.future.set_result(Computed(found, began - work.since, seconds))
