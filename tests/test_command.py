@@ -162,10 +162,10 @@ def test_a_model_card_says_the_command_as_it_was_typed(argv, said):
 
 USED = {
     "train": {"config", "workdir", "overwrite", "extend", "profile"},
-    "evaluate": {"workdir", "input"},
-    "predict": {"workdir", "input", "output", "adapter"},
-    "export": {"workdir", "format"},
-    "serve": {"workdir", "host", "port", "adapters", *(f"serve.{name}" for name in LIMITS)},
+    "evaluate": {"workdir", "input", "engine"},
+    "predict": {"workdir", "input", "output", "adapter", "engine"},
+    "export": {"workdir", "format", "input", "max_loss"},
+    "serve": {"workdir", "host", "port", "adapters", "engine", *(f"serve.{name}" for name in LIMITS)},
     "compress": {"workdir", "input", "output", "compress.layers", "compress.inner", "compress.words"},
     "inspect": {"config", "workdir", "draw"},
     "plan": {"config", "workdir", "topology", "plan.search", "plan.exact"},
@@ -175,6 +175,7 @@ VALUES = {
     "config": "quickstart", "workdir": "w", "input": "a.csv", "output": "a.jsonl", "adapter": "a", "draw": "x",
     "overwrite": "true", "extend": "true", "profile": "5", "topology": "gpu", "plan.search": "true",
     "plan.exact": "true", "format": "onnx", "host": "0.0.0.0", "port": "80", "adapters": "a=b",
+    "engine": "onnx", "max_loss": "0.5",
     "compress.layers": "2", "compress.inner": "8", "compress.words": "used", "serve.log_texts": "true",
     **{f"serve.{name}": "5" for name in LIMITS if name != "log_texts"},
 }  # fmt: skip

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from jaxft.errors import UserError
 from jaxft.models import nn
 from jaxft.models.nn.attend import in_blocks
 from jaxft.modes.exporting import settings
+from jaxft.out import answers as of
+from jaxft.out import onnx
 from jaxft.tables import census
 from jaxft.tasks import windows
 
@@ -153,6 +156,15 @@ def read_in_windows(tiny_model, cache, tmp_path_factory):
 
 
 LONG = [" ".join(["the plot was bad and the movie very very long"] * 4), "good", "the end was not bad , and good " * 3]
+
+
+def test_a_graph_reads_the_same_windows(read_in_windows, tmp_path):
+    """Those of a text are computed together, as the text has one answer."""
+    directory = shutil.copytree(read_in_windows / "export", tmp_path / "model")
+    onnx.write(directory, *of.of_directory(directory))
+    own, graph = (Predictor.open(directory, engine=engine)([*LONG, "good"]) for engine in ("jax", "onnx"))
+    for one, other in zip(graph, own, strict=True):
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
 
 
 def test_an_export_is_read_in_the_same_windows(read_in_windows, tmp_path):

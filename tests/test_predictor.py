@@ -16,8 +16,10 @@ from jaxft.batch import BatchShape
 from jaxft.data.features import Items
 from jaxft.errors import UserError
 from jaxft.hub import export
+from jaxft.out import answers, onnx
 from jaxft.predict.directory import task_of
-from jaxft.predict.predictor import Predictor, run_in, shape_for
+from jaxft.predict.predictor import Predictor, run_in
+from jaxft.predict.shapes import shape_for
 
 TEXTS = ["what a day", "no", "an apple a day keeps " * 5, "never again, I said, and said it twice", "what a day"]
 
@@ -148,6 +150,15 @@ def test_a_directory_says_its_task(exports, name):
     alone = inputs[:1] if isinstance(options, config.MaskedLM) else inputs
     close(together[: len(alone)], [predictor([one])[0] for one in alone])
     assert len({json.dumps(answer) for answer in together}) == len(inputs)
+
+
+@pytest.mark.parametrize("name", once(CASES, "several", "choices"))
+def test_a_graph_answers_as_the_program_does(exports, name):
+    """The engine of a directory's ONNX graph, for every task."""
+    options, inputs = CASES[name]
+    directory = exports / name
+    onnx.write(directory, *answers.of_directory(directory, options))
+    close(*(Predictor.open(directory, task=options, engine=engine)(inputs) for engine in ("onnx", "jax")))
 
 
 @pytest.mark.parametrize(

@@ -47,13 +47,22 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     ),
     "input": (
         None,
-        "predict: a text, CSV, JSON or Parquet file; evaluate, compress: a labelled file, instead of the run's own "
-        "splits; compress, for words alone: any text",
+        "predict: a text, CSV, JSON or Parquet file; evaluate, compress, export --format=int8: a labelled file, "
+        "instead of the run's own splits; compress, for words alone: any text",
     ),
     "output": ("", "predict: JSON lines file to write; empty: standard output; compress: new folder of the model"),
     "draw": ("", "inspect: draw the parameters whose path this pattern matches"),
     "adapter": ("", "predict: folder of an adapter, of this run, of another or from peft, to use"),
-    "format": ("", "export: further formats of the model, in its export: onnx, stablehlo"),
+    "format": ("", "export: further formats of the model, in its export: onnx, int8, stablehlo"),
+    "max_loss": (
+        0.01,
+        "export: int8 is written where the metric is worse by at most so much than that of the float32 graph",
+    ),
+    "engine": (
+        "jax",
+        "predict, evaluate, serve: what computes: jax; onnx or int8: the graph of that format in the export, by "
+        "onnxruntime on the CPU",
+    ),
     "host": ("127.0.0.1", "serve: address to listen at; 0.0.0.0: all of this machine"),
     "port": (8000, "serve: port to listen at; 0: any that is free"),
     "adapters": ("", "serve: adapters on the model, NAME=PATH,OTHER=PATH; a request names one by `model`"),
@@ -87,6 +96,8 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
         elif isinstance(default, int):
             bound = 0 if name in OF_MODES else None
             flags.DEFINE_integer(name, default, doc, lower_bound=bound, flag_values=values)
+        elif isinstance(default, float):
+            flags.DEFINE_float(name, default, doc, lower_bound=0.0, flag_values=values)
         else:
             flags.DEFINE_string(name, default, doc, flag_values=values)
     flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)

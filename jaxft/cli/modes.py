@@ -91,7 +91,7 @@ def _plan(values: flags.FlagValues) -> int:
 LIMITS = ("tokens", "body", "texts", "characters", "request_tokens", "queue", "seconds", "log_texts")
 """The flags `--serve.NAME`, those of `jaxft.serve.limits.Limits`."""
 
-SERVE = ("host", "port", "adapters", *(f"serve.{name}" for name in LIMITS))
+SERVE = ("host", "port", "adapters", "engine", *(f"serve.{name}" for name in LIMITS))
 
 
 def _serve(modes: Any, values: flags.FlagValues) -> None:
@@ -99,7 +99,7 @@ def _serve(modes: Any, values: flags.FlagValues) -> None:
 
     given: dict[str, Any] = {name: values[f"serve.{name}"].value for name in LIMITS}
     limits = Limits(**given)
-    modes.serve(values.workdir, values.host, values.port, values.adapters, limits)
+    modes.serve(values.workdir, values.host, values.port, values.adapters, limits, values.engine)
 
 
 MODES = {
@@ -117,19 +117,27 @@ MODES = {
         uses=("overwrite", "extend", "profile"),
     ),
     "evaluate": Mode(
-        _together(lambda modes, given: modes.evaluate(given.workdir, inputs=given.input or "")),
+        _together(lambda modes, given: modes.evaluate(given.workdir, inputs=given.input or "", engine=given.engine)),
         needs=("workdir",),
-        uses=("input",),
+        uses=("input", "engine"),
     ),
     "predict": Mode(
-        _together(lambda modes, given: modes.predict(given.workdir, given.input, given.output, given.adapter)),
+        _together(
+            lambda modes, given: modes.predict(
+                given.workdir, given.input, given.output, given.adapter, engine=given.engine
+            )
+        ),
         needs=("workdir", "input"),
-        uses=("output", "adapter"),
+        uses=("output", "adapter", "engine"),
     ),
     "export": Mode(
-        _together(lambda modes, given: modes.export(given.workdir, _names(given.format))),
+        _together(
+            lambda modes, given: modes.export(
+                given.workdir, _names(given.format), inputs=given.input or "", max_loss=given.max_loss
+            )
+        ),
         needs=("workdir",),
-        uses=("format",),
+        uses=("format", "input", "max_loss"),
     ),
     "serve": Mode(_together(lambda modes, given: _serve(modes, given)), needs=("workdir",), uses=SERVE),
     "compress": Mode(

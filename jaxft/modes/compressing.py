@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxft import config, hub, models, program, tables, tasks
-from jaxft.data import formats, sources, splits
+from jaxft.data import formats, sources
 from jaxft.data.batches import Feed
 from jaxft.data.features import Features
 from jaxft.data.sources import Split
@@ -22,11 +22,13 @@ from jaxft.hub import card as hub_card
 from jaxft.hub import export
 from jaxft.job import Body, load
 from jaxft.models import Model, nn
+from jaxft.modes import measured
 from jaxft.modes.exporting import command_line
 from jaxft.out import prune, record, vocabulary
 from jaxft.out.prune import Sized
 from jaxft.predict import directory
-from jaxft.predict.predictor import require_inputs, run_in, shape_for
+from jaxft.predict.predictor import require_inputs, run_in
+from jaxft.predict.shapes import shape_for
 from jaxft.report.tables import grid
 from jaxft.storage import paths
 from jaxft.tables import Table
@@ -198,17 +200,13 @@ def _data(source: Source, inputs: str, labelled: bool) -> Data:
     if not inputs and not source.of_run:
         raise UserError(f"--input is missing: {source.path} is no run, whose data could be used; give a file")
     if not inputs:
-        raw = {name: table.read(split) for name, split in sources.read(experiment.data).items()}
-        heed = splits.carving(experiment.task)
-        made, _ = splits.prepare(raw, experiment.data, experiment.seed, table.inputs, heed)
-        if labelled and "validation" not in made:
-            raise UserError(f"{source.path} has no validation split to choose by; give a labelled file by --input")
-        return Data(made.get("validation"), [made[name] for name in ("train", "validation") if name in made])
-    file = str(paths.file_of("--input", inputs))
+        made = measured.of_run(experiment, table)
+        validation = measured.validation(source.path, made) if labelled else made.get("validation")
+        return Data(validation, [made[name] for name in ("train", "validation") if name in made])
     if labelled:
-        split = table.read(sources.read_input(file, experiment.data)._replace(key=sources.INPUT))
-        table.check_labels(split)
+        split = measured.of_file(inputs, experiment, table)
         return Data(split, [split])
+    file = str(paths.file_of("--input", inputs))
     if formats.suffix_of(Path(file)) == ".txt":
         encoding = sources.encoding_of(file, otherwise=experiment.data.encoding)
         split = sources.read_lines(file, table.inputs[0], encoding)

@@ -10,13 +10,14 @@ from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.job import prepare
 from jaxft.modes.shared import compiled_evaluation, measure
+from jaxft.predict.predictor import JAX, Predictor
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
 from jaxft.trained import best_weights, on_these_devices, thresholds
 
 
 def evaluate(
-    workdir: str | Path, data: Mapping[str, rows.Rows] | None = None, inputs: str | Path = ""
+    workdir: str | Path, data: Mapping[str, rows.Rows] | None = None, inputs: str | Path = "", engine: str = JAX
 ) -> dict[str, float]:
     """Measures the best parameters of a finished or interrupted run on its validation and test splits, or on a file.
 
@@ -24,6 +25,7 @@ def evaluate(
       data: the rows in memory that it was trained on, where it was; see `jaxft.modes.train`.
       inputs: a labelled file of any format that the run's task reads, instead of the run's own splits. Its metrics are
         also written into `evaluations/` of the workdir.
+      engine: what computes the answers to a file; see `Predictor.open`.
 
     Returns:
       `SPLIT/METRIC` -> value; of a file `input/METRIC`.
@@ -36,7 +38,9 @@ def evaluate(
     if inputs:
         if data is not None:
             raise UserError("data and inputs are both given; leave one of them out")
-        return _evaluate_file(Workdir(workdir), str(inputs))
+        return _evaluate_file(Workdir(workdir), str(inputs), engine)
+    if engine != JAX:
+        raise UserError(f"--engine={engine} measures a file; give one by --input")
     folder = Workdir(workdir)
     experiment, given = rows.given(on_these_devices(folder.experiment()), data)
     job = prepare(experiment, given=given)
@@ -52,15 +56,14 @@ def evaluate(
     return results
 
 
-def _evaluate_file(folder: Workdir, inputs: str) -> dict[str, float]:
+def _evaluate_file(folder: Workdir, inputs: str, engine: str) -> dict[str, float]:
     """Measures a file, says what was found, and writes it into the workdir."""
-    from jaxft.predict.predictor import Predictor
     from jaxft.report import tables as shown
 
     file = paths.file_of("--input", inputs)
     experiment = folder.experiment()  # there is one: Predictor would take the directory of a model too
     split = sources.read_input(str(file), experiment.data)
-    found = Predictor.open(str(folder)).evaluate(split)
+    found = Predictor.open(str(folder), engine=engine).evaluate(split)
     for line in found.notes:
         say(line)
     results = {f"input/{name}": value for name, value in found.metrics.items()}

@@ -13,6 +13,7 @@ from jaxft.devices.distributed import say
 from jaxft.errors import UserError, nearest
 from jaxft.hub import adapters
 from jaxft.job import Body, Job
+from jaxft.out.files import GRAPHS, ONNX
 from jaxft.predict.predictor import run_in
 from jaxft.program import Program
 from jaxft.storage.workdir import Workdir
@@ -23,6 +24,9 @@ from jaxft.types import Params
 
 STARTED_AS = {"__main__.py": ("python", "-m", "jaxft"), "jaxft": ("jaxft",)}
 """Name of the program in `sys.argv` -> the words that start it; any other is a Python file."""
+
+MAX_LOSS = 0.01
+"""The metric of an int8 graph may be so much worse."""
 
 
 class Trained(NamedTuple):
@@ -41,7 +45,7 @@ class Trained(NamedTuple):
         return cls(job.experiment, job.body, job.task, job.table, job.program, origins)
 
 
-def export(workdir: str, formats: Sequence[str] = ()) -> None:
+def export(workdir: str, formats: Sequence[str] = (), inputs: str = "", max_loss: float = MAX_LOSS) -> None:
     """Writes `export/` and `adapter/`, as far as the method has them, from the best checkpoint.
 
     The workdir holds all that it takes but the pretrained model: the data may be gone.
@@ -49,6 +53,8 @@ def export(workdir: str, formats: Sequence[str] = ()) -> None:
     Args:
       workdir: of a run; with `formats` also the directory of a trained model.
       formats: what is to be written into the export, one that is there already included; see `FORMATS`.
+      inputs: int8 is measured on this labelled file; empty: on the run's validation split.
+      max_loss: int8 may make the metric worse by so much.
 
     Raises:
       UserError: there is no such run, format or model, or it cannot be written.
@@ -59,8 +65,10 @@ def export(workdir: str, formats: Sequence[str] = ()) -> None:
     folder = run_in(workdir)
     if not formats or (folder and not folder.exported()):
         _export_run(folder or Workdir(workdir))
+    if inputs and "int8" not in formats:
+        raise UserError("--input is what int8 is measured on; add --format=int8, or leave it out")
     if formats:
-        _write_formats(folder, Path(workdir).expanduser(), formats)
+        _write_formats(folder, Path(workdir).expanduser(), formats, inputs, max_loss)
 
 
 def _export_run(folder: Workdir) -> None:
@@ -75,7 +83,28 @@ def _export_run(folder: Workdir) -> None:
     say(f"exported: {folder}/{'export' if composed.merge else 'adapter'}")
 
 
-def _write_formats(folder: Workdir | None, directory: Path, formats: Sequence[str]) -> None:
+class Target(NamedTuple):
+    """Where a format is written, and what it is made of.
+
+    Attributes:
+      folder: the run; None: there is none.
+      directory: of the trained model, the run's export where there is one.
+      inputs, max_loss: as in `export`.
+    """
+
+    folder: Workdir | None
+    directory: Path
+    inputs: str
+    max_loss: float
+
+    @property
+    def task(self) -> config.Task | None:
+        return self.folder.experiment().task if self.folder else None
+
+
+def _write_formats(
+    folder: Workdir | None, directory: Path, formats: Sequence[str], inputs: str, max_loss: float
+) -> None:
     """Writes further formats of the model in a run's export, or in a directory."""
     if folder:
         if not (exported := folder.exported()):
@@ -85,33 +114,49 @@ def _write_formats(folder: Workdir | None, directory: Path, formats: Sequence[st
         raise UserError(
             f"--workdir {directory} is no folder of this machine; give that of a run, or of a trained model"
         )
-    task = folder.experiment().task if folder else None
+    target = Target(folder, directory, inputs, max_loss)
 
     def write() -> None:
-        for name in formats:
-            say(f"{name}: {FORMATS[name](directory, task)}")
+        for name in (name for name in FORMATS if name in formats):
+            say(f"{name}: {FORMATS[name](target)}")
         if folder:
             folder.publish("export")
 
     distributed.once(write)
 
 
-def _onnx(directory: Path, task: config.Task | None) -> Path:
+def _onnx(target: Target) -> Path:
     try:
         from jaxft.out import answers, onnx
     except ImportError as error:
-        raise UserError(f"--format=onnx: {error.name} is not installed; try: pip install 'jaxft[onnx]'") from error
-    return onnx.write(directory, *answers.of_directory(directory, task))
+        raise _lacking("onnx", error) from error
+    return onnx.write(target.directory, *answers.of_directory(target.directory, target.task))
 
 
-def _stablehlo(directory: Path, task: config.Task | None) -> Path:
+def _int8(target: Target) -> Path:
+    try:
+        from jaxft.modes import quantizing
+    except ImportError as error:
+        raise _lacking("int8", error) from error
+    if not (target.directory / ONNX / GRAPHS["onnx"]).is_file():
+        say(f"onnx: {_onnx(target)}")
+    path = target.folder or target.directory
+    return quantizing.write(target.folder, str(path), target.inputs, target.max_loss)
+
+
+def _lacking(name: str, error: ImportError) -> UserError:
+    return UserError(f"--format={name}: {error.name} is not installed; try: pip install 'jaxft[onnx]'")
+
+
+def _stablehlo(target: Target) -> Path:
     from jaxft.out import answers, stablehlo
 
-    return stablehlo.write(directory, *answers.of_directory(directory, task))
+    return stablehlo.write(target.directory, *answers.of_directory(target.directory, target.task))
 
 
-FORMATS = {"onnx": _onnx, "stablehlo": _stablehlo}
-"""Name of a format -> what writes it into a model's directory, and says where."""
+FORMATS = {"onnx": _onnx, "int8": _int8, "stablehlo": _stablehlo}
+"""Name of a format -> what writes it into a model's directory, and says where; int8 is made of onnx, which comes first.
+"""
 
 
 def command_line(argv: list[str]) -> str:

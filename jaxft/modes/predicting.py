@@ -16,11 +16,11 @@ from jaxft.data import formats, sources
 from jaxft.devices import distributed
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
-from jaxft.predict.predictor import Predictor
+from jaxft.predict.predictor import JAX, Predictor
 from jaxft.storage import paths
 
 
-def predict(workdir: str, inputs: str, output: str = "", adapter: str = "") -> None:
+def predict(workdir: str, inputs: str, output: str = "", adapter: str = "", engine: str = JAX) -> None:
     """Writes a JSON line for each example of a text file (a line an example), CSV or JSON lines file.
 
     Args:
@@ -28,12 +28,13 @@ def predict(workdir: str, inputs: str, output: str = "", adapter: str = "") -> N
       inputs: the file; its columns are those the run was trained on, labels not needed.
       output: a file, written whole or not at all; empty: standard output.
       adapter: the directory of an adapter, see `jaxft.hub.adapters`, put on the run's base model in place of its own.
+      engine: what computes; see `Predictor.open`.
 
     Raises:
       UserError: the file cannot be read or lacks a column, the adapter does not fit, or the output cannot be written.
     """
     paths.file_of("--input", inputs)
-    predictor = Predictor.open(workdir, adapter)
+    predictor = Predictor.open(workdir, adapter, engine=engine)
     split = _read_inputs(inputs, predictor)
     rows = zip(split.table.to_pylist(), _answers(split, predictor), strict=True)
 

@@ -11,6 +11,7 @@ import jax
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.modes.shared import cache_programs
+from jaxft.predict.predictor import JAX
 from jaxft.serve import models
 from jaxft.serve.limits import Limits
 
@@ -33,12 +34,14 @@ def serve(
     port: int = 8000,
     adapters: str = "",
     limits: Limits = Limits(),  # noqa: B008 (frozen)
+    engine: str = JAX,
 ) -> None:
     """Serves a model, and adapters on it, and returns once SIGTERM or Ctrl-C came and all accepted is answered.
 
     Args:
       workdir: of a run, or the directory of a trained model, or its name on the Hub; see `Predictor.open`.
       adapters: `NAME=PATH,OTHER=PATH`.
+      engine: what computes; see `Predictor.open`.
 
     Raises:
       UserError: what the service stands on is not installed, the port is taken, or the model cannot be opened.
@@ -56,7 +59,7 @@ def serve(
         raise UserError("--mode=serve is for one process; start one service a process, each with --processes=1")
     limits, given = limits.check(), models.read_adapters(adapters)
     with _listening(host, port) as listener:
-        predictors = models.open_all(workdir, given)
+        predictors = models.open_all(workdir, given, engine)
         cache_programs(next(iter(predictors.values())).experiment.data.cache)
         service = Service(predictors, limits)
         config = uvicorn.Config(

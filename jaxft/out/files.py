@@ -1,4 +1,4 @@
-"""Files that appear in a model's directory whole or not at all."""
+"""Files beside a model: where graphs lie in its directory, and folders that appear there whole or not at all."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,6 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jaxft.errors import UserError
+
+ONNX = "onnx"
+"""Folder of the graphs in a model's directory."""
+
+GRAPHS = {"onnx": "model.onnx", "int8": "model_quantized.onnx"}
+"""Name of a format, and of the engine that reads it -> the graph, where Optimum and transformers.js look for it."""
 
 
 @contextmanager

@@ -17,12 +17,6 @@ from jaxft.out.lowering import lower, tensor
 from jaxft.out.runtime import Runtime
 from jaxft.types import Params
 
-FOLDER = "onnx"
-"""Where files lie in a model's directory."""
-
-FLOAT, INT8 = "model.onnx", "model_quantized.onnx"
-"""Names of the graphs, as Optimum and transformers.js look for them."""
-
 LARGEST_FILE = 2**31 - 2**20
 """Bytes of a graph with its weights; more than that is no protobuf: weights are then a file beside it."""
 
@@ -84,10 +78,11 @@ def write(directory: Path, answers: Answers, params: Params) -> Path:
     """
     model = graph_of(answers, params)
     size = sum(array.nbytes for array in jax.tree.leaves(params))
-    with files.replaced(directory / FOLDER) as folder:
-        ir.save(model, folder / FLOAT, external_data=f"{FLOAT}_data" if size > LARGEST_FILE else None)
-        check(folder / FLOAT, answers, params)
-    return directory / FOLDER / FLOAT
+    name = files.GRAPHS["onnx"]
+    with files.replaced(directory / files.ONNX) as folder:
+        ir.save(model, folder / name, external_data=f"{name}_data" if size > LARGEST_FILE else None)
+        check(folder / name, answers, params)
+    return directory / files.ONNX / name
 
 
 def check(file: Path, answers: Answers, params: Params) -> None:

@@ -1,13 +1,13 @@
 """onnxruntime in the place of jax: it computes batches of one example a row with a graph that has been written."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import onnxruntime
 
 from jaxft.out.answers import Answers
-from jaxft.types import Batch, Outputs
 
 
 class Runtime:
@@ -19,13 +19,13 @@ class Runtime:
         self._session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         self._names = [output.name for output in self._session.get_outputs()]
 
-    def __call__(self, batch: Batch) -> Outputs:
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the outputs `[rows, 1, ...]` or `[rows, length, ...]` of a batch of one example a row."""
         own = {"attention_mask": np.asarray(batch["segment_ids"]), **batch}
         several = len(self.answers.axes) - 2  # examples that the graph takes together are given alone
         lead = lambda x: np.expand_dims(np.asarray(x, np.int64), tuple(range(1, 1 + several)))  # noqa: E731
         found = self.run({name: lead(own[name]) for name in self.answers.inputs})
-        single = {name: jnp.asarray(x.reshape(len(x), *x.shape[1 + several :])) for name, x in found.items()}
+        single = {name: x.reshape(len(x), *x.shape[1 + several :]) for name, x in found.items()}
         return self.answers.task.unpadded(single, batch)
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -8,30 +8,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxft import config, hub, program, sharding, tables, tasks
-from jaxft.batch import BatchShape, Target, arrays
+from jaxft.batch import BatchShape
 from jaxft.data import rows, truncation
-from jaxft.data.batches import Feed, assemble, spread
 from jaxft.data.features import Features, tokenize
 from jaxft.data.sources import INPUT, Split
 from jaxft.devices import distributed
 from jaxft.devices.distributed import say
-from jaxft.errors import UserError
+from jaxft.errors import UserError, nearest
 from jaxft.hub import adapter_config, adapters
 from jaxft.job import Body, check_features, check_length, with_trusted_attention
-from jaxft.predict import directory
+from jaxft.out.files import GRAPHS
+from jaxft.predict import directory, graph
 from jaxft.predict.base import as_trained, base_weights
-from jaxft.predict.shapes import EACH, EACH_ELSEWHERE, Fixed, fixed_shapes, shape_for
+from jaxft.predict.engine import CompiledEngine, Engine
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
 from jaxft.tables import census
-from jaxft.train.compiled import Compiled
-from jaxft.train.evaluate import collect, evaluate, scatter
 from jaxft.trained import best_weights, model_of, on_these_devices
-from jaxft.types import Params
+
+JAX = "jax"
+"""Name of the engine that computes with the parameters of a run or directory themselves."""
 
 UNCUT = 1 << 20
 """Tokens that no text has."""
@@ -65,49 +64,37 @@ class Inputs(NamedTuple):
 class Predictor:
     """A trained model: `predictor(texts)` or `predictor(rows)` is a list of answers, one for each, in their order.
 
-    An answer is what `--mode=predict` adds to a row. Inputs share rows of a batch, and batches have a few shapes (see
-    `shape_for`); each is compiled when it is first needed, and kept.
+    An answer is what `--mode=predict` adds to a row. How inputs are computed says the engine.
 
     A service calls the three steps of that apart: `tokenized` and `answers_of`, on any threads, and `compute` on one.
     After `warm` nothing is compiled any more.
 
     Attributes:
       experiment, table: how inputs are read, and answers made.
-      weights: the trainable and the frozen parameters.
-      positions: of the batches of the last `compute` after `warm`, padding included.
+      engine: what computes.
 
     Example:
       predictor = jaxft.Predictor.open("/tmp/reviews")
       predictor(["I liked it.", "Never again."])[0]["prediction"]
     """
 
-    def __init__(
-        self,
-        experiment: config.Experiment,
-        body: Body,
-        table: tables.Table,
-        composed: program.Program,
-        weights: tuple[Params, Params],
-    ):
+    def __init__(self, experiment: config.Experiment, body: Body, table: tables.Table, engine: Engine):
         """Of parts that are there already; `open` makes them from a folder.
 
         Args:
-          experiment: `data.max_length`, `data.packing` and `train.batch_size` are what is read of it.
+          experiment: `data.max_length` and `data.truncate` are what is read of it.
           body: the tokenizer is that of its directory.
           table: with the thresholds that it decides by.
-          weights: the trainable and the frozen parameters, where `composed` has them.
         """
-        self.experiment, self.table = experiment, table
+        self.experiment, self.table, self.engine = experiment, table, engine
         tokenizer = body.tokenizer(table.words)
         self._tokenizers: queue.LifoQueue[Any] = queue.LifoQueue()
         self._tokenizers.put(truncation.keeping(tokenizer, table.options, experiment.data.truncate))
-        self._program, self.weights = composed, weights
-        self._steps: dict[BatchShape, Compiled] = {}
-        self._fixed: tuple[Fixed, Compiled] | None = None
-        self.positions = 0
 
     @classmethod
-    def open(cls, path: str | Path, adapter: str | Path = "", task: config.Task | None = None) -> "Predictor":
+    def open(
+        cls, path: str | Path, adapter: str | Path = "", task: config.Task | None = None, engine: str = JAX
+    ) -> "Predictor":
         """Returns a predictor for the best parameters of a run, or for the model of a Hugging Face directory.
 
         Args:
@@ -115,6 +102,8 @@ class Predictor:
           adapter: the directory of an adapter, see `jaxft.hub.adapters`, put on the base model in place of its own. Its
             task is the one that is answered, where it says one.
           task: for a directory: the columns that are read, where they are not those of `jaxft.config`'s defaults.
+          engine: what computes: "jax"; "onnx" or "int8", the graph of that format which is in the export, by
+            onnxruntime on the CPU.
 
         Raises:
           UserError: there is no such run or model, it cannot be used, or the adapter does not fit.
@@ -122,6 +111,8 @@ class Predictor:
         folder, chosen = run_in(str(path)), Path(adapter).expanduser() if adapter else None
         if folder and task:
             raise UserError(f"{folder} is the folder of a run, whose config.json says its task; leave `task` out")
+        if engine != JAX:
+            return cls._of_graph(folder, str(path), chosen, task, engine)
         of_run = on_these_devices(folder.experiment()) if folder else None
         meaning = adapters.meaning(chosen) if chosen else None
         if meaning and task:
@@ -149,17 +140,25 @@ class Predictor:
             weights = base_weights(body, composed, chosen)
             thresholds = {} if chosen else body.hf.get("thresholds", {})
             thresholds = meaning.thresholds if meaning else thresholds
-        return cls(experiment, body, tables.build(experiment.task).decide(thresholds), composed, weights)
+        table = tables.build(experiment.task).decide(thresholds)
+        return cls(experiment, body, table, CompiledEngine(experiment, composed, weights))
+
+    @classmethod
+    def _of_graph(
+        cls, folder: Workdir | None, path: str, adapter: Path | None, task: config.Task | None, engine: str
+    ) -> "Predictor":
+        if engine not in GRAPHS:
+            raise UserError(f"--engine {engine}: there is no such engine; {nearest(engine, [JAX, *GRAPHS])}")
+        if adapter:
+            raise UserError(f"--engine={engine} computes a graph, on which {adapter} cannot be put; use --engine={JAX}")
+        experiment, body, made = graph.opened(folder, path, task, engine)
+        table = tables.build(experiment.task).decide(body.hf.get("thresholds", {}))
+        return cls(experiment, body, table, made)
 
     @property
     def width(self) -> int:
         """Numbers of a hidden state."""
-        return self._program.model.facts.width
-
-    @property
-    def device(self) -> str:
-        """The kind of device that computes: cpu, gpu or tpu."""
-        return self._program.mesh.devices.flat[0].platform
+        return self.engine.model.facts.width
 
     def __call__(self, data: Sequence[str] | rows.Rows) -> list[dict[str, Any]]:
         """Returns an answer for each text, or for each row: a dict of the columns that the model reads.
@@ -192,8 +191,7 @@ class Predictor:
         require_inputs(split, self.table)
         split = self.table.read(split, labelled=False)
         features = self._features(split, labelled=False)
-        if self._fixed:
-            self._fixed[0].check(features.items(self._program.task.together), split.origin)
+        self.engine.check(features, split.origin)
         return Inputs(split, features)
 
     def cut(self, inputs: Inputs) -> np.ndarray:
@@ -218,20 +216,11 @@ class Predictor:
         Returns:
           By name, `[examples, ...]` or, per token, `[tokens, ...]`, in the order of the examples.
         """
-        composed, task = self._program, self._program.task
-        targets = {name: task.targets[name] for name in task.reads}
-        if self._fixed:
-            return self._in_fixed_shapes(features, targets, *self._fixed)
-        feed, shape = self._feed(features, targets)
-        if shape not in self._steps:
-            abstract = program.weights(composed.state)
-            self._steps[shape] = Compiled(composed.outputs, abstract, composed.abstract_inputs, [shape])
-        step = self._steps[shape]
-        return collect(lambda *given: (step(*given), None), self.weights, feed, task.outputs)[0]
+        return self.engine.compute(features)
 
     def compute_each(self, several: Sequence[Features]) -> list[Mapping[str, np.ndarray]]:
         """Returns the same of several examples' features, computed together. One thread at a time may call it."""
-        outputs, kinds = self.compute(Features.joined(several)), self._program.task.outputs
+        outputs, kinds = self.compute(Features.joined(several)), self.engine.task.outputs
         sizes = {"example": [len(one) for one in several], "token": [int(one.offsets[-1]) for one in several]}
         ends = {kind: np.cumsum(of)[:-1] for kind, of in sizes.items()}
         parts = {name: np.split(array, ends[kinds[name]]) for name, array in outputs.items()}
@@ -242,26 +231,16 @@ class Predictor:
         return self.table.predictions(outputs, inputs.features, inputs.split)
 
     def warm(self, tokens: int, threads: int = 1) -> list[BatchShape]:
-        """Compiles a fixed set of shapes, and computes each once; `compute` has batches of these alone from then on.
+        """Makes the engine ready for a service: nothing is compiled from then on.
 
         Args:
-          tokens: of the largest batch, about; see `jaxft.predict.shapes.fixed_shapes`.
+          tokens: of the largest batch, about.
           threads: so many may tokenize at once, each with a tokenizer of its own.
 
         Returns:
-          The shapes.
+          The shapes that are compiled; see `jaxft.predict.engine`.
         """
-        composed, task = self._program, self._program.task
-        virtual = composed.adaptation.tokens > 0
-        shapes = fixed_shapes(self.experiment, composed.row_shards, tokens, task.together, virtual)
-        step = Compiled(composed.outputs, program.weights(composed.state), composed.abstract_inputs, shapes)
-        step.wait()
-        targets = {name: task.targets[name] for name in task.reads}
-        for shape in shapes:
-            empty = {name: np.zeros(dims, dtype) for name, (dims, dtype) in arrays(shape, targets).items()}
-            jax.block_until_ready(step(self.weights, jax.device_put(empty, composed.batch_sharding)))
-        each = EACH.get(self.device, EACH_ELSEWHERE)
-        self._fixed = Fixed(shapes, self.width, each), step
+        shapes = self.engine.warm(tokens)
         with self._tokenizer() as first:
             for tokenizer in [copy.deepcopy(first) for _ in range(threads - self._tokenizers.qsize() - 1)]:
                 self._tokenizers.put(tokenizer)
@@ -288,10 +267,7 @@ class Predictor:
             notes.append(
                 f"no validation split has chosen thresholds: {next(iter(undecided.values()))} for each, as in answers"
             )
-        table, composed = self.table.decide(undecided), self._program
-        feed, shape = self._feed(features, composed.task.targets)
-        step = Compiled(composed.eval_step, program.weights(composed.state), composed.abstract_batch, [shape])
-        found = evaluate(step, self.weights, feed, composed.task.outputs)
+        table, found = self.table.decide(undecided), self.engine.evaluate(features)
         # By one process, as rounding may differ on their machines.
         metrics = distributed.once(lambda: {"loss": found.loss} | table.metrics(found.outputs, features, split))
         classes = table.plots(found.outputs, features, split).get("names", ())
@@ -326,7 +302,7 @@ class Predictor:
                 path=None,
                 about=(lambda made: census.of_features(made, tokenizer)) if labelled else None,
             )
-        check_features(features, self._program.model, length)
+        check_features(features, self.engine.model, length)
         return features
 
     def _column(self) -> str:
@@ -335,27 +311,6 @@ class Predictor:
             row = ", ".join(f"{name!r}: ..." for name in self.table.inputs)
             raise UserError(f"the model reads {len(self.table.inputs)} columns; give rows, {{{row}}}, instead of texts")
         return self.table.inputs[0]
-
-    def _in_fixed_shapes(
-        self, features: Features, targets: Mapping[str, Target], fixed: Fixed, step: Compiled
-    ) -> Mapping[str, np.ndarray]:
-        """The outputs, from batches of the shapes that `warm` has compiled."""
-        task, outputs = self._program.task, {}
-        items, begun = features.items(task.together), []
-        for part in fixed.parts(items):
-            host = assemble(features, *spread(features, items, part.items, part.rows), part.shape, targets)
-            placed = jax.device_put(dict(host.arrays), self._program.batch_sharding)
-            begun.append((host, step(self.weights, placed)))
-        self.positions = sum(host.shape.rows * host.shape.length for host, _ in begun)
-        for host, found in begun:
-            scatter(outputs, jax.device_get(found), task.outputs, host, features)
-        return outputs
-
-    def _feed(self, features: Features, targets: Mapping[str, Target]) -> tuple[Feed, BatchShape]:
-        """The batches of all examples, and their one shape."""
-        composed, together = self._program, self._program.task.together
-        shape = shape_for(features.items(together), self.experiment, composed.row_shards)
-        return Feed(features, targets, [shape], composed.batch_sharding, together=together), shape
 
 
 def require_inputs(split: Split, table: tables.Table) -> None:

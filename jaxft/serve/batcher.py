@@ -100,7 +100,7 @@ class Batcher:
         try:
             outputs = predictor.compute_each([work.features for work in batch])
             seconds = time.monotonic() - began
-            self._measures.computed(sum(work.tokens for work in batch), predictor.positions, len(batch), seconds)
+            self._measures.computed(sum(work.tokens for work in batch), predictor.engine.positions, len(batch), seconds)
         except Exception as error:
             for work in batch:
                 work.future.set_exception(error)

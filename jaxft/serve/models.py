@@ -12,7 +12,8 @@ from jaxft.batch import BatchShape
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.models import nn
-from jaxft.predict.predictor import Predictor
+from jaxft.predict.engine import CompiledEngine
+from jaxft.predict.predictor import JAX, Predictor
 
 
 class Tensor(NamedTuple):
@@ -107,7 +108,7 @@ def check_name(flag: str, name: str) -> None:
         )
 
 
-def open_all(workdir: str, adapters: Mapping[str, str]) -> dict[str, Predictor]:
+def open_all(workdir: str, adapters: Mapping[str, str], engine: str = JAX) -> dict[str, Predictor]:
     """Opens a model and the adapters that are put on it: name -> predictor, the first for requests that name none.
 
     A base that answers nothing by itself is left out where there are adapters. Parameters that are the same are kept
@@ -121,16 +122,17 @@ def open_all(workdir: str, adapters: Mapping[str, str]) -> dict[str, Predictor]:
     if own in adapters:
         raise UserError(f"--adapters: {own!r} is the name of --workdir {workdir} itself; give the adapter another name")
     try:
-        found[own] = Predictor.open(workdir)
+        found[own] = Predictor.open(workdir, engine=engine)
     except UserError as error:
         if not adapters:
             raise
         say(f"{own} is not served by itself: {error}")
     for name, path in adapters.items():
-        found[name] = Predictor.open(workdir, adapter=path)
-    first, *others = found.values()
+        found[name] = Predictor.open(workdir, adapter=path, engine=engine)
+    first, *others = (predictor.engine for predictor in found.values())
     for other in others:
-        other.weights = shared(first.weights, other.weights)
+        if isinstance(first, CompiledEngine) and isinstance(other, CompiledEngine):
+            other.weights = shared(first.weights, other.weights)
     return found
 
 

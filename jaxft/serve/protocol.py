@@ -105,7 +105,8 @@ def check_embeds(model: Served, body: Embed) -> list[str]:
         raise Refused(400, f"the model {model.name!r} has no embeddings, it does {model.task}; ask /v1/predict")
     if body.dimensions not in (None, model.predictor.width):
         raise Refused(
-            400, f"dimensions is {body.dimensions}; embeddings of {model.name!r} have {model.predictor.width}"
+            400,
+            f"dimensions is {body.dimensions}; embeddings of {model.name!r} have {model.predictor.width}",
         )
     return [body.input] if isinstance(body.input, str) else body.input
 

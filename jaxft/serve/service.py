@@ -52,7 +52,7 @@ class Service:
           predictors: by name; the first answers requests that name none.
         """
         self.limits, self.measures = limits, Measures()
-        self.budget = limits.budget(next(iter(predictors.values())).device)
+        self.budget = limits.budget(next(iter(predictors.values())).engine.device)
         self.models = {
             name: Served(name, one, tuple(one.warm(self.budget, THREADS))) for name, one in predictors.items()
         }

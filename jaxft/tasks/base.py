@@ -64,8 +64,12 @@ class Task(ABC):
         found = self.forward(params, model, batch, run)
         return {name: x.squeeze(1) if self.outputs[name] == "example" else x for name, x in found.items()}
 
-    def unpadded(self, found: Outputs, batch: Batch) -> Outputs:
-        """Returns the `outputs` of a batch of one example a row, of which `padded` gives what was found."""
+    def unpadded(self, found: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the `outputs` of a batch of one example a row, of which `padded` gives what was found.
+
+        Args:
+          found, batch: arrays of numpy or of jax.
+        """
         return {name: found[name][:, None] if per == "example" else found[name] for name, per in self.outputs.items()}
 
     @abstractmethod

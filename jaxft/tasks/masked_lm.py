@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,8 @@ class MaskedLM(Task):
         """The scores of all words at each token."""
         return {"logits": model.of_tokens(model.head("word"), params, batch, run)}
 
-    def unpadded(self, found: Outputs, batch: Batch) -> Outputs:
+    def unpadded(self, found: Mapping[str, Any], batch: Mapping[str, Any]) -> Outputs:
+        found, batch = jax.tree.map(jnp.asarray, (dict(found), dict(batch)))
         at = self.hidden_places(batch)
         return self.guesses(nn.pick(found["logits"], at), batch, at)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +52,7 @@ class NextSentence(MaskedLM):
         pair = model.head("pair").apply(params, nn.pick(hidden, batch["starts"]), run).squeeze(1)
         return {"prediction_logits": words, "seq_relationship_logits": pair}
 
-    def unpadded(self, found: Outputs, batch: Batch) -> Outputs:
+    def unpadded(self, found: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
         words = super().unpadded({"logits": found["prediction_logits"]}, batch)
         return {**words, "next_logits": found["seq_relationship_logits"][:, None]}
 

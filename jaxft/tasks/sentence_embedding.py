@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +60,7 @@ class SentenceEmbedding(Task):
         pooled = nn.mean_pool(hidden, batch["segment_ids"], 1) if mean else nn.pick(hidden, starts)
         return {"last_hidden_state": hidden, "sentence_embedding": _unit(pooled).squeeze(1)}
 
-    def unpadded(self, found: Outputs, batch: Batch) -> Outputs:
+    def unpadded(self, found: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
         return {"embeddings": found["sentence_embedding"][:, None]}
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:

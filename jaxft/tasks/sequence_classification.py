@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxft import config
@@ -66,10 +68,11 @@ class SequenceClassification(Task):
         """Of a text's windows each its own, which whoever cut them combines."""
         return {"logits": model.of_examples(self._head(model), params, batch, run).squeeze(1)}
 
-    def unpadded(self, found: Outputs, batch: Batch) -> Outputs:
+    def unpadded(self, found: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
         if not self.together:
             return super().unpadded(found, batch)
-        return {"logits": windows.combined(found["logits"][None], batch["row"].T, self.options.windows).swapaxes(0, 1)}
+        logits, row = jnp.asarray(found["logits"])[None], jnp.asarray(batch["row"]).T
+        return {"logits": windows.combined(logits, row, self.options.windows).swapaxes(0, 1)}
 
     @property
     def numbers(self) -> Mapping[str, float]:

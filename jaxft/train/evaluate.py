@@ -92,6 +92,32 @@ def scatter(
             target[place] = array.reshape(-1, *array.shape[2:])[source]
 
 
+def gather(
+    outputs: Mapping[str, np.ndarray], kinds: Mapping[str, str], host: HostBatch, features: Features
+) -> dict[str, np.ndarray]:
+    """Returns of the outputs of all examples those of a batch, where they lie in it: what `scatter` takes apart.
+
+    Args:
+      outputs: as in `Evaluated`.
+      kinds: each output's name -> "example" or "token".
+
+    Returns:
+      `[rows, slots, ...]` or, per token, `[rows, length, ...]`, 0 where no example or token is.
+    """
+    found = {}
+    for name, kind in kinds.items():
+        array = outputs[name]
+        size = host.shape.slots if kind == "example" else host.shape.length
+        laid = np.zeros((host.shape.rows, size, *array.shape[1:]), array.dtype)
+        if kind == "example":
+            laid[host.rows.row, host.rows.slot] = array[host.examples]
+        else:
+            there, place = token_places(host, features.offsets)
+            laid.reshape(-1, *array.shape[1:])[there] = array[place]
+        found[name] = laid
+    return found
+
+
 def token_places(host: HostBatch, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of each token of a batch: where it lies in the flat rows, and where in the flat features."""
     sizes = np.diff(offsets)[host.examples]
