@@ -159,12 +159,17 @@ LONG = [" ".join(["the plot was bad and the movie very very long"] * 4), "good",
 
 
 def test_a_graph_reads_the_same_windows(read_in_windows, tmp_path):
-    """Those of a text are computed together, as the text has one answer."""
+    """Those of a text are computed together, as the text has one answer, and counts once in the loss."""
     directory = shutil.copytree(read_in_windows / "export", tmp_path / "model")
     onnx.write(directory, *of.of_directory(directory))
-    own, graph = (Predictor.open(directory, engine=engine)([*LONG, "good"]) for engine in ("jax", "onnx"))
-    for one, other in zip(graph, own, strict=True):
+    task = config.SequenceClassification(label="sentiment")
+    own, graph = (Predictor.open(directory, task=task, engine=engine) for engine in ("jax", "onnx"))
+    texts = [*LONG, "good"]
+    for one, other in zip(graph(texts), own(texts), strict=True):
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
+    names = ["positive", "negative", "neutral", "positive"]
+    labelled = [{"text": text, "sentiment": name} for text, name in zip(texts, names, strict=True)]
+    assert graph.evaluate(labelled).metrics == pytest.approx(own.evaluate(labelled).metrics, abs=1e-4, nan_ok=True)
 
 
 def test_an_export_is_read_in_the_same_windows(read_in_windows, tmp_path):

@@ -24,8 +24,8 @@ from jaxft.storage.workdir import Workdir
 from jaxft.tasks import Task
 from jaxft.train.evaluate import Evaluated, gather, scatter
 
-TOKENS = 4096
-"""Positions of a batch, about; a graph needs no full batches to be fast."""
+TOKENS = 1024
+"""Positions of a batch, about: few enough that examples of like lengths share it; a graph is as fast on small ones."""
 
 
 class GraphEngine:
@@ -102,8 +102,9 @@ def opened(
     if folder:
         if not (exported := folder.exported()):
             raise UserError(f"--engine={name}: {folder} has no export/, which a graph would be in")
-        model = dataclasses.replace(folder.experiment().model, path=str(exported))
-        experiment = dataclasses.replace(folder.experiment(), model=model, adapt="full", mesh=config.Mesh())
+        experiment = folder.experiment()
+        model = dataclasses.replace(experiment.model, path=str(exported))
+        experiment = dataclasses.replace(experiment, model=model)
     else:
         experiment = directory.experiment(path, task)
     body = Body.of(experiment.model, experiment.data.max_length)
@@ -124,7 +125,7 @@ def _batches(features: Features, together: bool) -> Iterator[np.ndarray]:
     longest = [int(features.lengths[item].max()) for item in items]
     batch: list[np.ndarray] = []
     rows, length = 0, 0
-    for number in np.argsort(longest, kind="stable")[::-1]:
+    for number in np.argsort(longest)[::-1]:
         if batch and (rows + len(items[number])) * length > TOKENS:
             yield np.concatenate(batch)
             batch, rows = [], 0
