@@ -4,14 +4,17 @@ import json
 import os
 import signal
 
+import jax
 import numpy as np
 import pytest
 from runs import experiment, lines, results, weights, write_config
 
-from jaxft import cli, config, modes
+from jaxft import Predictor, cli, config, modes
+from jaxft.errors import UserError
 from jaxft.hub import adapters
 from jaxft.hub.weights import open_weights
 from jaxft.modes import shared
+from jaxft.serve.models import name_of, open_all, read_adapters
 from jaxft.train import loop
 
 
@@ -66,6 +69,25 @@ def test_the_adapter_predicts_as_the_export(tuned, tiny_model, tmp_path):
         for path in (f"bert/encoder/layer/0/attention/self/{name}/kernel" for name in ("query", "key"))
     }
     assert list(same.values()) == [False, True]
+
+
+def test_adapters_are_served_by_name_on_one_base(tuned, tiny_model, capsys):
+    """The base, which has no head, is not served by itself; what is frozen is there once."""
+    workdir = tuned[1]
+    given = read_adapters(f"first={workdir / 'adapter'},second={workdir / 'adapter'}")
+    served = open_all(str(tiny_model), given)
+    assert list(served) == ["first", "second"]
+    assert f"{name_of(str(tiny_model))} is not served by itself: " in capsys.readouterr().err
+    texts = ["what a lovely day", "the meeting is at noon"]
+    wanted = [answer["probabilities"] for answer in Predictor.open(workdir)(texts)]
+    for predictor in served.values():
+        found = [answer["probabilities"] for answer in predictor(texts)]
+        for one, other in zip(found, wanted, strict=True):
+            assert one == pytest.approx(other, abs=1e-5)
+    first, second = (jax.tree.leaves(predictor.engine.weights) for predictor in served.values())
+    assert len(first) == len(second) and all(one is other for one, other in zip(first, second, strict=True))
+    with pytest.raises(UserError, match=r"is the name of --workdir .* itself; give the adapter another name"):
+        open_all(str(tiny_model), {name_of(str(tiny_model)): str(workdir / "adapter")})
 
 
 def test_training_goes_on_from_an_adapter_of_peft(torch, tiny_model, cache, tmp_path):
