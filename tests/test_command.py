@@ -161,7 +161,7 @@ def test_a_model_card_says_the_command_as_it_was_typed(argv, said):
 
 
 USED = {
-    "train": {"config", "workdir", "overwrite", "extend", "profile"},
+    "train": {"config", "workdir", "overwrite", "extend", "profile", "metrics_port", "host"},
     "evaluate": {"workdir", "input", "engine"},
     "predict": {"workdir", "input", "output", "adapter", "engine"},
     "export": {"workdir", "format", "input", "max_loss"},
@@ -173,7 +173,7 @@ USED = {
 """Mode -> the flags that it uses, beside those of every mode."""
 VALUES = {
     "config": "quickstart", "workdir": "w", "input": "a.csv", "output": "a.jsonl", "adapter": "a", "draw": "x",
-    "overwrite": "true", "extend": "true", "profile": "5", "topology": "gpu", "plan.search": "true",
+    "overwrite": "true", "extend": "true", "profile": "5", "metrics_port": "8001", "topology": "gpu", "plan.search": "true",
     "plan.exact": "true", "format": "onnx", "host": "0.0.0.0", "port": "80", "adapters": "a=b",
     "engine": "onnx", "max_loss": "0.5",
     "compress.layers": "2", "compress.inner": "8", "compress.words": "used", "serve.log_texts": "true",

@@ -9,6 +9,8 @@ from jaxft.cli.arguments import OF_MODES
 from jaxft.cli.modes import LIMITS
 from jaxft.modes.compressing import EXAMPLES, RECORD
 from jaxft.out.vocabulary import NEEDED
+from jaxft.report.exporter import Exporter
+from jaxft.report.watch import Watch
 from jaxft.serve.limits import Limits
 from jaxft.serve.measures import Measures
 from jaxft.sharding import RULES
@@ -33,6 +35,14 @@ def test_the_page_of_the_service_names_its_metrics_and_limits():
         assert f"`--serve.{name}`" in page and OF_MODES[f"serve.{name}"][0] == default
         assert name in ("tokens", "log_texts") or re.search(rf"^\| `--serve\.{name}` .*\b{default:,}\b", page, re.M)
     assert "[docs/serve.md](docs/serve.md)" in (ROOT / "README.md").read_text()
+
+
+def test_the_page_of_runs_names_what_prometheus_reads():
+    page = (ROOT / "docs" / "runs.md").read_text()
+    families = list(Exporter(Watch()).collect())
+    assert len(families) == len({family.name for family in families}) == 13
+    for family in families:
+        assert f"`{family.name}_total`" in page if family.type == "counter" else f"`{family.name}`" in page
 
 
 def test_the_page_of_smaller_models_names_every_flag_and_kind():

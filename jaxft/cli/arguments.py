@@ -63,7 +63,7 @@ OF_MODES: dict[str, tuple[Any, str]] = {
         "predict, evaluate, serve: what computes: jax; onnx or int8: the graph of that format in the export, by "
         "onnxruntime on the CPU",
     ),
-    "host": ("127.0.0.1", "serve: address to listen at; 0.0.0.0: all of this machine"),
+    "host": ("127.0.0.1", "serve, train --metrics_port: address to listen at; 0.0.0.0: all of this machine"),
     "port": (8000, "serve: port to listen at; 0: any that is free"),
     "adapters": ("", "serve: adapters on the model, NAME=PATH,OTHER=PATH; a request names one by `model`"),
     "serve.tokens": (0, "serve: tokens of a batch, about; 0: 1,024 on CPU, 16,384 elsewhere"),
@@ -77,6 +77,7 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "overwrite": (False, "train: delete the run that --workdir holds and start anew"),
     "extend": (False, "train: go on with the run that --workdir holds, for more steps, epochs or patience than it had"),
     "profile": (0, "train: write a trace of so many steps into WORKDIR/profile"),
+    "metrics_port": (0, "train: port at which Prometheus reads how far it is; 0: none"),
     "topology": ("", "plan: devices to plan for, e.g. v5e:4x4, cpu:8 (simulated), gpu"),
     "compress.layers": (0, "compress: keep so many layers; 0: all"),
     "compress.inner": (0, "compress: keep so many units of each feed-forward net; 0: all"),

@@ -102,19 +102,17 @@ def _serve(modes: Any, values: flags.FlagValues) -> None:
     modes.serve(values.workdir, values.host, values.port, values.adapters, limits, values.engine)
 
 
+def _train(modes: Any, values: flags.FlagValues) -> None:
+    how = {name: values[name].value for name in ("overwrite", "extend", "profile")}
+    with modes.watch(values.metrics_port, values.host):
+        modes.train(values.config, values.workdir, **how)
+
+
 MODES = {
     "train": Mode(
-        _together(
-            lambda modes, given: modes.train(
-                given.config,
-                given.workdir,
-                overwrite=given.overwrite,
-                extend=given.extend,
-                profile=given.profile,
-            )
-        ),
+        _together(_train),
         needs=("workdir", "config"),
-        uses=("overwrite", "extend", "profile"),
+        uses=("overwrite", "extend", "profile", "metrics_port", "host"),
     ),
     "evaluate": Mode(
         _together(lambda modes, given: modes.evaluate(given.workdir, inputs=given.input or "", engine=given.engine)),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jaxft.modes.predicting import predict
     from jaxft.modes.serving import serve
     from jaxft.modes.training import train
+    from jaxft.modes.watching import watch
 
 _FILES = {
     "compress": "compressing",
@@ -23,6 +24,7 @@ _FILES = {
     "predict": "predicting",
     "serve": "serving",
     "train": "training",
+    "watch": "watching",
 }
 
 
@@ -32,4 +34,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
 
 
-__all__ = ["compress", "evaluate", "export", "inspect", "predict", "serve", "train"]
+__all__ = ["compress", "evaluate", "export", "inspect", "predict", "serve", "train", "watch"]

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+import jaxft
 from jaxft import config, program
 from jaxft.data import rows
 from jaxft.devices import distributed, flops
@@ -20,10 +21,12 @@ from jaxft.job import Job, check_metric, load, load_adapter, prepare
 from jaxft.modes import extending
 from jaxft.modes.exporting import Trained, write_export
 from jaxft.modes.shared import began, cache_programs, compiled_evaluation, measure
+from jaxft.modes.watching import watched
 from jaxft.report import tables
 from jaxft.report.profile import tracing
 from jaxft.report.progress import Progress
 from jaxft.report.tensorboard import TensorBoard
+from jaxft.report.watch import Watch
 from jaxft.storage import fingerprint
 from jaxft.storage.workdir import Workdir
 from jaxft.train.checkpoint import Checkpoints
@@ -83,7 +86,7 @@ def train(
         say(distributed.once(lambda: extending.begin(folder, job, state, position)))
     distributed.once(lambda: folder.truncate_log(position.log_bytes))
     say(tables.summary(_facts(job, folder)))
-
+    watch = _watched(job, folder, position)
     evaluations = compiled_evaluation(job)
     board = TensorBoard(folder.tensorboard, purge_step=position.step + 1)
     primary = distributed.primary()
@@ -92,9 +95,9 @@ def train(
         tracing(folder.profile, profile if primary else 0, step.wait) as traced,
         jax.transfer_guard("disallow"),
     ):
-        log = _log(folder, board, progress, job.metric)
+        log = _log(folder, board, progress, job.metric, watch)
         state, position = fit(
-            traced(_timed(step, position, started)),
+            traced(_timed(step, position, started, watch)),
             state,
             job.feed("train").train(job.order, position.step, job.steps),
             position,
@@ -119,13 +122,14 @@ def _claim(job: Job, folder: Workdir, overwrite: bool, extend: bool) -> bool:
     return longer
 
 
-def _timed(step: Compiled, position: Position, started: float) -> Callable[[State, Batch], Any]:
-    """The same step, which notes when the first one of the run was done."""
+def _timed(step: Compiled, position: Position, started: float, watch: Watch) -> Callable[[State, Batch], Any]:
+    """The same step, which notes when the first one of the run was done, and each for those who watch."""
 
     def timed(state: State, batch: Batch) -> Any:
         result = step(state, batch)
         if position.seconds_to_first_step is None and step.first_step:
             position.seconds_to_first_step = step.first_step - started
+        watch.note_step()
         return result
 
     return timed
@@ -170,8 +174,17 @@ def _pretrained(job: Job) -> tuple[State, list[str]]:
     return job.program.init(params), accounting.lines()
 
 
+def _watched(job: Job, folder: Workdir, position: Position) -> Watch:
+    """What those who watch will be told of the run, which begins or goes on at a position that the loop moves."""
+    e, watch = job.experiment, watched.get() or Watch()
+    task = next((name for name, kind in config.TASKS.items() if kind is type(e.task)), type(e.task).__name__)
+    info = {"run": e.name or str(folder), "model": e.model.path, "task": task, "version": jaxft.__version__}
+    watch.begin(info, job.steps, job.order.batches_per_epoch, lambda: position.step)
+    return watch
+
+
 def _log(
-    folder: Workdir, board: TensorBoard, progress: Progress, metric: str
+    folder: Workdir, board: TensorBoard, progress: Progress, metric: str, watch: Watch
 ) -> Callable[[int, str, Mapping[str, float]], int]:
     """What logs `(step, split, values)` in every place; returns the length of metrics.jsonl in bytes."""
 
@@ -179,6 +192,7 @@ def _log(
         if not distributed.primary():
             return 0
         board.scalars(at, split, values)
+        watch.note(split, values)
         if split != "train":
             progress.note(f"step {at}  {split}  loss {values['loss']:.4f}  {metric} {values.get(metric, math.nan):.4f}")
         return folder.log(at, split, values)

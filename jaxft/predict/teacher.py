@@ -50,9 +50,7 @@ def outputs(
     return found
 
 
-def _of_one(
-    path: str, split: Split, features: Features, table: Table, task: Task, cache: str
-) -> dict[str, np.ndarray]:
+def _of_one(path: str, split: Split, features: Features, table: Table, task: Task, cache: str) -> dict[str, np.ndarray]:
     predictor = Predictor.open(path)
     places = _places(path, predictor.table.options, table.options)
     predictor.table = table  # which columns are read is the student's to say

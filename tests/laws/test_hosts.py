@@ -230,13 +230,13 @@ def test_a_finished_run_is_exported_evaluated_and_used(tmp_path, single):
 
 @pytest.mark.timeout(600)  # two runs of two processes
 def test_they_stop_together_and_resume(tmp_path, config_file, single):
-    """After SIGTERM to one, and from the checkpoint before one that is damaged."""
+    """After SIGTERM to one, and from the checkpoint before one that is damaged. One of them listens for Prometheus."""
     workdir = tmp_path / "pair"
-    with Pair(workdir, tmp_path, config_file) as pair:
+    with Pair(workdir, tmp_path, config_file, f"--metrics_port={free_port()}") as pair:  # free for one of them only
         pair.wait_for_a_checkpoint(after=3)
         pair.processes[1].terminate()
         assert pair.wait() == [75, 75]
-        assert "stopped by SIGTERM at step" in pair.printed(0)
+        assert "stopped by SIGTERM at step" in pair.printed(0) and "metrics at http" in pair.printed(0)
     begun = damage(workdir, last_saved(workdir / "checkpoints"))
     with Pair(workdir, tmp_path, config_file) as pair:
         assert pair.wait() == [0, 0]
