@@ -226,6 +226,7 @@ def test_metrics(service):
     (page,) = asked(service, ("GET", "/metrics", None))
     samples = {s.name: s for family in text_string_to_metric_families(page.text) for s in family.samples}
     assert samples["jaxft_queue_texts"].value == 0 and samples["jaxft_ready"].value == 1
+    assert samples["jaxft_queue_limit_texts"].value == service.limits.queue
     assert {"jaxft_requests_total", "jaxft_batch_fill_count", "jaxft_predictions_total"} <= samples.keys()
 
 

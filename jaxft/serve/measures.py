@@ -23,6 +23,7 @@ class Measures:
         seconds: dict[str, Any] = {"buckets": SECONDS, "registry": own}
         self.ready = Gauge("jaxft_ready", "1 while new requests are welcome", registry=own)
         self.waiting = Gauge("jaxft_queue_texts", "texts that wait or are computed", registry=own)
+        self.limit = Gauge("jaxft_queue_limit_texts", "texts that may wait or be computed", registry=own)
         self.requests = Counter(
             "jaxft_requests", "requests by route and HTTP status", ["route", "status"], registry=own
         )

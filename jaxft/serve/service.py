@@ -58,6 +58,7 @@ class Service:
         }
         for one in self.models.values():
             self.measures.begin(one.name, one.task, one.labels)
+        self.measures.limit.set(limits.queue)
         self.measures.ready.set(1)
         self.draining = False
         self._batcher = Batcher(self.budget, self.measures)
