@@ -17,6 +17,10 @@ from jaxft.hub import adapter_config
 from jaxft.job import Job, load, prepare
 from jaxft.modes import exporting, extending, training
 from jaxft.modes.predicting import _opened, predict
+from jaxft.modes.watching import watched
+from jaxft.report.progress import Progress
+from jaxft.report.tensorboard import TensorBoard
+from jaxft.report.watch import Watch
 from jaxft.storage import fingerprint
 from jaxft.storage.workdir import Workdir
 from jaxft.train.checkpoint import Checkpoints
@@ -35,6 +39,35 @@ def test_what_is_said_before_the_first_step(job, tmp_path):
     assert said["devices"] == "1 device (cpu), float32" and said["run"] == f"{job.experiment.name}  ({tmp_path}/run)"
     assert said["steps"] == "10 of 16 examples (1.00 epochs)"
     assert said["model"].endswith("M parameters, 100% learn")
+
+
+def test_what_is_told_while_it_trains(job, tmp_path, monkeypatch):
+    """Which run it is, how far it is, when a step was made, and what is logged; where somebody asks, he is told."""
+    now, position, folder = 5.0, Position(step=4), Workdir(tmp_path / "run")
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    asks = Watch()
+    token = watched.set(asks)
+    try:
+        assert training._watched(dataclasses.replace(job, steps=25), folder, position) is asks
+    finally:
+        watched.reset(token)
+    path = job.experiment.model.path
+    assert asks.info == {"run": "tiny", "model": path, "task": "sequence_classification", "version": "0.1.0"}
+    assert (asks.steps, asks.steps_per_epoch, asks.step(), asks.stepped) == (25, 10, 4, 5.0)
+    unnamed = dataclasses.replace(job, experiment=dataclasses.replace(job.experiment, name=""))
+    nobody = training._watched(unnamed, folder, position)
+    assert nobody is not asks and nobody.info["run"] == str(folder)
+    now = 7.0
+    step = training._timed(job.train_step(), position, 0.0, asks)
+    assert asks.stepped == 5.0
+    (_, batch), *_ = job.feed("train").train(job.order, 0, 1)
+    step(job.program.init(load(job.body.directory, job.program, 0, "")[0]), batch)
+    assert asks.stepped == 7.0
+    board, progress = TensorBoard(folder.tensorboard, 1), Progress(10, quiet=True)
+    log = training._log(folder, board, progress, "accuracy", asks)
+    assert log(3, "train", {"loss": 1.0}) < log(3, "validation", {"loss": 2.0, "accuracy": 0.5})
+    board.close()
+    assert asks.values == {"loss": 1.0} and asks.evaluations == {"validation": {"loss": 2.0, "accuracy": 0.5}}
 
 
 @pytest.mark.parametrize("peak", [None, 4e9])

@@ -1,5 +1,6 @@
 """What Prometheus reads of a run while it trains: what the run logs, at a port that it listens at before it begins."""
 
+import gc
 import json
 import math
 import signal
@@ -108,14 +109,17 @@ def test_what_is_not_known_is_not_said(monkeypatch):
     assert page(seen) == {**known, ("jaxft_train_seconds_since_step",): 0}
 
 
-def test_it_listens_as_long_as_the_run():
+def test_it_listens_as_long_as_the_run(capsys, recwarn):
     port = free_port()
     with watch(port):
+        assert capsys.readouterr().err == f"metrics at http://127.0.0.1:{port}/metrics\n"
         seen = watched.get()
         assert seen and scraped(port) == {}
         seen.begin({"run": "r"}, 7, 1, lambda: 3)
         assert scraped(port)["jaxft_train_info", "", "r", "", ""] == 1 and scraped(port)["jaxft_train_steps",] == 7
     assert watched.get() is None
+    gc.collect()
+    assert not [one for one in recwarn if issubclass(one.category, ResourceWarning)], "it is closed, not forgotten"
     with socket.socket() as free:  # nobody has it any more
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         free.bind(("127.0.0.1", port))
