@@ -173,8 +173,8 @@ USED = {
 """Mode -> the flags that it uses, beside those of every mode."""
 VALUES = {
     "config": "quickstart", "workdir": "w", "input": "a.csv", "output": "a.jsonl", "adapter": "a", "draw": "x",
-    "overwrite": "true", "extend": "true", "profile": "5", "metrics_port": "8001", "topology": "gpu", "plan.search": "true",
-    "plan.exact": "true", "format": "onnx", "host": "0.0.0.0", "port": "80", "adapters": "a=b",
+    "overwrite": "true", "extend": "true", "profile": "5", "metrics_port": "8001", "topology": "gpu",
+    "plan.search": "true", "plan.exact": "true", "format": "onnx", "host": "0.0.0.0", "port": "80", "adapters": "a=b",
     "engine": "onnx", "max_loss": "0.5",
     "compress.layers": "2", "compress.inner": "8", "compress.words": "used", "serve.log_texts": "true",
     **{f"serve.{name}": "5" for name in LIMITS if name != "log_texts"},
