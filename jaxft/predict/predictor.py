@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from jaxft import config, hub, program, sharding, tables, tasks
 from jaxft.batch import BatchShape
@@ -241,6 +242,7 @@ class Predictor:
           The shapes that are compiled; see `jaxft.predict.engine`.
         """
         shapes = self.engine.warm(tokens)
+        pa.array([""])  # imports pandas, for which the first request would wait a quarter of a second
         with self._tokenizer() as first:
             for tokenizer in [copy.deepcopy(first) for _ in range(threads - self._tokenizers.qsize() - 1)]:
                 self._tokenizers.put(tokenizer)

@@ -11,13 +11,19 @@ import time
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 from jaxft.serve import failures
 from jaxft.serve.failures import Refused
 from jaxft.serve.service import Service
 
-OPEN = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/", "/docs"})
+HEALTH = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
+
+PROBES = HEALTH | {"/metrics"}
+"""Routes that machines ask every few seconds."""
+
+OPEN = HEALTH | {"/", "/docs"}
 """Paths that need no key: they hold nothing of the models, and an orchestrator or a browser has none to give."""
 
 HEADERS = (
@@ -106,10 +112,12 @@ class Guard:
             raise Refused(408, f"the body did not come within {limits.seconds} seconds") from None
 
     def _note(self, scope: Message, status: int, seconds: float) -> None:
-        """Counts a request, and writes its line into the log."""
+        """Counts a request, and writes its line into the log, which probes that find all well would fill."""
         route = getattr(scope.get("route"), "path", "other")
         self._service.measures.requests.labels(route, str(status)).inc()
         self._service.measures.total.labels(route).observe(seconds)
+        if route in PROBES and status < HTTPStatus.BAD_REQUEST:
+            return
         line = {
             "time": round(time.time(), 3),
             "id": uuid.uuid4().hex[:12],

@@ -39,8 +39,9 @@ class Served:
 
     @property
     def task(self) -> str:
-        """The name of the task, as config.json has it."""
-        return next(name for name, kind in config.TASKS.items() if kind is type(self.predictor.table.options))
+        """The name of the task, as config.json has it; of one of a user's own that of its options' class."""
+        kind = type(self.predictor.table.options)
+        return next((name for name, known in config.TASKS.items() if known is kind), kind.__name__)
 
     @property
     def labels(self) -> tuple[str, ...]:
