@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from jaxft import adapt, batch, config, kernels, sharding
+from jaxft import adapt, batch, config, kernels, objectives, sharding
 from jaxft.batch import BatchShape
 from jaxft.models import Model, nn
 from jaxft.sharding import Rules
@@ -59,8 +59,11 @@ GENERATORS = {"hash": nn.hash_bits, "threefry": nn.threefry_bits}
 
 
 def weights(state: State) -> tuple[Params, Params]:
-    """Returns the parameters of a state that are evaluated and exported: those that learn, and those that do not."""
-    return state.trainable, state.frozen
+    """Returns the parameters of a state that are evaluated and exported: those that learn, and those that do not.
+
+    Of those that learn it is their average where the run keeps one; see `jaxft.objectives.average`.
+    """
+    return objectives.evaluated(state.trainable, state.opt_state), state.frozen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +159,8 @@ def compose(
         as the model has positions.
 
     Raises:
-      UserError: a mesh that does not fit the devices, or sharding rules that do not fit the parameters.
+      UserError: a mesh that does not fit the devices, sharding rules that do not fit the parameters, or transforms
+        that do not compose.
     """
     mesh = mesh or sharding.make_mesh(experiment.mesh)
     rules = sharding.read_rules(experiment.mesh.rules)
@@ -165,10 +169,7 @@ def compose(
     everything = spec | method.spec
     sharding.check_rules(everything, rules)
     gather = sharding.gather(everything, mesh, rules, but=model.facts.layers if experiment.compute.scan else ())
-
-    def join(trainable: Params, frozen: Params) -> Params:
-        return gather(adapt.together(trainable, frozen))
-
+    join = lambda trainable, frozen: gather(adapt.together(trainable, frozen))  # noqa: E731
     split = lambda params: method.split(method.extend(params, jax.random.key(experiment.seed)))  # noqa: E731
     run = _run(experiment.compute, mesh, rules, spec, model, longest + method.tokens if longest else 0)
     forward = _forward(task, model, method)
@@ -182,9 +183,9 @@ def compose(
         learned = parts.objective(method.objective(objective(numbers.loss, numbers.dropout)))
         return accumulate(experiment.train.accumulate)(parts.gradient(gradient_of(learned, join)))
 
-    schedule = optimizer.make_schedule(experiment.optimizer.schedule)
-    transform = method.optimizer(parts.optimizer(experiment.optimizer, schedule, model.depth))
-    values = numbers.of(experiment.optimizer, steps, task.numbers, {**model.rates(), **method.rates})
+    schedule, transform = _optimizer(experiment.optimizer, parts, method, model)
+    strengths = objectives.strengths(experiment)
+    values = numbers.of(experiment.optimizer, steps, task.numbers, {**model.rates(), **method.rates}, strengths)
     start = lambda params, values: init(*split(params), transform, values, experiment.seed)  # noqa: E731
     state = _abstract_state(partial(start, values=values), spec, everything, mesh, rules)
     places = jax.tree.map(lambda x: x.sharding, state)
@@ -244,6 +245,14 @@ def _run(compute: config.Compute, mesh: Mesh, rules: Rules, spec: nn.Spec, model
     if not compute.scan:
         return run
     return dataclasses.replace(run, gather=sharding.gather(spec, mesh, rules, below=model.facts.layers[-1]))
+
+
+def _optimizer(
+    options: config.Optimizer, parts: Parts, method: adapt.Adaptation, model: Model
+) -> tuple[optimizer.Schedule, optax.GradientTransformation]:
+    """The learning rate that is reported; the optimizer as the method has it, with an average of what it makes."""
+    schedule = optimizer.make_schedule(options.schedule)
+    return schedule, objectives.optimizer(method.optimizer(parts.optimizer(options, schedule, model.depth)), options)
 
 
 def _objective(

@@ -2,6 +2,7 @@
 
   python tests/mesh_worker.py curves TASK...
   python tests/mesh_worker.py methods
+  python tests/mesh_worker.py transforms {NAME: {SECTION.KEY: VALUE}}
   python tests/mesh_worker.py facts
   python tests/mesh_worker.py plan MODEL CACHE
 
@@ -9,6 +10,7 @@ Simulated devices must be asked for before JAX starts, hence the process of its 
 """
 
 import contextlib
+import dataclasses
 import io
 import json
 import re
@@ -16,6 +18,7 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -103,6 +106,7 @@ def curve(
     steps: int = STEPS,
     hf: Mapping[str, Any] = support.SMALL,
     seed: int = 0,
+    keys: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[float]:
     """The loss of each step, of a run with as much padding and as many shapes as the mesh asks for."""
     mesh = make_mesh(sizes)
@@ -110,13 +114,15 @@ def curve(
     lengths = rng.integers(1, 25, EXAMPLES)
     features = support.random_features(rng, case, lengths.tolist(), hf)
     experiment = config.Experiment(
-        task=case.options,
+        task=dataclasses.replace(case.options),
         train=config.Train(accumulate=parts, batch_size=BATCH),
         optimizer=config.Optimizer(learning_rate=3e-3),
         compute=config.Compute(dropout=generator),
         mesh=config.Mesh(rules=rules),
         **support.ADAPTATIONS[method],
     )
+    support.set_keys(experiment, keys)
+    case = dataclasses.replace(case, options=experiment.task)
     items = features.items(case.task.together)
     order = Order(items.lengths, BATCH, seed=0)
     shapes = packing.plan(
@@ -165,6 +171,17 @@ def methods() -> dict[str, dict[str, list[float]]]:
         name: {run: curve(case, 0.2, "hash", name, *RUNS[run], steps=5, hf=hf) for run in ("1", "2 x 2 x 2")}
         for name in support.ADAPTATIONS
         if name != "full"
+    }
+
+
+def transforms(written: str) -> dict[str, dict[str, list[float]]]:
+    """Transform -> run -> loss of each step; `written` are the keys of each, as JSON."""
+    case, hf = support.TASKS["single_label"], support.SMALL | {"num_hidden_layers": 1}
+    return {
+        name: {
+            run: curve(case, 0.2, "hash", "full", *RUNS[run], steps=5, hf=hf, keys=keys) for run in ("1", "2 x 2 x 2")
+        }
+        for name, keys in json.loads(written).items()
     }
 
 
@@ -262,5 +279,5 @@ def collectives(hlo: str) -> list[tuple[str, list[int]]]:
 
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
-    modes = {"curves": curves, "methods": methods, "facts": facts, "plan": plan}
+    modes = {"curves": curves, "methods": methods, "transforms": transforms, "facts": facts, "plan": plan}
     print(json.dumps(modes[command](*arguments)))

@@ -352,6 +352,13 @@ def compose(
     return program.compose(experiment, model, task, steps=10, parts=parts)
 
 
+def set_keys(experiment: config.Experiment, keys: Mapping[str, Any]) -> None:
+    """Sets the knobs of an experiment that dotted keys name, as a command line does."""
+    for key, value in keys.items():
+        section, _, name = key.rpartition(".")
+        setattr(getattr(experiment, section) if section else experiment, name, value)
+
+
 def keeper(options: config.Optimizer, schedule: Schedule, depth: Depth) -> optax.GradientTransformation:
     """An optimizer that changes nothing and keeps the gradient as its state."""
 

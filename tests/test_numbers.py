@@ -111,6 +111,6 @@ def test_a_checkpoint_of_0_1_0_is_read(tmp_path, monkeypatch):
 
 def test_numbers_are_those_of_the_experiment():
     options = config.Optimizer(learning_rate=0.5, warmup=0.2, weight_decay=0.25)
-    *plain, dropout = numbers.of(options, 40, {"label_smoothing": 0.5}, {"hidden": 0.25})
-    assert plain == [0.5, 8, 40, 0.25, {"label_smoothing": 0.5}]
+    *plain, dropout, strengths = numbers.of(options, 40, {"label_smoothing": 0.5}, {"hidden": 0.25}, {"ema": 0.5})
+    assert plain == [0.5, 8, 40, 0.25, {"label_smoothing": 0.5}] and strengths == {"ema": 0.5}
     assert dropout["hidden"].threshold == 2**30 and dropout["hidden"].scale == np.float32(4 / 3)

@@ -93,6 +93,20 @@ class Optimizer(Section):
     unfreeze_every: int = knob(
         0, "steps after which one layer more begins to learn, from the head down; 0: all learn at once", low=0
     )
+    ema: float = knob(
+        0.0,
+        "decay of an exponential moving average of the parameters, which is evaluated and exported; 0: the last are",
+        low=0,
+        high=0.99999,
+        since="0.2.0",
+    )
+    swa: float = knob(
+        0.0,
+        "share of the steps, the last ones, whose parameters' mean is evaluated and exported; 0: the last are",
+        low=0,
+        high=1,
+        since="0.2.0",
+    )
 
 
 @dataclass(kw_only=True)

@@ -16,7 +16,7 @@ from jaxft.plan import hlo, topology
 from jaxft.plan.build import Built, build, versions
 from jaxft.plan.reading import Collective, Work, read
 from jaxft.plan.topology import Chip
-from jaxft.program import Program, compose, weights
+from jaxft.program import Program, compose
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def _ring(collective: Collective, chip: Chip, program: Program) -> float:
 def state_bytes(program: Program, shape: BatchShape) -> dict[str, int]:
     """Bytes a device of what lives between steps and of the batch, by arithmetic."""
     state, batch = program.state, program.abstract_batch(shape)
-    parameters, optimizer = _bytes(weights(state)), _bytes(state.opt_state)
+    parameters, optimizer = _bytes((state.trainable, state.frozen)), _bytes(state.opt_state)
     counters = _bytes(state) - parameters - optimizer
     return {"parameters": parameters, "optimizer": optimizer, "counters": counters, "batch": _bytes(batch)}
 

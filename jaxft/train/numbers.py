@@ -24,6 +24,7 @@ class Numbers(NamedTuple):
       loss: numbers of the task's loss by name; see `jaxft.tasks.base.Task.numbers`. Evaluation, which no state is
         handed to, is compiled for each value of these.
       dropout: the rates above zero of the model and of the method, by name.
+      strengths: of the transforms that are on, by name; see `jaxft.objectives`.
     """
 
     learning_rate: Float[Array, ""]
@@ -32,6 +33,7 @@ class Numbers(NamedTuple):
     weight_decay: Float[Array, ""]
     loss: Mapping[str, Float[Array, ""]]
     dropout: Mapping[str, Rate]
+    strengths: Mapping[str, Float[Array, ""]]
 
 
 def of(
@@ -39,12 +41,14 @@ def of(
     steps: int,
     loss: Mapping[str, float] | None = None,
     dropout: Mapping[str, float] | None = None,
+    strengths: Mapping[str, float] | None = None,
 ) -> Numbers:
     """Returns the numbers of a run of so many steps, on the host.
 
     Args:
       loss: those of the task.
       dropout: rates above zero.
+      strengths: of transforms, above zero.
 
     Raises:
       UserError: warmup is longer than the run.
@@ -59,5 +63,6 @@ def of(
         weight_decay=np.float32(options.weight_decay),
         loss={name: np.float32(value) for name, value in (loss or {}).items()},
         dropout={name: Rate.of(rate) for name, rate in (dropout or {}).items()},
+        strengths={name: np.float32(value) for name, value in (strengths or {}).items()},
     )
     return Numbers(**values)

@@ -1,0 +1,63 @@
+"""Averages of the parameters over steps: what a run evaluates and exports in place of the last ones.
+
+The average is in the optimizer's state, one copy of what learns; training itself does not read it. It composes with
+every optimizer, method and transform. Steps that are left out (see `jaxft.train.step`) are in no average.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxft.train.numbers import Numbers
+from jaxft.types import Array, Float, Int, Params
+
+Share = Callable[[Int[Array, ""], Numbers], Float[Array, ""]]
+"""`(updates so far, this one included, numbers) -> share of the newest parameters in the mean`, 0 to 1."""
+
+
+class Averaged(NamedTuple):
+    """State of the optimizer: that of the one within, the updates so far, and the mean of the parameters."""
+
+    inner: Any
+    count: Array
+    mean: Params
+
+
+def exponential(count: Int[Array, ""], numbers: Numbers) -> Float[Array, ""]:
+    """Returns the share of the newest in an exponential moving average with decay d: (1 - d) / (1 - d^count).
+
+    The average that these shares make is free of a bias towards the start (Kingma and Ba 2015, section 3), as that of
+    optax.ema(d, debias=True). The decay is `numbers.strengths["ema"]`.
+    """
+    log = jnp.log(numbers.strengths["ema"])
+    return jnp.expm1(log) / jnp.expm1(count * log)
+
+
+def uniform(count: Int[Array, ""], numbers: Numbers) -> Float[Array, ""]:
+    """Returns the share of the newest in the mean of the last steps (SWA, Izmailov et al. 2018, algorithm 1): 1 / n.
+
+    Before these steps begin it is 1. `numbers.strengths["swa"]` is their share of all steps.
+    """
+    last = jnp.maximum(jnp.round(numbers.strengths["swa"] * numbers.steps).astype(jnp.int32), 1)
+    return 1 / jnp.maximum(count - (numbers.steps - last), 1).astype(jnp.float32)
+
+
+def averaged(inner: optax.GradientTransformation, share: Share) -> optax.GradientTransformationExtraArgs:
+    """Returns the optimizer that makes the same updates, and keeps mean + share * (parameters - mean) meanwhile."""
+    within = optax.with_extra_args_support(inner)
+
+    def init(params: Params) -> Averaged:
+        return Averaged(within.init(params), jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
+
+    def update(updates: Params, state: Averaged, params: Params, *, numbers: Numbers, **rest: Any) -> Any:
+        changes, inner_state = within.update(updates, state.inner, params, numbers=numbers, **rest)
+        count = state.count + 1
+        part = share(count, numbers)
+        newest: Any = optax.apply_updates(params, changes)
+        mean = jax.tree.map(lambda m, x: jnp.where(part < 1, m + part * (x - m), x), state.mean, newest)
+        return changes, Averaged(inner_state, count, mean)
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
