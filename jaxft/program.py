@@ -251,7 +251,7 @@ def _optimizer(
     options: config.Optimizer, parts: Parts, method: adapt.Adaptation, model: Model
 ) -> tuple[optimizer.Schedule, optax.GradientTransformation]:
     """The learning rate that is reported; the optimizer as the method has it, with an average of what it makes."""
-    schedule = optimizer.make_schedule(options.schedule)
+    schedule = optimizer.make_schedule(options.schedule, options)
     return schedule, objectives.optimizer(method.optimizer(parts.optimizer(options, schedule, model.depth)), options)
 
 
@@ -298,10 +298,12 @@ def _abstract_state(
     is_leaf = lambda x: isinstance(x, nn.Leaf)  # noqa: E731
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), spec, is_leaf=is_leaf)
     shapes = jax.eval_shape(start, params)
-    places = nn.flatten(sharding.param_shardings(everything, mesh, rules))
+    places, sizes = nn.flatten(sharding.param_shardings(everything, mesh, rules)), nn.flatten(everything)
 
     def place(path: tuple, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places.get("/".join(names), sharding.replicated(mesh)))
+        name = "/".join(entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))
+        # Factored moments are of other shapes than their parameter; they are small, and the same everywhere.
+        own = name in places and sizes[name].shape == x.shape
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places[name] if own else sharding.replicated(mesh))
 
     return jax.tree_util.tree_map_with_path(place, shapes)

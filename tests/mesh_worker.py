@@ -176,10 +176,12 @@ def methods() -> dict[str, dict[str, list[float]]]:
 
 def transforms(written: str) -> dict[str, dict[str, list[float]]]:
     """Transform -> run -> loss of each step; `written` are the keys of each, as JSON."""
-    case, hf = support.TASKS["single_label"], support.SMALL | {"num_hidden_layers": 1}
+    case, small = support.TASKS["single_label"], support.SMALL | {"num_hidden_layers": 1}
+    wide = small | {"hidden_size": 128, "intermediate_size": 160}  # what AdaFactor factors
     return {
         name: {
-            run: curve(case, 0.2, "hash", "full", *RUNS[run], steps=5, hf=hf, keys=keys) for run in ("1", "2 x 2 x 2")
+            run: curve(case, 0.2, "hash", "full", *RUNS[run], 5, wide if name == "adafactor" else small, keys=keys)
+            for run in ("1", "2 x 2 x 2")
         }
         for name, keys in json.loads(written).items()
     }

@@ -79,10 +79,28 @@ class Data(Section):
 
 @dataclass(kw_only=True)
 class Optimizer(Section):
-    """AdamW (Loshchilov and Hutter 2019) with linear warmup."""
+    """An optimizer with linear warmup; AdamW (Loshchilov and Hutter 2019) if no other is named."""
 
+    name: str = knob(
+        "adamw",
+        "adamw, adafactor (factored second moments), lion (signs; wants a tenth of the rate), lamb (large batches), "
+        "muon (orthogonal updates of matrices, AdamW for the rest) or sgd (momentum b1)",
+        choices=("adamw", "adafactor", "lion", "lamb", "muon", "sgd"),
+        since="0.2.0",
+    )
     learning_rate: float = knob(2e-5, "peak learning rate", low=0)
-    schedule: str = knob("linear", "decay after warmup, down to zero", choices=("linear", "cosine", "constant"))
+    schedule: str = knob(
+        "linear",
+        "decay after warmup, down to zero; wsd: constant, then linear decay; inverse_sqrt, constant: never zero",
+        choices=("linear", "cosine", "constant", "wsd", "inverse_sqrt", "polynomial", "restarts"),
+    )
+    wsd_decay: float = knob(
+        0.2, "schedule=wsd: share of the steps after warmup in which the rate falls", low=0, high=1, since="0.2.0"
+    )
+    power: float = knob(2.0, "schedule=polynomial: its exponent", low=0, since="0.2.0")
+    cycles: int = knob(
+        2, "schedule=restarts: how often the cosine starts anew, the first time included", low=1, since="0.2.0"
+    )
     warmup: float = knob(0.1, "below 1: share of all steps; 1 and above: steps", low=0)
     weight_decay: float = knob(0.01, "decoupled weight decay; biases and LayerNorm are left out", low=0)
     b1: float = knob(0.9, "decay of the first moment", low=0, high=1)

@@ -20,7 +20,9 @@ from jaxft.data.features import Features
 from jaxft.errors import UserError
 from jaxft.job import load, prepare
 from jaxft.models import nn
+from jaxft.plan.planned import state_bytes
 from jaxft.program import Program
+from jaxft.train import optimizer
 from jaxft.train.checkpoint import Checkpoints
 from jaxft.train.state import State
 from jaxft.types import Params
@@ -40,7 +42,7 @@ def composed(keys: Mapping[str, Any], case: support.Case = CASE, parts: program.
 
 @functools.cache
 def of_transform(name: str) -> Program:
-    return composed(ON[name])
+    return composed(TRAINED[name])
 
 
 @functools.cache
@@ -86,6 +88,12 @@ AVERAGES = {"ema": {"optimizer.ema": 0.6}, "swa": {"optimizer.swa": 0.3}}
 ON = AVERAGES
 """Transforms at a strength."""
 
+OPTIMIZERS = {name: {"optimizer.name": name} for name in optimizer.OPTIMIZERS if name != "adamw"}
+SCHEDULED = {"muon, restarts, ema": {"optimizer.name": "muon", "optimizer.schedule": "restarts", "optimizer.ema": 0.6}}
+
+TRAINED = ON | OPTIMIZERS | SCHEDULED
+"""What the laws of a run are tested on."""
+
 
 @pytest.mark.parametrize("name", ON)
 def test_at_strength_zero_the_program_is_the_plain_one(name: str):
@@ -94,7 +102,7 @@ def test_at_strength_zero_the_program_is_the_plain_one(name: str):
     assert text(composed(off)) == plain_text() != text(composed(ON[name]))
 
 
-@pytest.mark.parametrize("name", support.once(ON, "ema"))
+@pytest.mark.parametrize("name", support.once(TRAINED, "ema", "muon, restarts, ema"))
 def test_resuming_is_exact(name: str, tmp_path):
     """Law 4: four steps, or two, a checkpoint and two."""
     of = of_transform(name)
@@ -138,6 +146,31 @@ def test_an_average_costs_one_copy_of_what_learns():
     assert size(state.opt_state) == size(plain_state.opt_state) + size(plain_state.trainable) + 4
 
 
+COPIES = {"adamw": 2, "lion": 1, "lamb": 2, "sgd": 1, "muon": (1, 2), "adafactor": (0, 1)}
+"""Of what learns, in the optimizer's state."""
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_the_plan_counts_the_state_of_an_optimizer(name: str):
+    of = composed({"optimizer.name": name})
+    found = state_bytes(of, SHAPE)
+    low, high = np.broadcast_to(COPIES[name], 2) * found["parameters"]
+    assert low <= found["optimizer"] <= high + 64 + 4 * len(jax.tree.leaves(of.state.opt_state))
+    assert found["optimizer"] < 2 * found["parameters"] or name in ("adamw", "lamb")
+
+
+def test_factored_moments_lie_on_every_device():
+    """Of AdaFactor: rows and columns are of other shapes than the matrix that they are of."""
+    wide = models.build(support.SMALL | {"hidden_size": 128, "intermediate_size": 160})
+    options = config.Experiment(task=CASE.options, optimizer=config.Optimizer(name="adafactor"))
+    state = program.compose(options, wide, CASE.task, steps=10).state
+    moments = state.opt_state[1][0][0]
+    path = "bert/encoder/layer/0/intermediate/dense/kernel"
+    sizes = [nn.flatten(tree)[path].shape for tree in (moments.v_row, moments.v_col, moments.v)]
+    assert sizes == [(128,), (160,), (1,)]
+    assert nn.flatten(moments.v_row)[path].sharding.is_fully_replicated
+
+
 @pytest.mark.matrix
 def test_a_run_exports_its_average(tiny_model, cache, tmp_path):
     asked = experiment(tiny_model, cache, optimizer={"ema": 0.8})
@@ -154,7 +187,7 @@ def test_a_run_exports_its_average(tiny_model, cache, tmp_path):
 @pytest.mark.matrix
 def test_a_mesh_changes_nothing():
     """Law 3: five steps on one device and on eight, with dropout."""
-    for name, runs in on_eight_devices("transforms", json.dumps(ON)).items():
+    for name, runs in on_eight_devices("transforms", json.dumps(TRAINED)).items():
         alone = np.asarray(runs["1"])
         assert len(set(alone)) == 5
         np.testing.assert_allclose(runs["2 x 2 x 2"], alone, rtol=1e-5, err_msg=name)
