@@ -18,7 +18,7 @@ COMMAND_LINE: Rows = {
     ),
     "a group of keys": (
         flags("--config.optimizer=adam"),
-        ["--config.optimizer", "it is a group of keys: optimizer.learning_rate, optimizer.schedule"],
+        ["--config.optimizer", "it is a group of keys: optimizer.name, optimizer.learning_rate, optimizer.schedule"],
     ),
     "a word for an integer": (
         flags("--config.train.batch_size=many"),

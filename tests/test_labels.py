@@ -14,7 +14,7 @@ from jaxft import config, modes, tables
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
 from jaxft.storage.workdir import Workdir
-from jaxft.tables import labels
+from jaxft.tables import labels, weighting
 
 NAMES = (["joy"], [], ["anger", "joy"], ["fear"])
 
@@ -51,6 +51,8 @@ def test_balanced_class_weights():
     np.testing.assert_allclose(found.class_weights, expected, rtol=1e-12)
     found, _ = resolved({"label": pa.array(NAMES, pa.list_(pa.string()))}, balanced=True)
     assert found.class_weights == (3, 3, 1)
+    found, _ = resolved({"label": column}, class_balance=0.9)
+    assert found.class_weights == pytest.approx(weighting.effective(np.asarray([2, 6, 1]), 0.9))
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,13 @@ def test_balanced_class_weights():
         ({"class_weights": (1.0,)}, "config.task.class_weights has 1 numbers for 2 labels: a, b"),
         ({"thresholds": (0.5, 0.5)}, "config.task.thresholds is set, but the problem is single_label"),
         ({"problem": "multi_label", "label_smoothing": 0.1}, "config.task.label_smoothing is set"),
+        (
+            {"problem": "multi_label", "generalized": 0.1},
+            "config.task.generalized is set",
+        ),
+        ({"problem": "multi_label", "class_balance": 0.9}, "config.task.class_balance is set"),
+        ({"focal": 2.0, "symmetric": 0.1}, "config.task.focal and config.task.symmetric are set, and each is another"),
+        ({"balanced": True, "class_balance": 0.9}, "config.task.balanced and config.task.class_balance are set"),
     ],
 )
 def test_options_that_do_not_fit(options, said):

@@ -1,10 +1,12 @@
-"""The losses that tasks share, with their gradients, against PyTorch's."""
+"""The losses that tasks share, with their gradients, against PyTorch's, or the paper's equation in float64."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxft import config, tasks
+from jaxft.tables import weighting
 from jaxft.tasks import losses
 
 RNG = np.random.default_rng(0)
@@ -48,3 +50,109 @@ def test_binary_cross_entropy(torch, positive_weights):
     weight = torch.tensor(positive_weights) if positive_weights else None
     found = ours(losses.binary_cross_entropy, labels, positive_weights)
     assert_same(torch, found, torch.nn.BCEWithLogitsLoss(pos_weight=weight), labels)
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+EQUATIONS = {
+    "focal": (1.5, lambda p, right: -((1 - p[right]) ** 1.5) * np.log(p[right])),
+    "generalized": (0.7, lambda p, right: (1 - p[right] ** 0.7) / 0.7),
+    "symmetric": (
+        0.4,
+        lambda p, right: -np.log(p[right]) - 0.4 * sum(p[k] * (0 if k == right else -4) for k in range(len(p))),
+    ),
+}
+"""Strength, and the loss of a label: Lin et al. 2017, eq. 4; Zhang and Sabuncu 2018, eq. 6; Wang et al. 2019, eq. 8."""
+
+
+def by_hand(name: str, logits: np.ndarray, labels: np.ndarray, counts: np.ndarray, scale: np.ndarray) -> float:
+    """The mean over those that count, weighted by class."""
+    one = EQUATIONS[name][1]
+    found = [
+        (scale[label], one(p, label))
+        for p, label, counted in zip(probabilities(logits).reshape(-1, 4), labels.ravel(), counts.ravel(), strict=True)
+        if counted
+    ]
+    return float(sum(w * x for w, x in found) / sum(w for w, _ in found))
+
+
+def differences(function, logits: np.ndarray) -> np.ndarray:
+    """The gradient by central differences."""
+    found, step = np.zeros(logits.shape), 1e-5
+    for at in np.ndindex(logits.shape):
+        moved = [logits.astype(np.float64) for _ in range(2)]
+        moved[0][at] += step
+        moved[1][at] -= step
+        found[at] = (function(moved[0]) - function(moved[1])) / (2 * step)
+    return found
+
+
+OPTIONS = {
+    "text": lambda **keys: config.SequenceClassification(labels=tuple("abcd"), problem="single_label", **keys),
+    "words": lambda **keys: config.TokenClassification(labels=tuple("abcd"), problem="words", **keys),
+}
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize("class_weights", [(), CLASS_WEIGHTS])
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_a_loss_is_the_equation(name, class_weights, kind):
+    labels = RNG.integers(0, 4, (2, 9)).astype(np.int32)
+    task = tasks.build(OPTIONS[kind](class_weights=class_weights, **{name: EQUATIONS[name][0]}))
+    batch = {"labels": np.where(WEIGHTS > 0, labels, -100) if kind == "words" else labels, "weights": WEIGHTS}
+    batch = {key: jnp.asarray(value) for key, value in batch.items()}
+
+    def mean(logits, numbers):
+        total, weight = task.with_numbers(numbers).loss({"logits": logits}, batch)
+        return total / weight
+
+    value, gradient = jax.jit(jax.value_and_grad(mean))(LOGITS, dict(task.numbers))
+    scale = np.asarray(class_weights or [1.0] * 4)
+    wanted = lambda logits: by_hand(name, logits, labels, WEIGHTS, scale)  # noqa: E731
+    np.testing.assert_allclose(value, wanted(LOGITS), rtol=1e-5)
+    np.testing.assert_allclose(gradient, differences(wanted, LOGITS), atol=1e-6)
+    np.testing.assert_allclose(
+        task.loss({"logits": jnp.asarray(LOGITS)}, batch)[0], value * scale[labels][WEIGHTS > 0].sum(), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("positive_weights", [(), CLASS_WEIGHTS])
+def test_a_focal_loss_of_several_labels(positive_weights):
+    labels = RNG.integers(0, 2, (2, 9, 4)).astype(np.float32)
+    scale = np.asarray(positive_weights or [1.0] * 4)
+
+    def wanted(logits):
+        p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        each = -labels * scale * (1 - p) ** 2 * np.log(p) - (1 - labels) * p**2 * np.log(1 - p)
+        return float((each * WEIGHTS[..., None]).sum() / (4 * WEIGHTS.sum()))
+
+    value, gradient = ours(losses.binary_cross_entropy, labels, positive_weights, 2.0)
+    np.testing.assert_allclose(value, wanted(LOGITS), rtol=1e-5)
+    np.testing.assert_allclose(gradient, differences(wanted, LOGITS), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_of_certain_logits_losses_and_gradients_are_finite(name):
+    logits = jnp.asarray([[200.0, 0.0, -200.0], [0.0, 200.0, 0.0]])
+    loss = lambda logits: losses.LOSSES[name](logits, jnp.zeros(2, jnp.int32), 0.5).sum()  # noqa: E731
+    assert all(np.isfinite(x).all() for x in jax.value_and_grad(loss)(logits))
+
+
+def test_at_strength_zero_there_is_no_number():
+    for options in OPTIONS.values():
+        assert not tasks.build(options()).numbers
+        assert tasks.build(options(focal=0.5)).numbers == {"focal": 0.5}
+
+
+def test_class_balance_is_the_inverse_of_the_effective_number():
+    """Cui et al. 2019, eqs. 3 and 4, as printed; nearly alike for a small beta, by frequency for one near 1."""
+    counts, beta = np.asarray([5000, 20, 1]), 0.999
+    number = [(1 - beta**n) / (1 - beta) for n in counts]
+    wanted = np.asarray([1 / e for e in number]) * 3 / sum(1 / e for e in number)
+    np.testing.assert_allclose(weighting.effective(counts, beta), wanted, rtol=1e-9)
+    np.testing.assert_allclose(weighting.effective(counts, 1e-6), [1, 1, 1], rtol=1e-5)
+    by_count = 1 / counts * 3 / (1 / counts).sum()
+    np.testing.assert_allclose(weighting.effective(counts, 0.999999), by_count, rtol=1e-2)

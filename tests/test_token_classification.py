@@ -20,8 +20,27 @@ from jaxft.errors import UserError
 from jaxft.job import Body
 from jaxft.metrics import entities
 from jaxft.modes import exporting
-from jaxft.tables import windows
+from jaxft.tables import weighting, windows
 from jaxft.tables.words import split_text
+
+TAGGED = pa.table({"tokens": [["a", "b", "c"], ["d", "e"]], "tags": [["X", "Y", "X"], ["X", "X"]]})
+
+
+def test_tags_have_weights():
+    def resolved(**keys) -> tuple[float, ...]:
+        table = tables.build(TokenClassification(problem="words", **keys))
+        return table.resolve({"train": table.read(Split(TAGGED, "tags"))}).class_weights
+
+    assert resolved() == () and resolved(class_weights=(1.0, 3.0)) == (1, 3)
+    assert resolved(balanced=True) == pytest.approx((5 / 8, 5 / 2))
+    assert resolved(class_balance=0.5) == pytest.approx(weighting.effective(np.asarray([4, 1]), 0.5))
+    for keys, said in (
+        ({"class_weights": (1.0,)}, "config.task.class_weights has 1 numbers for 2 tags: X, Y"),
+        ({"focal": 1.0, "label_smoothing": 0.1}, "config.task.label_smoothing and config.task.focal are set"),
+    ):
+        with pytest.raises(UserError, match=said):
+            resolved(**keys)
+
 
 TYPES = ("PER", "LOC-A")
 SEQUENCES = st.lists(

@@ -20,6 +20,7 @@ from jaxft.config.experiment import EXTENDABLE, RESUMABLE, Compute, Data, Experi
 from jaxft.config.files import load
 from jaxft.config.tasks import (
     TASKS,
+    Classification,
     MaskedLM,
     MultipleChoice,
     NextSentence,
@@ -31,9 +32,9 @@ from jaxft.config.tasks import (
 )
 
 __all__ = [
-    "EXTENDABLE", "IA3", "METHODS", "RESUMABLE", "TASKS", "AdaLora", "Adapter", "Compute", "Data", "Experiment",
-    "Freeze", "Lora", "MaskedLM", "Mesh", "Model", "MultipleChoice", "NextSentence", "Optimizer", "Prefix", "Prompt",
-    "QuestionAnswering", "Section", "SentenceEmbedding", "SequenceClassification", "Task", "TokenClassification",
-    "Train", "beyond_length", "check", "check_sections", "defining", "differences", "from_dict", "keys", "knob",
-    "load", "meaning", "to_dict", "walk",
+    "EXTENDABLE", "IA3", "METHODS", "RESUMABLE", "TASKS", "AdaLora", "Adapter", "Classification", "Compute", "Data",
+    "Experiment", "Freeze", "Lora", "MaskedLM", "Mesh", "Model", "MultipleChoice", "NextSentence", "Optimizer",
+    "Prefix", "Prompt", "QuestionAnswering", "Section", "SentenceEmbedding", "SequenceClassification", "Task",
+    "TokenClassification", "Train", "beyond_length", "check", "check_sections", "defining", "differences", "from_dict",
+    "keys", "knob", "load", "meaning", "to_dict", "walk",
 ]  # fmt: skip

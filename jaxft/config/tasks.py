@@ -12,7 +12,38 @@ class Task(Section):
 
 
 @dataclass(kw_only=True)
-class SequenceClassification(Task):
+class Classification(Task):
+    """What tasks with classes share: how the loss weighs them, and losses for rare classes and for wrong labels."""
+
+    class_weights: tuple[float, ...] = knob(
+        (), "weight of each label in the loss, for multi_label where it holds; empty: all 1, or `balanced`"
+    )
+    balanced: bool = knob(False, "class_weights by how rare a label is in the training data")
+    class_balance: float = knob(
+        0.0,
+        "beta of class_weights by the effective number of examples, (1 - beta) / (1 - beta^n); 0: none, near 1: 1 / n",
+        low=0,
+        high=0.999999,
+        since="0.2.0",
+    )
+    label_smoothing: float = knob(0.0, "share of each target spread evenly over the classes", low=0, high=1)
+    focal: float = knob(
+        0.0, "gamma of the focal loss, which counts what is well classified for less; 0: off", low=0, since="0.2.0"
+    )
+    generalized: float = knob(
+        0.0,
+        "q of generalized cross-entropy, for wrong labels: from 0, cross-entropy, to 1, the absolute error",
+        low=0,
+        high=1,
+        since="0.2.0",
+    )
+    symmetric: float = knob(
+        0.0, "weight of reverse cross-entropy beside cross-entropy, for wrong labels; 0: off", low=0, since="0.2.0"
+    )
+
+
+@dataclass(kw_only=True)
+class SequenceClassification(Classification):
     """Classify or score a text or a pair of texts."""
 
     text: str = knob("text", "column with the text")
@@ -31,11 +62,6 @@ class SequenceClassification(Task):
     thresholds: tuple[float, ...] = knob(
         (), "probability from which each label is predicted, for multi_label; empty: tuned on validation"
     )
-    class_weights: tuple[float, ...] = knob(
-        (), "weight of each label in the loss, for multi_label where it holds; empty: all 1, or `balanced`"
-    )
-    balanced: bool = knob(False, "class_weights by how rare a label is in the training data")
-    label_smoothing: float = knob(0.0, "share of each target spread evenly over the classes", low=0, high=1)
     windows: str = knob(
         "",
         "a text longer than data.max_length is read in overlapping windows, and each class (or the score) gets the "
@@ -47,7 +73,7 @@ class SequenceClassification(Task):
 
 
 @dataclass(kw_only=True)
-class TokenClassification(Task):
+class TokenClassification(Classification):
     """Tag each word of a text: named entities, parts of speech."""
 
     tokens: str = knob("tokens", "column with the words: a list of them, or a text, which is cut into words")
@@ -60,6 +86,12 @@ class TokenClassification(Task):
     )
     scheme: str = knob("", "turn entities into this scheme; empty: as they are", choices=("", "IOB1", "IOB2", "BIOES"))
     stride: int = knob(32, "tokens that two windows of an input longer than max_length share", low=0)
+    # That they are here too is new.
+    class_weights: tuple[float, ...] = knob(
+        (), "weight of each tag in the loss; empty: all 1, or `balanced`", since="0.2.0"
+    )
+    balanced: bool = knob(False, "class_weights by how rare a tag is in the training data", since="0.2.0")
+    label_smoothing: float = knob(0.0, "share of each target spread evenly over the tags", low=0, high=1, since="0.2.0")
 
 
 @dataclass(kw_only=True)

@@ -12,7 +12,7 @@ from jaxft.config import SequenceClassification
 from jaxft.data.columns import is_text, numbered, spells, with_numbers, with_scores
 from jaxft.data.sources import Split
 from jaxft.errors import UserError, nearest
-from jaxft.tables import multi_label
+from jaxft.tables import multi_label, weighting
 from jaxft.tables.multi_label import is_list, label_name
 
 pc: Any = pyarrow.compute  # its functions are made at run time, where no type checker sees them
@@ -52,9 +52,7 @@ def resolve(options: SequenceClassification, splits: Mapping[str, Split]) -> Seq
     for key, fits in (("class_weights", "single_label multi_label"), ("thresholds", "multi_label")):
         if getattr(options, key) and problem not in fits:
             raise UserError(f"config.task.{key} is set, but the problem is {problem}; it is for {fits}")
-    if (options.label_smoothing and problem != "single_label") or (options.balanced and problem == "regression"):
-        key = "balanced" if options.balanced else "label_smoothing"
-        raise UserError(f"config.task.{key} is set, but the problem is {problem}; unset it")
+    weighting.check(options, problem)
     if problem == "regression":
         _check_hidden(splits, options.label)
         return dataclasses.replace(options, labels=())
@@ -72,8 +70,7 @@ def resolve(options: SequenceClassification, splits: Mapping[str, Split]) -> Seq
             raise UserError(f"{split.origin}: labels in {options.label!r} are of another kind than in {train.origin}")
         check_known(split, options.label, names, known)
     resolved = dataclasses.replace(options, labels=names, problem=problem)
-    if options.balanced:
-        resolved = dataclasses.replace(resolved, class_weights=_balanced(ids(resolved, train), len(names)))
+    resolved = dataclasses.replace(resolved, class_weights=_weights(resolved, ids(resolved, train)))
     for key in ("class_weights", "thresholds"):
         count = len(getattr(resolved, key))
         if count not in (0, len(names)):
@@ -118,10 +115,12 @@ def _named(options: SequenceClassification, split: Split) -> Split:
     return split._replace(table=split.table.set_column(at, options.label, names)).noting(multi_label.by_number(options))
 
 
-def _balanced(ids: np.ndarray, classes: int) -> tuple[float, ...]:
-    """n / (classes x count), as scikit-learn's "balanced"; where several labels can hold, those without / with it."""
+def _weights(options: SequenceClassification, ids: np.ndarray) -> tuple[float, ...]:
+    """Those of the labels; balanced ones where several can hold: examples without / with each."""
     if ids.ndim == 1:
-        return tuple(float(x) for x in len(ids) / (classes * np.maximum(np.bincount(ids, minlength=classes), 1)))
+        return weighting.of_counts(options, np.bincount(ids, minlength=len(options.labels)))
+    if not options.balanced:
+        return options.class_weights
     held = ids.sum(0)
     return tuple(float(x) for x in np.maximum(len(ids) - held, 1) / np.maximum(held, 1))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from jaxft.data.sources import Split
 from jaxft.errors import UserError, nearest
 from jaxft.metrics import classification, entities
 from jaxft.models import Model
-from jaxft.tables import windows, words
+from jaxft.tables import weighting, windows, words
 from jaxft.tables.base import Host, Published, Table, named, softmax
 from jaxft.tables.words import STARTS, TEXT
 
@@ -67,7 +68,14 @@ class TokenClassification(Table):
         known = "config.task.labels" if options.labels else f"those of {splits['train'].origin}"
         for split in splits.values():
             _check_known(split, options.tags, labels, known)
-        return dataclasses.replace(options, labels=labels, problem="words" if plain else "entities")
+        weighting.check(options, "single_label")
+        count = Counter(tag for part in tags[list(splits).index("train")] for tag in part)
+        weights = weighting.of_counts(options, np.asarray([count[name] for name in labels]))
+        if len(weights) not in (0, len(labels)):
+            told = f"config.task.class_weights has {len(weights)} numbers for {len(labels)} tags"
+            raise UserError(f"{told}: {', '.join(labels)}")
+        problem = "words" if plain else "entities"
+        return dataclasses.replace(options, labels=labels, problem=problem, class_weights=weights)
 
     def check_labels(self, split: Split) -> None:
         _check_known(split, self.options.tags, self.options.labels, "those of the run")

@@ -1,13 +1,21 @@
 """Losses that tasks share: each is a sum, and the sum of the weights that it is divided by."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
+from jaxft import config
 from jaxft.types import Array, Float, Int
 
 Sums = tuple[Float[Array, ""], Float[Array, ""]]
+
+Strength = float | Float[Array, ""]
+
+
+def on(strength: Strength) -> bool:
+    """Tells whether a number of the loss is part of the program: a strength that is data is above zero."""
+    return isinstance(strength, jax.Array) or strength > 0
 
 
 def cross_entropy(
@@ -15,7 +23,7 @@ def cross_entropy(
     labels: Int[Array, "*lead"],
     weights: Float[Array, "*lead"],
     class_weights: Sequence[float] = (),
-    smoothing: float | Float[Array, ""] = 0.0,
+    smoothing: Strength = 0.0,
 ) -> Sums:
     """-log softmax(logits)[label], as torch.nn.CrossEntropyLoss computes it, class weights and smoothing included.
 
@@ -31,9 +39,76 @@ def cross_entropy(
         scale = jnp.asarray(class_weights, jnp.float32)
         counts, log_probs = weights * scale[labels], log_probs * scale
     total = (counts * losses).sum()
-    if isinstance(smoothing, jax.Array) or smoothing:
+    if on(smoothing):
         total = (1 - smoothing) * total - smoothing * (weights * log_probs.mean(-1)).sum()
     return total, counts.sum()
+
+
+def log_probability(
+    logits: Float[Array, "*lead classes"], labels: Int[Array, "*lead"]
+) -> tuple[Float[Array, "*lead"], Float[Array, "*lead"]]:
+    """Returns log p and log (1 - p) of the label's probability p = softmax(logits)[label], both exact near 0 and 1."""
+    right = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    whole = jax.nn.logsumexp(logits, axis=-1)
+    others = jax.nn.logsumexp(jnp.where(right, -jnp.inf, logits), axis=-1)
+    return jnp.where(right, logits, 0).sum(-1) - whole, others - whole
+
+
+def focal(logits: Float[Array, "*lead classes"], labels: Int[Array, "*lead"], gamma: Strength) -> Float[Array, "*lead"]:
+    """Computes -(1 - p)^gamma log p (Lin et al. 2017, eq. 4)."""
+    log_p, log_rest = log_probability(logits, labels)
+    return -jnp.exp(gamma * log_rest) * log_p
+
+
+def generalized(
+    logits: Float[Array, "*lead classes"], labels: Int[Array, "*lead"], q: Strength
+) -> Float[Array, "*lead"]:
+    """Computes (1 - p^q) / q (Zhang and Sabuncu 2018, eq. 6): cross-entropy as q goes to 0, 1 - p at 1."""
+    return -jnp.expm1(q * log_probability(logits, labels)[0]) / q
+
+
+def symmetric(
+    logits: Float[Array, "*lead classes"], labels: Int[Array, "*lead"], beta: Strength
+) -> Float[Array, "*lead"]:
+    """Computes -log p - beta A (1 - p) (Wang et al. 2019, eqs. 5 and 8, with alpha 1), of A = -4 for log 0."""
+    log_p, log_rest = log_probability(logits, labels)
+    return -log_p + 4 * beta * jnp.exp(log_rest)
+
+
+LOSSES: dict[str, Callable[[Array, Array, Strength], Array]] = {
+    "focal": focal,
+    "generalized": generalized,
+    "symmetric": symmetric,
+}
+"""Name of a knob of `config.Classification` -> the loss of each label instead of -log p, by its strength."""
+
+STRENGTHS = ("label_smoothing", *LOSSES)
+"""Knobs of which at most one is above zero."""
+
+
+def strengths(options: config.Classification) -> dict[str, float]:
+    """Returns the numbers of the loss by name; see `jaxft.tasks.base.Task.numbers`."""
+    return {name: getattr(options, name) for name in STRENGTHS if getattr(options, name)}
+
+
+def of_classes(
+    options: config.Classification,
+    logits: Float[Array, "*lead classes"],
+    labels: Int[Array, "*lead"],
+    weights: Float[Array, "*lead"],
+) -> Sums:
+    """Computes the loss that the options name, its class weights included, of labels of which one holds.
+
+    Args:
+      options: whose strengths may be arrays.
+      weights: 1 where a label counts, else 0.
+    """
+    for name, loss in LOSSES.items():
+        if on(strength := getattr(options, name)):
+            scale = jnp.asarray(options.class_weights or [1.0] * logits.shape[-1], jnp.float32)
+            counts = weights * scale[labels]
+            return (counts * loss(logits, labels, strength)).sum(), counts.sum()
+    return cross_entropy(logits, labels, weights, options.class_weights, options.label_smoothing)
 
 
 def binary_cross_entropy(
@@ -41,15 +116,20 @@ def binary_cross_entropy(
     labels: Float[Array, "*lead labels"],
     weights: Float[Array, "*lead"],
     positive_weights: Sequence[float] = (),
+    gamma: Strength = 0.0,
 ) -> Sums:
     """-log sigmoid(logit) where a label holds, -log sigmoid(-logit) where not, as torch.nn.BCEWithLogitsLoss.
 
     Args:
       weights: 1 for an example, 0 for an empty slot.
-      positive_weights: of each label, where it holds; empty: all 1.
+      positive_weights: of each label, where it holds (`pos_weight` there); empty: all 1.
+      gamma: of the focal loss: each is multiplied by (1 - p)^gamma of the probability p of what is the case.
     """
     held = labels * jnp.asarray(positive_weights, jnp.float32) if positive_weights else labels
-    losses = -(held * jax.nn.log_sigmoid(logits) + (1 - labels) * jax.nn.log_sigmoid(-logits))
+    yes, no = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    if on(gamma):
+        yes, no = jnp.exp(gamma * no) * yes, jnp.exp(gamma * yes) * no
+    losses = -(held * yes + (1 - labels) * no)
     return (weights * losses.sum(-1)).sum(), weights.sum() * logits.shape[-1]
 
 

@@ -76,7 +76,7 @@ class SequenceClassification(Task):
 
     @property
     def numbers(self) -> Mapping[str, float]:
-        return {"label_smoothing": self.options.label_smoothing} if self.options.label_smoothing else {}
+        return losses.strengths(self.options)
 
     def with_numbers(self, numbers: Mapping[str, Array]) -> SequenceClassification:
         return dataclasses.replace(self, options=dataclasses.replace(self.options, **numbers))
@@ -88,5 +88,5 @@ class SequenceClassification(Task):
         if self.options.problem == "regression":
             return losses.squared_error(logits.squeeze(-1), labels, weights)
         if self.options.problem == "multi_label":
-            return losses.binary_cross_entropy(logits, labels, weights, self.options.class_weights)
-        return losses.cross_entropy(logits, labels, weights, self.options.class_weights, self.options.label_smoothing)
+            return losses.binary_cross_entropy(logits, labels, weights, self.options.class_weights, self.options.focal)
+        return losses.of_classes(self.options, logits, labels, weights)

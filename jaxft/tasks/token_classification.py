@@ -15,8 +15,8 @@ import numpy as np
 from jaxft import config
 from jaxft.batch import IGNORED, Target
 from jaxft.models import Head, Model, nn
+from jaxft.tasks import losses
 from jaxft.tasks.base import Task
-from jaxft.tasks.losses import cross_entropy
 from jaxft.types import Array, Batch, Outputs, Params
 
 
@@ -46,7 +46,14 @@ class TokenClassification(Task):
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
         return {"logits": model.of_tokens(self._head(model), params, batch, run)}
 
+    @property
+    def numbers(self) -> Mapping[str, float]:
+        return losses.strengths(self.options)
+
+    def with_numbers(self, numbers: Mapping[str, Array]) -> TokenClassification:
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, **numbers))
+
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
-        """-log softmax(logits)[label], summed over the tokens that carry a tag; and their number."""
+        """-log softmax(logits)[label], summed over the tokens that carry a tag; and their number, or their weights'."""
         tagged = (batch["labels"] != IGNORED).astype(jnp.float32)
-        return cross_entropy(outputs["logits"], jnp.maximum(batch["labels"], 0), tagged)
+        return losses.of_classes(self.options, outputs["logits"], jnp.maximum(batch["labels"], 0), tagged)

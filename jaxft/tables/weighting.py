@@ -1,0 +1,57 @@
+"""Weights of classes by how often they occur in the training data, and which losses a problem has."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxft.config import Classification
+from jaxft.errors import UserError
+from jaxft.tasks.losses import STRENGTHS
+
+
+def check(options: Classification, problem: str) -> None:
+    """Makes sure that the losses that are asked for are for this problem, and that they are one.
+
+    Args:
+      problem: single_label (of a text, or of each word), multi_label or regression.
+
+    Raises:
+      UserError: naming the key that is not.
+    """
+    fits = {"class_balance": "single_label", "balanced": "single_label multi_label"}
+    fits |= dict.fromkeys(STRENGTHS, "single_label") | {"focal": "single_label multi_label"}
+    for key, problems in fits.items():
+        if getattr(options, key) and problem not in problems:
+            raise UserError(f"config.task.{key} is set, but the problem is {problem}; unset it")
+    for keys, what in ((STRENGTHS, "loss"), (("balanced", "class_balance"), "weight of classes")):
+        asked = [f"config.task.{key}" for key in keys if getattr(options, key)]
+        if len(asked) > 1:
+            raise UserError(f"{' and '.join(asked)} are set, and each is another {what}; unset all but one")
+
+
+def effective(counts: np.ndarray, beta: float) -> tuple[float, ...]:
+    """Returns (1 - beta) / (1 - beta^n) of the n examples of each class, scaled to a mean of 1.
+
+    The inverse of the effective number of examples (Cui et al. 2019, eq. 4); a class without examples counts as with
+    one.
+
+    Args:
+      counts: `[classes]`.
+      beta: 0 to below 1; the nearer to 1, the nearer to 1 / n.
+    """
+    log = np.log(beta)
+    weights = np.expm1(log) / np.expm1(np.maximum(counts, 1) * log)
+    return tuple(float(x) for x in weights * len(counts) / weights.sum())
+
+
+def of_counts(options: Classification, counts: np.ndarray) -> tuple[float, ...]:
+    """Returns the weights of classes, of which each example has one, that the options ask for.
+
+    Args:
+      counts: examples of each class, `[classes]`.
+    """
+    if options.class_balance:
+        return effective(counts, options.class_balance)
+    if options.balanced:  # as scikit-learn's "balanced"
+        return tuple(float(x) for x in counts.sum() / (len(counts) * np.maximum(counts, 1)))
+    return options.class_weights
