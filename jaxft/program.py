@@ -155,8 +155,7 @@ def compose(
       mesh: instead of the experiment's over all devices.
       loss: instead of the task's own.
       parts: what else may be replaced.
-      longest: tokens that no example of a batch has more of, where that is known: long rows cost less then; 0: as many
-        as the model has positions.
+      longest: tokens an example, at most, so that long rows cost less; 0: as many as the model has positions.
 
     Raises:
       UserError: a mesh that does not fit the devices, sharding rules that do not fit the parameters, or transforms
@@ -172,25 +171,26 @@ def compose(
     join = lambda trainable, frozen: gather(adapt.together(trainable, frozen))  # noqa: E731
     split = lambda params: method.split(method.extend(params, jax.random.key(experiment.seed)))  # noqa: E731
     run = _run(experiment.compute, mesh, rules, spec, model, longest + method.tokens if longest else 0)
+    rates = {**model.rates(), **method.rates}
+    transforms = objectives.Transforms.of(experiment, model, task, rates, run.bits)
     forward = _forward(task, model, method)
     outputs = lambda pair, inputs: dict(forward(method.apply(join(*pair)), inputs, run))  # noqa: E731
 
     def objective(given: Mapping[str, Any], rates: Mapping[str, nn.Rate]) -> Objective:
-        how = dataclasses.replace(run, rates=rates)
-        return _objective(method, forward, loss or task.with_numbers(given).loss, how)
+        own = loss or task.with_numbers(given).loss
+        return _objective(method, forward, own, dataclasses.replace(run, rates=rates))
 
     def gradient(numbers: Numbers) -> Gradient:
-        learned = parts.objective(method.objective(objective(numbers.loss, numbers.dropout)))
-        return accumulate(experiment.train.accumulate)(parts.gradient(gradient_of(learned, join)))
+        learned = method.objective(objective(numbers.loss, numbers.dropout))
+        slope = gradient_of(transforms.objective(parts.objective(learned), numbers.strengths), join)
+        return accumulate(experiment.train.accumulate)(parts.gradient(transforms.gradient(slope, numbers.strengths)))
 
     schedule, transform = _optimizer(experiment.optimizer, parts, method, model)
-    strengths = objectives.strengths(experiment)
-    values = numbers.of(experiment.optimizer, steps, task.numbers, {**model.rates(), **method.rates}, strengths)
+    values = numbers.of(experiment.optimizer, steps, task.numbers, rates, objectives.strengths(experiment))
     start = lambda params, values: init(*split(params), transform, values, experiment.seed)  # noqa: E731
     state = _abstract_state(partial(start, values=values), spec, everything, mesh, rules)
     places = jax.tree.map(lambda x: x.sharding, state)
     rows, everywhere = sharding.batch_sharding(mesh, rules), sharding.replicated(mesh)
-    halves = step.make_gradient_step(gradient), step.make_update_step(transform, schedule)
     evaluated = partial(jax.jit, in_shardings=(weights(places), rows), out_shardings=everywhere)
     return Program(
         mesh=mesh,
@@ -200,7 +200,7 @@ def compose(
         spec=spec,
         init=partial(jax.jit(start, out_shardings=places, donate_argnums=0), values=values),
         numbers=values,
-        **_jitted(*halves, places, mesh, rules),
+        **_jitted(step.make_gradient_step(gradient), step.make_update_step(transform, schedule), places, mesh, rules),
         eval_step=evaluated(step.make_eval_step(objective({}, {}), join)),
         outputs=evaluated(outputs),
         adaptation=method,

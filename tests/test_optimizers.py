@@ -111,6 +111,26 @@ def test_layers_learn_at_rates_of_their_own_with_any_optimizer():
         assert moved == pytest.approx(whole * 0.5**depth, rel=1e-4), path
 
 
+@pytest.mark.parametrize("decay", [0.0, DECAY])
+def test_l2_sp_draws_the_body_to_where_it_began(decay: float):
+    """Li et al. 2018, eq. 3, with the decay of the head alone; by plain steps, in float64."""
+    given = options("sgd", b1=0.0, weight_decay=decay, l2_sp=0.3)
+    transform = make_optimizer(given, make_schedule("constant"), MODEL.depth)
+    found = run(transform, numbers=numbers.of(given, STEPS, strengths={"l2_sp": 0.3}))
+    start = {path: np.asarray(x, np.float64) for path, x in nn.flatten(normal(0)).items()}
+    now = dict(start)
+    for step in range(4):
+        for path, g in nn.flatten(normal(step + 1, 10.0 ** (step - 2))).items():
+            matrix = path.endswith(("kernel", "embedding"))
+            pull = 0.3 * (now[path] - start[path]) if matrix and "bert" in path else decay * matrix * now[path]
+            now[path] = now[path] - RATE * (np.asarray(g, np.float64) + pull)
+    support.assert_close(found, now, 1e-6)
+    state: Any = transform.init(normal(0))
+    copied = sum(x.size for x in jax.tree.leaves(state[1][1]))
+    matrices = [x.size for path, x in start.items() if "bert" in path and path.endswith(("kernel", "embedding"))]
+    assert copied == sum(matrices)
+
+
 THEIRS = {
     "wsd": ("get_wsd_schedule", {"decay_type": "linear"}),
     "inverse_sqrt": ("get_inverse_sqrt_schedule", {}),

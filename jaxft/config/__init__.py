@@ -18,6 +18,7 @@ from jaxft.config.checks import (
 )
 from jaxft.config.experiment import EXTENDABLE, RESUMABLE, Compute, Data, Experiment, Mesh, Model, Optimizer, Train
 from jaxft.config.files import load
+from jaxft.config.objective import Objective
 from jaxft.config.tasks import (
     TASKS,
     Classification,
@@ -33,8 +34,8 @@ from jaxft.config.tasks import (
 
 __all__ = [
     "EXTENDABLE", "IA3", "METHODS", "RESUMABLE", "TASKS", "AdaLora", "Adapter", "Classification", "Compute", "Data",
-    "Experiment", "Freeze", "Lora", "MaskedLM", "Mesh", "Model", "MultipleChoice", "NextSentence", "Optimizer",
-    "Prefix", "Prompt", "QuestionAnswering", "Section", "SentenceEmbedding", "SequenceClassification", "Task",
-    "TokenClassification", "Train", "beyond_length", "check", "check_sections", "defining", "differences", "from_dict",
-    "keys", "knob", "load", "meaning", "to_dict", "walk",
+    "Experiment", "Freeze", "Lora", "MaskedLM", "Mesh", "Model", "MultipleChoice", "NextSentence", "Objective",
+    "Optimizer", "Prefix", "Prompt", "QuestionAnswering", "Section", "SentenceEmbedding", "SequenceClassification",
+    "Task", "TokenClassification", "Train", "beyond_length", "check", "check_sections", "defining", "differences",
+    "from_dict", "keys", "knob", "load", "meaning", "to_dict", "walk",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from jaxft.config.adapt import IA3, METHODS, AdaLora, Adapter, Freeze, Lora, Prefix, Prompt
 from jaxft.config.base import Section, knob
+from jaxft.config.objective import Objective
 from jaxft.config.tasks import SequenceClassification, Task
 
 
@@ -111,6 +112,12 @@ class Optimizer(Section):
     unfreeze_every: int = knob(
         0, "steps after which one layer more begins to learn, from the head down; 0: all learn at once", low=0
     )
+    l2_sp: float = knob(
+        0.0,
+        "decoupled decay of the body's matrices towards where they began, not to zero; 0: weight_decay is for them too",
+        low=0,
+        since="0.2.0",
+    )
     ema: float = knob(
         0.0,
         "decay of an exponential moving average of the parameters, which is evaluated and exported; 0: the last are",
@@ -191,6 +198,7 @@ class Experiment(Section):
     prefix: Prefix = dataclasses.field(default_factory=Prefix)
     prompt: Prompt = dataclasses.field(default_factory=Prompt)
     data: Data = dataclasses.field(default_factory=Data)
+    objective: Objective = dataclasses.field(default_factory=Objective)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     train: Train = dataclasses.field(default_factory=Train)
     mesh: Mesh = dataclasses.field(default_factory=Mesh)

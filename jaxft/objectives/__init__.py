@@ -5,30 +5,106 @@ at zero the program is the plain one. docs/objectives.md says what each is for, 
 not compose with.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 import optax
 
 from jaxft.config import Experiment, Optimizer
 from jaxft.errors import UserError
+from jaxft.models import Model, nn
+from jaxft.objectives.adversarial import adversarial, movable
 from jaxft.objectives.average import Averaged, averaged, exponential, uniform
-from jaxft.types import Params
+from jaxft.objectives.embeddings import Bits, Table
+from jaxft.objectives.neftune import neftune
+from jaxft.objectives.r_drop import r_drop
+from jaxft.tasks import Task
+from jaxft.train.gradient import Gradient
+from jaxft.train.objective import Objective
+from jaxft.types import Array, Params
 
 
 def strengths(experiment: Experiment) -> dict[str, float]:
-    """Returns the strengths of the transforms that an experiment asks for, those above zero, by name.
+    """Returns the numbers of the transforms that an experiment asks for, all above zero, by name."""
+    update, objective = experiment.optimizer, experiment.objective
+    found = {"ema": update.ema, "swa": update.swa, "l2_sp": update.l2_sp}
+    found |= {"r_drop": objective.r_drop, "neftune": objective.neftune}
+    if objective.adversarial and objective.adversarial_weight and objective.adversarial_radius:
+        found |= {"adversarial": objective.adversarial_weight, "adversarial_radius": objective.adversarial_radius}
+        if objective.adversarial != "fgm":
+            found["adversarial_step"] = objective.adversarial_step
+    return {name: value for name, value in found.items() if value}
+
+
+def check(experiment: Experiment, task: Task, rates: Collection[str]) -> None:
+    """Makes sure that the transforms compose with each other, with the task and with the method.
+
+    Args:
+      rates: names of the dropout rates above zero.
 
     Raises:
-      UserError: two of them do not compose.
+      UserError: saying what does not, and why.
     """
-    options = experiment.optimizer
-    if options.ema and options.swa:
+    on, method = strengths(experiment), experiment.adapt
+    if "ema" in on and "swa" in on:
         raise UserError(
             "config.optimizer.ema and config.optimizer.swa are both set, but one average is evaluated and exported; "
             "unset one of them"
         )
-    found = {"ema": options.ema, "swa": options.swa}
-    return {name: value for name, value in found.items() if value}
+    if "l2_sp" in on and method not in ("full", "freeze"):
+        raise UserError(
+            f"config.optimizer.l2_sp draws pretrained matrices back to where they began, but with adapt={method} none "
+            "learns; unset it"
+        )
+    if "r_drop" in on and not rates:
+        raise UserError(
+            "config.objective.r_drop compares two passes with other dropout masks, but no dropout rate is above zero; "
+            "set config.model.dropout"
+        )
+    if "r_drop" in on and type(task).divergence is Task.divergence:
+        raise UserError(
+            f"config.objective.r_drop compares distributions, but the outputs of {type(task.options).__name__} are none"
+        )
+    moved = [name for name in ("neftune", "adversarial") if name in on]
+    if moved and method == "prompt":
+        raise UserError(
+            f"config.objective.{moved[0]} changes the embeddings of an example's own tokens, which adapt=prompt puts "
+            "others between; unset one of them"
+        )
+    if experiment.objective.adversarial in ("pgd", "freelb") and "adversarial" in on and "adversarial_step" not in on:
+        raise UserError("config.objective.adversarial_step is 0, so that nothing moves; set it above 0")
+
+
+class Transforms(NamedTuple):
+    """Those of the objective and of its gradient that an experiment asks for."""
+
+    experiment: Experiment
+    task: Task
+    table: Table
+
+    @classmethod
+    def of(cls, experiment: Experiment, model: Model, task: Task, rates: Collection[str], bits: Bits) -> Transforms:
+        """Returns them; `bits` is the generator of noise, the rest as `check` takes and raises it."""
+        check(experiment, task, rates)
+        words = model.facts.words
+        width = nn.flatten(task.param_spec(model))[f"{words}/embedding"].shape[1]
+        return cls(experiment, task, Table(words, width, model.facts.longest, bits))
+
+    def objective(self, inner: Objective, given: Mapping[str, Array]) -> Objective:
+        """Returns what training makes small, by the strengths of the numbers: noise within R-Drop within what moves."""
+        if "neftune" in given:
+            inner = neftune(given["neftune"], self.table)(inner)
+        if "r_drop" in given:
+            inner = r_drop(given["r_drop"], self.task)(inner)
+        return movable(self.table.words)(inner) if "adversarial" in given else inner
+
+    def gradient(self, inner: Gradient, given: Mapping[str, Array]) -> Gradient:
+        """Returns its gradient, of a whole batch or of a part of one."""
+        if "adversarial" in given:
+            return adversarial(self.experiment.objective, given, self.table)(inner)
+        return inner
 
 
 def optimizer(inner: optax.GradientTransformation, options: Optimizer) -> optax.GradientTransformation:
@@ -43,4 +119,4 @@ def evaluated(trainable: Params, opt_state: Any) -> Params:
     return opt_state.mean if isinstance(opt_state, Averaged) else trainable
 
 
-__all__ = ["evaluated", "optimizer", "strengths"]
+__all__ = ["Transforms", "check", "evaluated", "optimizer", "strengths"]

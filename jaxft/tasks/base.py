@@ -76,6 +76,14 @@ class Task(ABC):
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """Returns the sum of the losses and that of their weights, both `[]` float32; a batch's loss is their ratio."""
 
+    def divergence(self, outputs: Outputs, others: Outputs, batch: Batch) -> Array:
+        """Returns the sum over what the loss counts of KL(outputs || others), `[]`, as `loss` weighs and counts it.
+
+        Raises:
+          NotImplementedError: the outputs are no distributions. `jaxft.objectives` asks whether a task has its own.
+        """
+        raise NotImplementedError(f"the outputs of {type(self).__name__} are no distributions")
+
     def with_numbers(self, numbers: Mapping[str, Array]) -> Task:
         """Returns the same task, whose loss computes with these arrays `[]` in place of its `numbers`."""
         return self

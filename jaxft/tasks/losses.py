@@ -91,6 +91,13 @@ def strengths(options: config.Classification) -> dict[str, float]:
     return {name: getattr(options, name) for name in STRENGTHS if getattr(options, name)}
 
 
+def scale_of(options: config.Classification, labels: Int[Array, "*lead"]) -> Float[Array, "*lead"]:
+    """Returns the class weight of each label."""
+    if not options.class_weights:
+        return jnp.ones(labels.shape)
+    return jnp.asarray(options.class_weights, jnp.float32)[labels]
+
+
 def of_classes(
     options: config.Classification,
     logits: Float[Array, "*lead classes"],
@@ -105,8 +112,7 @@ def of_classes(
     """
     for name, loss in LOSSES.items():
         if on(strength := getattr(options, name)):
-            scale = jnp.asarray(options.class_weights or [1.0] * logits.shape[-1], jnp.float32)
-            counts = weights * scale[labels]
+            counts = weights * scale_of(options, labels)
             return (counts * loss(logits, labels, strength)).sum(), counts.sum()
     return cross_entropy(logits, labels, weights, options.class_weights, options.label_smoothing)
 
@@ -131,6 +137,20 @@ def binary_cross_entropy(
         yes, no = jnp.exp(gamma * no) * yes, jnp.exp(gamma * yes) * no
     losses = -(held * yes + (1 - labels) * no)
     return (weights * losses.sum(-1)).sum(), weights.sum() * logits.shape[-1]
+
+
+def divergence(logits: Float[Array, "*lead classes"], others: Float[Array, "*lead classes"]) -> Float[Array, "*lead"]:
+    """Computes KL(p || q) of p = softmax(logits) and q = softmax(others); a class at -inf in both has no part in it."""
+    p, q = jax.nn.log_softmax(logits), jax.nn.log_softmax(others)
+    return jnp.where(jnp.isneginf(logits), 0, jnp.exp(p) * (p - q)).sum(-1)
+
+
+def binary_divergence(
+    logits: Float[Array, "*lead labels"], others: Float[Array, "*lead labels"]
+) -> Float[Array, "*lead"]:
+    """Computes the sum over labels of KL(p || q) of yes or no, of p = sigmoid(logit) and q = sigmoid(other)."""
+    each = lambda x, y: jnp.exp(jax.nn.log_sigmoid(x)) * (jax.nn.log_sigmoid(x) - jax.nn.log_sigmoid(y))  # noqa: E731
+    return (each(logits, others) + each(-logits, -others)).sum(-1)
 
 
 def squared_error(scores: Float[Array, "*lead"], labels: Float[Array, "*lead"], weights: Float[Array, "*lead"]) -> Sums:

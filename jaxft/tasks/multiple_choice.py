@@ -46,8 +46,15 @@ class MultipleChoice(Task):
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """-log softmax(logits)[right], the softmax over the choices of a question; and the number of questions."""
-        logits, row = outputs["logits"], batch["row"]  # [rows, slots]
-        same = row[:, :, None] == row[:, None, :]
-        norm = jax.nn.logsumexp(jnp.where(same, logits[:, None, :], -1e30), axis=-1)
         right = batch["weights"] * batch["labels"]
-        return (right * (norm - logits)).sum(), right.sum()
+        return -(right * self._log_probs(outputs, batch)).sum(), right.sum()
+
+    def _log_probs(self, outputs: Outputs, batch: Batch) -> Array:
+        """Of each choice among those of its question, `[rows, slots]`."""
+        logits, row = outputs["logits"], batch["row"]
+        same = row[:, :, None] == row[:, None, :]
+        return logits - jax.nn.logsumexp(jnp.where(same, logits[:, None, :], -1e30), axis=-1)
+
+    def divergence(self, outputs: Outputs, others: Outputs, batch: Batch) -> Array:
+        p, q = self._log_probs(outputs, batch), self._log_probs(others, batch)
+        return (batch["weights"] * jnp.exp(p) * (p - q)).sum()

@@ -17,7 +17,28 @@ from jaxft import config
 from jaxft.batch import Target
 from jaxft.models import Model, nn
 from jaxft.tasks.base import Task
-from jaxft.types import Array, Batch, Float, Int, Outputs, Params
+from jaxft.types import Array, Batch, Bool, Float, Int, Outputs, Params
+
+
+def owned(
+    positions: Int[Array, "rows slots"], batch: Batch
+) -> tuple[Bool[Array, "rows slots length"], Float[Array, "rows slots"]]:
+    """Returns which tokens are an example's, and 1 where its position is one of them, else 0."""
+    slots = jnp.arange(positions.shape[1]) + 1
+    own = batch["segment_ids"][:, None, :] == slots[None, :, None]
+    return own, batch["weights"] * (positions < own.sum(-1))
+
+
+def position_divergence(
+    logits: Float[Array, "rows length"],
+    others: Float[Array, "rows length"],
+    positions: Int[Array, "rows slots"],
+    batch: Batch,
+) -> Float[Array, ""]:
+    """Computes KL(softmax(logits) || softmax(others)) over the tokens of each example, summed as `position_loss`."""
+    own, counts = owned(positions, batch)
+    p, q = (jax.nn.log_softmax(jnp.where(own, x[:, None, :], -1e30)) for x in (logits, others))
+    return (counts * jnp.where(own, jnp.exp(p) * (p - q), 0).sum(-1)).sum()
 
 
 def position_loss(
@@ -27,10 +48,8 @@ def position_loss(
 
     Examples whose position lies beyond their end do not count; the second result is the number of those that do.
     """
-    slots = jnp.arange(positions.shape[1]) + 1
-    own = batch["segment_ids"][:, None, :] == slots[None, :, None]  # [rows, slots, length]
+    own, counts = owned(positions, batch)
     norm = jax.nn.logsumexp(jnp.where(own, logits[:, None, :], -1e30), axis=-1)
-    counts = batch["weights"] * (positions < own.sum(-1))
     at = jnp.minimum(batch["starts"] + positions, logits.shape[1] - 1)
     return (counts * (norm - nn.pick(logits, at))).sum(), counts.sum()
 
@@ -54,6 +73,14 @@ class QuestionAnswering(Task):
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
         logits = model.of_tokens(model.head("span"), params, batch, run)
         return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
+
+    def divergence(self, outputs: Outputs, others: Outputs, batch: Batch) -> Array:
+        """The mean of that of both ends."""
+        ends = (
+            position_divergence(outputs[f"{end}_logits"], others[f"{end}_logits"], batch[f"{end}_positions"], batch)
+            for end in ("start", "end")
+        )
+        return sum(ends, jnp.zeros(())) / 2
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """The mean of the losses of both ends."""

@@ -81,10 +81,21 @@ class SequenceClassification(Task):
     def with_numbers(self, numbers: Mapping[str, Array]) -> SequenceClassification:
         return dataclasses.replace(self, options=dataclasses.replace(self.options, **numbers))
 
+    def _weights(self, batch: Batch) -> Array:
+        """1 where a slot counts: a text does once."""
+        return batch["weights"] * windows.is_first(batch["row"]) if self.together else batch["weights"]
+
+    def divergence(self, outputs: Outputs, others: Outputs, batch: Batch) -> Array:
+        """Of scores that of normal distributions around them, of variance 1: half the square of their difference."""
+        p, q, weights = outputs["logits"], others["logits"], self._weights(batch)
+        if self.options.problem == "regression":
+            return (weights * jnp.square(p - q).squeeze(-1)).sum() / 2
+        if self.options.problem == "multi_label":
+            return (weights * losses.binary_divergence(p, q)).sum()
+        return (weights * losses.scale_of(self.options, batch["labels"]) * losses.divergence(p, q)).sum()
+
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
-        logits, labels, weights = outputs["logits"], batch["labels"], batch["weights"]
-        if self.together:
-            weights = weights * windows.is_first(batch["row"])  # a text counts once
+        logits, labels, weights = outputs["logits"], batch["labels"], self._weights(batch)
         if self.options.problem == "regression":
             return losses.squared_error(logits.squeeze(-1), labels, weights)
         if self.options.problem == "multi_label":

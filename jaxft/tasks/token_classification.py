@@ -53,6 +53,10 @@ class TokenClassification(Task):
     def with_numbers(self, numbers: Mapping[str, Array]) -> TokenClassification:
         return dataclasses.replace(self, options=dataclasses.replace(self.options, **numbers))
 
+    def divergence(self, outputs: Outputs, others: Outputs, batch: Batch) -> Array:
+        counts = (batch["labels"] != IGNORED) * losses.scale_of(self.options, jnp.maximum(batch["labels"], 0))
+        return (counts * losses.divergence(outputs["logits"], others["logits"])).sum()
+
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """-log softmax(logits)[label], summed over the tokens that carry a tag; and their number, or their weights'."""
         tagged = (batch["labels"] != IGNORED).astype(jnp.float32)

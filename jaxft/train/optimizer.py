@@ -1,7 +1,7 @@
 """Optimizers by name, from optax parts, with warmup and decay; and rates that differ from layer to layer."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +98,33 @@ def add_decayed_weights(mask: Callable[[Any], Any]) -> optax.GradientTransformat
     return optax.masked(plain, mask)  # pyright: ignore[reportReturnType]
 
 
+class Start(NamedTuple):
+    """State of the optimizer: parameters as they were before the first step."""
+
+    start: Any
+
+
+def decay_towards_start(mask: Callable[[Any], Any]) -> optax.GradientTransformationExtraArgs:
+    """Returns the transformation that adds a strength times (parameters - where they began) to the updates.
+
+    L2-SP (Li et al. 2018, eq. 3), decoupled from the gradient as AdamW's weight decay is; the strength is that of the
+    numbers it is given. It costs one copy of the parameters that it applies to.
+
+    Args:
+      mask: updates -> a tree like them, True where it applies.
+    """
+
+    def init(params: Any) -> Start:
+        return Start(jax.tree.map(jnp.copy, params))
+
+    def update(updates: Any, state: Any, params: Any = None, *, numbers: Numbers, **_: Any) -> tuple[Any, Any]:
+        strength = numbers.strengths["l2_sp"]
+        return jax.tree.map(lambda g, p, s: g + strength * (p - s), updates, params, state.start), state
+
+    plain = optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+    return optax.masked(plain, mask)  # pyright: ignore[reportReturnType]
+
+
 def decayed(params: Any) -> Any:
     """True for each parameter that weight decay applies to, a tree like `params`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NOT_DECAYED, params)
@@ -179,12 +206,26 @@ def make_optimizer(options: config.Optimizer, schedule: Schedule, depth: Depth) 
       depth: as `by_depth` takes it.
     """
     decay = add_decayed_weights(decayed) if options.weight_decay else optax.masked(optax.identity(), decayed)
+    if options.l2_sp:
+        body, head = _part(depth, True), _part(depth, False)
+        rest = (add_decayed_weights(head),) if options.weight_decay else ()
+        decay = optax.chain(decay_towards_start(body), *rest)
     trust = (optax.scale_by_trust_ratio(),) if options.name == "lamb" else ()
     scaled = optax.chain(OPTIMIZERS[options.name](options, depth), decay, *trust, scale_by_rate(schedule))
     clip = clip_by_global_norm(options.clip_norm) if options.clip_norm > 0 else optax.identity()
     if options.layer_decay == 1 and options.unfreeze_every == 0:
         return optax.chain(clip, scaled)
     return optax.chain(clip, scaled, by_depth(options.layer_decay, options.unfreeze_every, depth))
+
+
+def _part(depth: Depth, body: bool) -> Callable[[Any], Any]:
+    """Of the parameters that weight decay applies to those of the body, or those of the head."""
+
+    def mask(params: Any) -> Any:
+        lies = lambda path, on: on and (depth("/".join(entry.key for entry in path)) > 0) == body  # noqa: E731
+        return jax.tree_util.tree_map_with_path(lies, decayed(params))
+
+    return mask
 
 
 def by_depth(decay: float, every: int, depth: Depth) -> optax.GradientTransformation:

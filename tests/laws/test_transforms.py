@@ -7,28 +7,33 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import support
 from runs import bits_equal, experiment, on_eight_devices
 
-from jaxft import config, models, modes, program, tasks
+from jaxft import config, models, modes, objectives, program, tasks
 from jaxft.batch import BatchShape
 from jaxft.data.batches import HostBatch
 from jaxft.data.features import Features
 from jaxft.errors import UserError
 from jaxft.job import load, prepare
 from jaxft.models import nn
+from jaxft.objectives import average
+from jaxft.objectives.embeddings import added
 from jaxft.plan.planned import state_bytes
 from jaxft.program import Program
-from jaxft.train import optimizer
+from jaxft.tasks import Task
+from jaxft.train import numbers, optimizer
 from jaxft.train.checkpoint import Checkpoints
 from jaxft.train.state import State
 from jaxft.types import Params
 
 CASE = support.TASKS["single_label"]
-MODEL = models.build(support.SMALL, dropout=0.2)
+SMALL = support.SMALL | {"num_hidden_layers": 1}
+MODEL = models.build(SMALL, dropout=0.2)
 SHAPE = BatchShape(4, 24, 3)
 
 
@@ -91,24 +96,116 @@ LOSSES = {
     "symmetric": {"task.symmetric": 0.5},
 }
 
-ON = AVERAGES | LOSSES
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "r_drop": {"objective.r_drop": 1.0},
+    "neftune": {"objective.neftune": 5.0},
+    **{
+        kind: {
+            "objective.adversarial": kind,
+            "objective.adversarial_weight": 0.5,
+            "objective.adversarial_radius": 0.3,
+            "objective.adversarial_step": 0.2,
+            "objective.adversarial_steps": 2,
+        }
+        for kind in ("fgm", "pgd", "freelb")
+    },
+}
+
+COMPOSED: dict[str, dict[str, Any]] = {
+    "r_drop, neftune, ema": OBJECTIVES["r_drop"] | OBJECTIVES["neftune"] | AVERAGES["ema"],
+    "freelb, r_drop, l2_sp": OBJECTIVES["freelb"] | OBJECTIVES["r_drop"] | {"optimizer.l2_sp": 0.1},
+    "fgm, neftune, lion": OBJECTIVES["fgm"] | OBJECTIVES["neftune"] | {"optimizer.name": "lion"},
+    "pgd, neftune, swa": OBJECTIVES["pgd"] | OBJECTIVES["neftune"] | AVERAGES["swa"],
+    "fgm, r_drop, muon": OBJECTIVES["fgm"] | OBJECTIVES["r_drop"] | {"optimizer.name": "muon"},
+}
+
+ON = AVERAGES | LOSSES | OBJECTIVES | {"l2_sp": {"optimizer.l2_sp": 0.1}}
 """Transforms at a strength."""
 
 OPTIMIZERS = {name: {"optimizer.name": name} for name in optimizer.OPTIMIZERS if name != "adamw"}
 SCHEDULED = {"muon, restarts, ema": {"optimizer.name": "muon", "optimizer.schedule": "restarts", "optimizer.ema": 0.6}}
 
-TRAINED = ON | OPTIMIZERS | SCHEDULED
+TRAINED = ON | OPTIMIZERS | SCHEDULED | COMPOSED
 """What the laws of a run are tested on."""
 
 
-@pytest.mark.parametrize("name", support.once(ON, "ema", "focal"))
+@pytest.mark.parametrize("name", support.once(ON, "ema", "focal", "freelb"))
 def test_at_strength_zero_the_program_is_the_plain_one(name: str):
-    """Law 8: what else a transform is told makes no difference then."""
+    """Law 8: the kind of a transform, and its number of steps, make no difference then."""
     off = {key: 0.0 if isinstance(value, float) else value for key, value in ON[name].items()}
     assert text(composed(off)) == plain_text() != text(composed(ON[name]))
 
 
-@pytest.mark.parametrize("name", support.once(TRAINED, "ema", "muon, restarts, ema"))
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", ON)
+def test_at_strength_zero_parameters_are_the_plain_ones(name: str):
+    off = {key: 0.0 if isinstance(value, float) else value for key, value in ON[name].items()}
+    assert bits_equal(trained(composed(off))[-1], plain()[-1])
+
+
+KEPT = program.Parts(optimizer=support.keeper)
+
+
+def gradients(keys: Mapping[str, Any], case: support.Case, host: HostBatch) -> dict[str, jax.Array]:
+    """The gradient of a batch by path, and its loss."""
+    of = composed({key: value for key, value in keys.items() if not key.startswith("optimizer.")}, case, KEPT)
+    found, metrics = support.gradients(of, support.random_params(case.task, MODEL, seed=1), host)
+    return {**found, "loss": metrics["loss"]}
+
+
+TEXTS = ("regression", "multi_label")
+"""Tasks that are as single_label is but for their loss, and for what R-Drop compares."""
+
+PAIRS = [(name, task) for name in OBJECTIVES if name != "r_drop" for task in support.TASKS if task not in TEXTS]
+PAIRS += [("r_drop", name) for name, case in support.TASKS.items() if type(case.task).divergence is not Task.divergence]
+PAIRS += [(name, task) for name in COMPOSED for task in ("single_label", "token")]
+
+
+@pytest.mark.parametrize(("name", "task"), support.once(PAIRS, ("freelb, r_drop, l2_sp", "single_label")))
+def test_packed_is_padded_and_accumulated_is_whole(name: str, task: str):
+    """Law 2, with dropout; of tasks that compare the examples of a batch, parts are batches of their own."""
+    case, keys = support.TASKS[task], (OBJECTIVES | COMPOSED)[name]
+    features = support.random_features(np.random.default_rng(1), case, [3, 24, 9, 20, 5, 4], support.SMALL)
+    padded = gradients(keys, case, support.lay_out(features, case.task, 24, 1))
+    needed = support.lay_out(features, case.task, 24, slots=0).shape
+    packed = support.lay_out(features, case.task, 24, 0, needed._replace(rows=4, slots=needed.slots + 1))
+    support.assert_close(gradients(keys, case, packed), padded, 2e-5, floor=1e-3)
+    if not case.coupled:
+        support.assert_close(gradients(keys | {"train.accumulate": 2}, case, packed), padded, 2e-5, floor=1e-3)
+
+
+METHODS = [name for name in support.ADAPTATIONS if name not in ("full", "prompt")]
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_but_prompts_composes(method: str):
+    """Law 2 again, by the loss and the norm of the gradient of what learns."""
+    keys = COMPOSED["fgm, neftune, lion"] | OBJECTIVES["r_drop"] | support.ADAPTATIONS[method]
+    of, found = composed(keys), []
+    for host in batches()[1:]:
+        _, metrics = of.train_step(of.init(support.copy(params())), support.arrays(host))
+        found.append({name: metrics[name] for name in ("loss", "grad_norm")})
+    support.assert_close(found[0], found[1], 2e-5, floor=1e-3)
+    clean = composed(support.ADAPTATIONS[method])
+    _, alone = clean.train_step(clean.init(support.copy(params())), support.arrays(batches()[1]))
+    assert found[0]["loss"] > 1.2 * alone["loss"], "the loss of the attack, at half its weight"
+
+
+@pytest.mark.parametrize("kind", support.once(support.FILES, "eurobert"))
+def test_embeddings_of_every_architecture_can_be_moved(kind: str):
+    """The first example of each row is: its outputs change, and no other's."""
+    model = models.build(support.ARCHITECTURES[kind], dropout=0.0)
+    table = objectives.Transforms.of(config.Experiment(), model, CASE.task, {}, nn.hash_bits).table
+    weights, batch = support.random_params(CASE.task, model, seed=0), support.arrays(batches()[1])
+    forward = jax.jit(lambda p, b: CASE.task.forward(p, model, b, nn.Run())["logits"])
+    by = jnp.where(batch["segment_ids"] == 1, 0.5, 0.0)[..., None] * jnp.linspace(-1, 1, table.width) ** 2
+    moved = np.abs(forward(added(weights, table.words, by), batch) - forward(weights, batch)).max(-1)
+    counted = np.asarray(batch["weights"]) > 0
+    assert (moved[:, 0][counted[:, 0]] > 1e-4).all() and (moved[:, 1:][counted[:, 1:]] < 1e-6).all()
+
+
+@pytest.mark.parametrize("name", support.once(TRAINED, "ema", "freelb, r_drop, l2_sp"))
 def test_resuming_is_exact(name: str, tmp_path):
     """Law 4: four steps, or two, a checkpoint and two."""
     of = of_transform(name)
@@ -125,9 +222,29 @@ def test_resuming_is_exact(name: str, tmp_path):
     assert bits_equal(state, steps[-1])
 
 
-@pytest.mark.parametrize("name", support.once(AVERAGES, *AVERAGES))
+@pytest.mark.parametrize("name", AVERAGES)
+def test_an_average_is_the_equation(name: str):
+    """By optax.ema, and the mean of what was visited; of a run of ten steps SWA takes the last three."""
+    share = {"ema": average.exponential, "swa": average.uniform}[name]
+    transform = average.averaged(optax.sgd(0.1), share)
+    values = numbers.of(config.Optimizer(), 10, strengths={"ema": 0.6, "swa": 0.3})
+    params: Any = {"x": jnp.asarray([1.0, -2.0])}
+    state: Any = transform.init(params)
+    ema, visited, update = optax.ema(0.6, debias=True), [], jax.jit(transform.update)
+    memory = ema.init(params)
+    for step in range(10):
+        changes, state = update({"x": jnp.asarray([step, 1.0])}, state, params, numbers=values)
+        params = optax.apply_updates(params, changes)
+        visited.append(np.asarray(params["x"], np.float64))
+        wanted: Any
+        wanted, memory = ema.update(params, memory)
+        last = np.mean(visited[max(min(step, 7), 0) :], axis=0)
+        np.testing.assert_allclose(state.mean["x"], wanted["x"] if name == "ema" else last, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", support.once(AVERAGES, "ema"))
 def test_an_average_is_that_of_the_parameters_after_each_step(name: str):
-    """By optax, and by hand; the parameters themselves are trained as without it."""
+    """Of a program's; the parameters themselves are trained as without it."""
     of = of_transform(name)
     steps = trained(of, 10)
     assert bits_equal([s.trainable for s in steps[:3]], [s.trainable for s in plain()])
@@ -201,6 +318,10 @@ def test_a_mesh_changes_nothing():
 
 REFUSED = {
     "two averages": ({"optimizer.ema": 0.9, "optimizer.swa": 0.5}, "optimizer.ema and config.optimizer.swa are both"),
+    "a start of what does not learn": ({"optimizer.l2_sp": 0.1, "adapt": "lora"}, "with adapt=lora none learns"),
+    "noise among virtual tokens": (OBJECTIVES["neftune"] | {"adapt": "prompt"}, "objective.neftune changes the embed"),
+    "an attack among virtual tokens": (OBJECTIVES["fgm"] | {"adapt": "prompt"}, "objective.adversarial changes the"),
+    "an attack that does not move": (OBJECTIVES["pgd"] | {"objective.adversarial_step": 0.0}, "so that nothing moves"),
 }
 
 
@@ -210,3 +331,17 @@ def test_what_does_not_compose_is_refused(name: str):
     with pytest.raises(UserError, match=said) as caught:
         composed(keys)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("task", ["masked_lm", "next_sentence", "embeddings"])
+def test_r_drop_of_what_is_no_distribution_is_refused(task: str):
+    case = support.TASKS[task]
+    with pytest.raises(UserError, match=f"but the outputs of {type(case.options).__name__} are none"):
+        composed(OBJECTIVES["r_drop"], case)
+
+
+def test_r_drop_without_dropout_is_refused():
+    still = models.build(support.SMALL, dropout=0.0)
+    options = config.Experiment(task=CASE.options, objective=config.Objective(r_drop=1.0))
+    with pytest.raises(UserError, match=r"no dropout rate is above zero; set config\.model\.dropout"):
+        program.compose(options, still, CASE.task, steps=10)

@@ -1,0 +1,34 @@
+"""What training makes small beside the task's loss: the knobs of transforms of the objective and of its gradient."""
+
+# No `from __future__ import annotations`: config_flags reads the fields' types, which must not be strings.
+from dataclasses import dataclass
+
+from jaxft.config.base import Section, knob
+
+
+@dataclass(kw_only=True)
+class Objective(Section):
+    """Regularizers and adversarial training; see docs/objectives.md."""
+
+    r_drop: float = knob(
+        0.0,
+        "weight of R-Drop: two passes with other dropout masks must agree; twice the work; 0: off",
+        low=0,
+        since="0.2.0",
+    )
+    neftune: float = knob(
+        0.0, "alpha of noise on the word embeddings, alpha / sqrt(tokens x width) at most; 0: off", low=0, since="0.2.0"
+    )
+    adversarial: str = knob(
+        "",
+        "the loss of embeddings that were moved where it grows is added: fgm (one step there), pgd (several steps "
+        "within the radius), freelb (the mean over the steps); empty: off",
+        choices=("", "fgm", "pgd", "freelb"),
+        since="0.2.0",
+    )
+    adversarial_weight: float = knob(1.0, "of that loss beside the clean one; 0: off", low=0, since="0.2.0")
+    adversarial_radius: float = knob(
+        1.0, "largest norm of what is added to all embeddings of an example; 0: off", low=0, since="0.2.0"
+    )
+    adversarial_steps: int = knob(3, "of pgd and freelb; each costs one more pass", low=1, since="0.2.0")
+    adversarial_step: float = knob(0.3, "norm of a step of pgd and freelb", low=0, since="0.2.0")
