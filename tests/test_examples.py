@@ -1,5 +1,6 @@
 """examples/: whole files that work as they stand; and so does the Python in README.md."""
 
+import functools
 import json
 import re
 import subprocess
@@ -8,9 +9,10 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import support
 from runs import ROOT, environment, example, experiment, weights, write_config
 
-from jaxft import modes
+from jaxft import models, modes, program
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -43,11 +45,31 @@ def test_a_loop_of_ones_own(tiny_model):
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
 
 
+def test_an_objective_of_ones_own():
+    """Without hidden words it is the plain one; with them packed is padded."""
+    case, model = support.TASKS["single_label"], models.build(support.SMALL | {"num_hidden_layers": 1}, dropout=0.2)
+    features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)
+    params = support.random_params(case.task, model, seed=0)
+
+    def found(slots: int, parts: program.Parts) -> dict:
+        composed = support.compose(case.task, model, keep_gradients=True, parts=parts)
+        grads, metrics = support.gradients(composed, params, support.lay_out(features, case.task, 24, slots))
+        return {**grads, "loss": metrics["loss"]}
+
+    consistent = functools.partial(example("objective").consistent, case.task, model, 3)
+    plain = found(0, program.Parts())
+    support.assert_close(found(0, program.Parts(objective=consistent(share=0.0))), plain, 1e-6, floor=1e-3)
+    hidden = program.Parts(objective=consistent(share=0.3))
+    packed = found(0, hidden)
+    support.assert_close(packed, found(1, hidden), 1e-5, floor=1e-3)
+    assert packed["loss"] > plain["loss"] + 1e-4
+
+
 def blocks(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize(("page", "name"), [("tasks", "task"), ("adapt", "method")])
+@pytest.mark.parametrize(("page", "name"), [("tasks", "task"), ("adapt", "method"), ("objectives", "objective")])
 def test_a_page_shows_lines_of_the_example_that_it_links_to(page, name):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     _, section = text.split(f"[examples/{name}.py](../examples/{name}.py)")
