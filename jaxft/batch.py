@@ -26,7 +26,7 @@ IGNORED = -100
 
 
 class Target(NamedTuple):
-    """An array for the loss: per example `[rows, slots, *size]` or per token `[rows, length]`; `fill` where none is."""
+    """An array for the loss: per example `[rows, slots, *size]` or per token `[rows, length, *size]`; else `fill`."""
 
     per: str  # "example" or "token"
     dtype: Any

@@ -201,7 +201,7 @@ class Job:
         data, vary, seed = self.experiment.data, self.table.vary, self.experiment.seed
         varied = vary and (lambda features, examples, epoch: vary(features, examples, seed, epoch))
         place, together = self.program.batch_sharding, self.task.together
-        targets, workers = self.task.targets, data.workers
+        targets, workers = self.program.targets, data.workers
         return Feed(self.features[split], targets, self.shapes, place, workers, varied, together, self.parts)
 
 

@@ -104,10 +104,16 @@ class Program:
     split: Callable[[Params], tuple[Params, Params]]
     merge: Callable[[Params, Params], Params] | None
     state: State
+    taught: Mapping[str, batch.Target]
 
     def abstract_batch(self, shape: BatchShape) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns a batch of that shape, abstract, with shardings."""
-        return batch.abstract(shape, self.task.targets, self.batch_sharding)
+        return batch.abstract(shape, self.targets, self.batch_sharding)
+
+    @property
+    def targets(self) -> dict[str, batch.Target]:
+        """The arrays of a batch beside its tokens: those of the task, and what teachers say."""
+        return {**self.task.targets, **self.taught}
 
     def abstract_gradient(self) -> tuple[jax.ShapeDtypeStruct, Any]:
         """Returns what `gradient_step` returns, abstract, with shardings."""
@@ -207,7 +213,15 @@ def compose(
         split=jax.jit(split, out_shardings=weights(places)),
         merge=_merge(method),
         state=state,
+        taught=_taught(task, outputs, weights(state), rows) if "distill" in values.strengths else {},
     )
+
+
+def _taught(task: Task, outputs: Callable[..., Outputs], pair: tuple[Params, Params], rows: NamedSharding) -> Any:
+    """What a batch has of a teacher, whose outputs are of the shapes of the model's."""
+    shape = BatchShape(rows.mesh.size, 8, 4)
+    inputs = batch.abstract(shape, {name: task.targets[name] for name in task.reads}, rows)
+    return objectives.taught(task, {name: x.shape for name, x in jax.eval_shape(outputs, pair, inputs).items()})
 
 
 def _jitted(

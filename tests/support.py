@@ -13,7 +13,7 @@ import pytest
 from hypothesis import Phase
 
 from jaxft import config, models, program, tables, tasks
-from jaxft.batch import IGNORED, BatchShape
+from jaxft.batch import IGNORED, BatchShape, Target
 from jaxft.data.batches import HostBatch, assemble, spread
 from jaxft.data.features import Features
 from jaxft.data.packing import pack
@@ -324,18 +324,26 @@ def random_params(task: Task, model: Model, seed: int) -> Params:
     return jax.tree.map(leaf, task.param_spec(model), is_leaf=lambda x: isinstance(x, nn.Leaf))
 
 
-def lay_out(features: Features, task: Task, length: int, slots: int = 1, shape: BatchShape | None = None) -> HostBatch:
+def lay_out(
+    features: Features,
+    task: Task,
+    length: int,
+    slots: int = 1,
+    shape: BatchShape | None = None,
+    targets: Mapping[str, Target] | None = None,
+) -> HostBatch:
     """All examples in one batch: a row each, or packed into rows of up to `slots` (0: any number of) examples.
 
     What a task wants together counts as one example here, and rows are as long as it needs.
 
-    `shape`: larger than needed.
+    `shape`: larger than needed. `targets`: instead of the task's.
     """
     items = features.items(task.together)
     length = max(length, int(items.lengths.max()))
     rows = pack(items.lengths, length, slots)
     shape = shape or BatchShape(rows.count, length, rows.slots * items.most)
-    return assemble(features, *spread(features, items, np.arange(len(items.lengths)), rows), shape, task.targets)
+    laid = spread(features, items, np.arange(len(items.lengths)), rows)
+    return assemble(features, *laid, shape, task.targets if targets is None else targets)
 
 
 def compose(

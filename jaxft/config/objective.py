@@ -8,8 +8,20 @@ from jaxft.config.base import Section, knob
 
 @dataclass(kw_only=True)
 class Objective(Section):
-    """Regularizers and adversarial training; see docs/objectives.md."""
+    """Distillation, regularizers and adversarial training; see docs/objectives.md."""
 
+    teacher: tuple[str, ...] = knob(
+        (),
+        "runs, or directories of models trained for the task, whose answers (the mean of theirs) the model learns to "
+        "give; empty: off",
+        since="0.2.0",
+    )
+    distill: float = knob(
+        0.5, "weight of what teachers say; the labels' is 1 less it; 0: off", low=0, high=1, since="0.2.0"
+    )
+    temperature: float = knob(
+        2.0, "of teachers' and model's distributions while they are compared", low=0.01, since="0.2.0"
+    )
     r_drop: float = knob(
         0.0,
         "weight of R-Drop: two passes with other dropout masks must agree; twice the work; 0: off",

@@ -85,7 +85,7 @@ def assemble(
         elif name == "order":
             out[row, slot] = np.flatnonzero(here)
         elif name in features.tokens:
-            out.reshape(-1)[place] = features.tokens[name][source]
+            out.reshape(-1, *dims[2:])[place] = features.tokens[name][source]
         elif name in features.examples:
             out[row, slot] = features.examples[name][index]
         return out

@@ -247,7 +247,7 @@ def _feed(source: Source, features: Features, composed: program.Program) -> Feed
     """The batches of all examples, which have one shape."""
     together = source.task.together
     shape = shape_for(features.items(together), source.experiment, composed.row_shards)
-    return Feed(features, source.task.targets, [shape], composed.batch_sharding, together=together)
+    return Feed(features, composed.targets, [shape], composed.batch_sharding, together=together)
 
 
 def _measured(source: Source, data: Data, sized: Sized, folder: Path, what: str) -> record.Step:

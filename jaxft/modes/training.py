@@ -22,6 +22,7 @@ from jaxft.modes import extending
 from jaxft.modes.exporting import Trained, write_export
 from jaxft.modes.shared import began, cache_programs, compiled_evaluation, measure
 from jaxft.modes.watching import watched
+from jaxft.predict import teacher
 from jaxft.report import tables
 from jaxft.report.profile import tracing
 from jaxft.report.progress import Progress
@@ -74,6 +75,7 @@ def train(
     experiment, given = rows.given(experiment, data)
     job = prepare(adapters.adopted(config.check(experiment)), loss, given=given)
     check_metric(job)
+    job = teacher.taught(job)
     folder = Workdir(workdir)
     longer = _claim(job, folder, overwrite, extend)
     if not longer and (results := distributed.once(folder.results)) is not None:

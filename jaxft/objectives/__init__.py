@@ -17,6 +17,7 @@ from jaxft.errors import UserError
 from jaxft.models import Model, nn
 from jaxft.objectives.adversarial import adversarial, movable
 from jaxft.objectives.average import Averaged, averaged, exponential, uniform
+from jaxft.objectives.distill import distilled, taught
 from jaxft.objectives.embeddings import Bits, Table
 from jaxft.objectives.neftune import neftune
 from jaxft.objectives.r_drop import r_drop
@@ -31,6 +32,8 @@ def strengths(experiment: Experiment) -> dict[str, float]:
     update, objective = experiment.optimizer, experiment.objective
     found = {"ema": update.ema, "swa": update.swa, "l2_sp": update.l2_sp}
     found |= {"r_drop": objective.r_drop, "neftune": objective.neftune}
+    if objective.teacher and objective.distill:
+        found |= {"distill": objective.distill, "temperature": objective.temperature}
     if objective.adversarial and objective.adversarial_weight and objective.adversarial_radius:
         found |= {"adversarial": objective.adversarial_weight, "adversarial_radius": objective.adversarial_radius}
         if objective.adversarial != "fgm":
@@ -67,6 +70,16 @@ def check(experiment: Experiment, task: Task, rates: Collection[str]) -> None:
         raise UserError(
             f"config.objective.r_drop compares distributions, but the outputs of {type(task.options).__name__} are none"
         )
+    if "distill" in on and type(task).divergence is Task.divergence:
+        raise UserError(
+            f"config.objective.teacher is set, but the outputs of {type(task.options).__name__} are no distributions, "
+            "which could be compared with its; unset it"
+        )
+    if "distill" in on and method == "prompt" and "token" in task.outputs.values():
+        raise UserError(
+            "config.objective.teacher says something of each token, among which adapt=prompt puts others; unset one of "
+            "them"
+        )
     moved = [name for name in ("neftune", "adversarial") if name in on]
     if moved and method == "prompt":
         raise UserError(
@@ -93,7 +106,12 @@ class Transforms(NamedTuple):
         return cls(experiment, task, Table(words, width, model.facts.longest, bits))
 
     def objective(self, inner: Objective, given: Mapping[str, Array]) -> Objective:
-        """Returns what training makes small, by the strengths of the numbers: noise within R-Drop within what moves."""
+        """Returns what training makes small, by the strengths of the numbers.
+
+        A teacher is within noise, noise within R-Drop, R-Drop within what moves.
+        """
+        if "distill" in given:
+            inner = distilled(given["distill"], given["temperature"], self.task)(inner)
         if "neftune" in given:
             inner = neftune(given["neftune"], self.table)(inner)
         if "r_drop" in given:
@@ -119,4 +137,4 @@ def evaluated(trainable: Params, opt_state: Any) -> Params:
     return opt_state.mean if isinstance(opt_state, Averaged) else trainable
 
 
-__all__ = ["Transforms", "check", "evaluated", "optimizer", "strengths"]
+__all__ = ["Transforms", "check", "evaluated", "optimizer", "strengths", "taught"]

@@ -106,7 +106,7 @@ class CompiledEngine:
 
     def evaluate(self, features: Features) -> Evaluated:
         composed = self._program
-        feed, shape = self._feed(features, self.task.targets)
+        feed, shape = self._feed(features, composed.targets)
         step = Compiled(composed.eval_step, program.weights(composed.state), composed.abstract_batch, [shape])
         return evaluate(step, self.weights, feed, self.task.outputs)
 

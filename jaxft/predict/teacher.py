@@ -1,5 +1,6 @@
 """What a teacher says of examples that a student learns from: computed once, and kept on disk by content."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from jaxft.data.features import Features
 from jaxft.data.sources import Split
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
+from jaxft.job import Job
+from jaxft.objectives.distill import PREFIX
 from jaxft.predict.engine import CompiledEngine
 from jaxft.predict.predictor import Predictor
 from jaxft.storage import fingerprint
@@ -19,6 +22,26 @@ from jaxft.tables import Table
 from jaxft.tasks import Task
 
 KEY = "config.objective.teacher"
+
+
+def taught(job: Job) -> Job:
+    """Returns the job, whose training examples have what the teachers of its experiment say, if there are any.
+
+    Raises:
+      UserError: as `outputs`.
+    """
+    if not job.program.taught:
+        return job
+    own, options = job.features["train"], job.experiment
+    teachers, cache = options.objective.teacher, options.data.cache
+    found = outputs(teachers, job.splits["train"], own, job.table, job.task, cache)
+    said = {per: {} for per in ("example", "token")}
+    for name, per in job.task.outputs.items():
+        said[per][f"{PREFIX}{name}"] = found[name]
+    features = dataclasses.replace(
+        own, examples={**own.examples, **said["example"]}, tokens={**own.tokens, **said["token"]}
+    )
+    return dataclasses.replace(job, features={**job.features, "train": features})
 
 
 def outputs(
@@ -109,8 +132,8 @@ def _kept(predictor: Predictor, own: Features, cache: str) -> Path | None:
     said = [
         fingerprint.of_params({"trainable": trainable, "frozen": frozen}),
         fingerprint.of_columns({"offsets": own.offsets, **own.tokens}),
-        type(engine.task).__name__,
-        engine.model.hf_class(""),
+        str(engine.task.options),
+        str(engine.model.cfg),
     ]
     return Path(cache).expanduser() / "teacher" / f"{fingerprint.of_values(said)}.npz"
 

@@ -1,0 +1,126 @@
+"""A run learns from a teacher: what it says is that of a Predictor, is kept by content, and fits the student."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import MINILM, TINY, experiment, lines, results
+from support import random_params
+
+from jaxft import Predictor, config, models, modes, tables, tasks
+from jaxft.errors import UserError
+from jaxft.hub import export
+from jaxft.job import Job, prepare
+from jaxft.predict.teacher import outputs, taught
+
+LABELS = ("negative", "neutral", "positive")
+
+
+def student(model: Path, cache: Path, *teachers: Path | str, **keys) -> config.Experiment:
+    e = experiment(model, cache)
+    e.objective = config.Objective(teacher=tuple(map(str, teachers)), **keys)
+    return e
+
+
+def job_of(model: Path, cache: Path, *teachers: Path | str) -> Job:
+    return taught(prepare(config.check(student(model, cache, *teachers))))
+
+
+@pytest.fixture(scope="module")
+def job(finished, tiny_model, cache, tmp_path_factory) -> Job:
+    """A job whose teacher is the finished run; it keeps what that says in a cache of its own."""
+    return job_of(tiny_model, tmp_path_factory.mktemp("kept"), finished)
+
+
+def said(job: Job) -> np.ndarray:
+    return job.features["train"].examples["teacher/logits"]
+
+
+def directory(folder: Path, labels: tuple[str, ...] = LABELS, tokenizer: Path | None = MINILM) -> Path:
+    """A small random classifier, as a run exports it."""
+    options = config.SequenceClassification(labels=labels, problem="single_label")
+    model, kind = models.build(TINY), "BertForSequenceClassification"
+    params, settings = random_params(tasks.build(options), model, seed=0), tables.build(options).published(model, 64)
+    assert tokenizer
+    export.export(folder, params, TINY | {**settings.settings}, kind, tokenizer, "A.\n")
+    return folder
+
+
+def test_a_teacher_says_what_its_predictor_does(job, finished):
+    texts = job.splits["train"].table.column("text").to_pylist()
+    found = [list(answer["probabilities"].values()) for answer in Predictor.open(finished)(texts)]
+    powers = np.exp(said(job))
+    np.testing.assert_allclose(powers / powers.sum(-1, keepdims=True), found, atol=1e-5)
+    assert said(job).dtype == np.float32 and "teacher/logits" not in job.features["validation"].examples
+
+
+def test_what_it_says_is_kept(job, finished, tiny_model, capsys):
+    cache = Path(job.experiment.data.cache)
+    (file,) = (cache / "teacher").iterdir()
+    before = file.stat().st_mtime_ns
+    again = job_of(tiny_model, cache, finished)
+    assert f"teacher {finished}: what it says is kept in {file}" in capsys.readouterr().err
+    assert file.stat().st_mtime_ns == before and [*(cache / "teacher").iterdir()] == [file]
+    np.testing.assert_array_equal(said(again), said(job))
+
+
+def test_a_run_learns_from_it(job, finished, tiny_model, tmp_path, capsys):
+    """By another loss than labels alone; it resumes, evaluates and predicts as any run."""
+    e = student(tiny_model, Path(job.experiment.data.cache), finished, distill=0.9)
+    modes.train(e, str(tmp_path / "run"))
+    plain, own = (
+        [line["loss"] for line in lines(of) if line["split"] == "train"] for of in (finished, tmp_path / "run")
+    )
+    assert len(plain) == len(own) and min(np.abs(np.subtract(plain, own))) > 1e-3
+    measured = modes.evaluate(str(tmp_path / "run"))
+    kept = results(tmp_path / "run")
+    assert {name: kept[name] for name in measured} == pytest.approx(measured, abs=1e-5)
+    texts = ["what a day", "no"]
+    assert len(Predictor.open(tmp_path / "run")(texts)) == 2
+    labelled = [{"text": text, "sentiment": "neutral"} for text in texts]
+    assert Predictor.open(tmp_path / "run").evaluate(labelled).metrics["loss"] > 0
+
+
+def test_labels_in_another_order_are_put_right(tiny_model, cache, tmp_path):
+    turned = LABELS[::-1]
+    one, other = directory(tmp_path / "one"), directory(tmp_path / "other", turned)
+    found = [said(job_of(tiny_model, cache, of)) for of in (one, other)]
+    np.testing.assert_array_equal(found[0], found[1][:, ::-1])
+    both = said(job_of(tiny_model, cache, one, other))
+    np.testing.assert_allclose(both, (found[0] + found[1]) / 2, rtol=1e-6)
+
+
+def test_a_teacher_with_another_tokenizer_reads_the_rows_itself(tiny_model, cache, tmp_path):
+    """Here one that keeps capitals."""
+    own = shutil.copytree(MINILM, tmp_path / "cased")
+    file = own / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"do_lower_case": False}))
+    teacher = directory(tmp_path / "teacher", tokenizer=own)
+    job = job_of(tiny_model, cache, teacher)
+    texts = job.splits["train"].table.column("text").to_pylist()
+    found = [list(answer["probabilities"].values()) for answer in Predictor.open(teacher)(texts)]
+    powers = np.exp(said(job))
+    np.testing.assert_allclose(powers / powers.sum(-1, keepdims=True), found, atol=1e-5)
+    assert np.abs(powers - np.exp(said(job_of(tiny_model, cache, directory(tmp_path / "same"))))).max() > 1e-3
+
+
+def test_what_a_student_cannot_learn_from(job, tiny_model, cache, tmp_path):
+    with pytest.raises(UserError, match=r"objective\.teacher .*: its labels are a, b, those of the run neg"):
+        job_of(tiny_model, cache, directory(tmp_path / "two", ("a", "b")))
+    options = config.TokenClassification(labels=("O", "B-X"), problem="entities")
+    task, model = tasks.build(options), models.build(TINY)
+    settings = TINY | {**tables.build(options).published(model, 64).settings}
+    assert MINILM
+    export.export(
+        tmp_path / "tags", random_params(task, model, 0), settings, "BertForTokenClassification", MINILM, "A.\n"
+    )
+    with pytest.raises(UserError, match=r"its task is TokenClassification entities, that of the run SequenceClass"):
+        job_of(tiny_model, cache, tmp_path / "tags")
+    with pytest.raises(UserError, match="nowhere"):
+        job_of(tiny_model, cache, tmp_path / "nowhere")
+    fewer = job.features["train"].take(np.arange(3))
+    split = job.splits["train"]
+    with pytest.raises(UserError, match="reads other tokens than the student"):
+        outputs([str(directory(tmp_path / "fits"))], split, fewer, job.table, job.task, "")
