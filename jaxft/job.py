@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxft import adapt, config, hub, kernels, models, program, sharding, tables, tasks
+from jaxft import adapt, config, hub, kernels, models, objectives, program, sharding, tables, tasks
 from jaxft.batch import BatchShape
 from jaxft.data import packing, sources, splits, truncation
 from jaxft.data.batches import Feed, HostBatch, fitting
@@ -248,6 +248,7 @@ def prepare(
     experiment, doubts = with_trusted_attention(experiment, mesh, body.model, shapes[-1].length)
     composed = program.compose(experiment, body.model, task, steps, mesh=mesh, loss=loss, longest=data.max_length)
     check_length(experiment, composed)
+    objectives.check(experiment, task, {**body.model.rates(), **composed.adaptation.rates})
     distributed.wait_for_all("prepared")  # nobody is still tokenizing when the first collective runs
     return Job(experiment, body, task, table, prepared, features, order, steps, shapes, composed, notes + doubts)
 

@@ -164,8 +164,8 @@ def compose(
       longest: tokens an example, at most, so that long rows cost less; 0: as many as the model has positions.
 
     Raises:
-      UserError: a mesh that does not fit the devices, sharding rules that do not fit the parameters, or transforms
-        that do not compose.
+      UserError: a mesh that does not fit the devices, or sharding rules that do not fit the parameters. The steps of
+        training raise it where transforms do not compose; see `jaxft.objectives.check`.
     """
     mesh = mesh or sharding.make_mesh(experiment.mesh)
     rules = sharding.read_rules(experiment.mesh.rules)
@@ -178,7 +178,7 @@ def compose(
     split = lambda params: method.split(method.extend(params, jax.random.key(experiment.seed)))  # noqa: E731
     run = _run(experiment.compute, mesh, rules, spec, model, longest + method.tokens if longest else 0)
     rates = {**model.rates(), **method.rates}
-    transforms = objectives.Transforms.of(experiment, model, task, rates, run.bits)
+    transforms = objectives.Transforms.of(experiment, model, task, run.bits)
     forward = _forward(task, model, method)
     outputs = lambda pair, inputs: dict(forward(method.apply(join(*pair)), inputs, run))  # noqa: E731
 
@@ -188,7 +188,7 @@ def compose(
 
     def gradient(numbers: Numbers) -> Gradient:
         learned = method.objective(objective(numbers.loss, numbers.dropout))
-        slope = gradient_of(transforms.objective(parts.objective(learned), numbers.strengths), join)
+        slope = gradient_of(transforms.objective(parts.objective(learned), numbers.strengths, rates), join)
         return accumulate(experiment.train.accumulate)(parts.gradient(transforms.gradient(slope, numbers.strengths)))
 
     schedule, transform = _optimizer(experiment.optimizer, parts, method, model)

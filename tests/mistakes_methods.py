@@ -34,6 +34,18 @@ METHODS: Rows = {
         flags("--config.adapt=prompt", "--config.prompt.length=60"),
         ["config.prompt.length is 60 and config.data.max_length ", "together more than the model's 64 positions"],
     ),
+    "two averages": (
+        flags("--config.optimizer.ema=0.9", "--config.optimizer.swa=0.5"),
+        ["config.optimizer.ema and config.optimizer.swa are both set, but one average is evaluated"],
+    ),
+    "two passes that are the same": (
+        flags("--config.objective.r_drop=1", "--config.model.dropout=0"),
+        ["config.objective.r_drop compares two passes", "no dropout rate is above zero; set config.model.dropout"],
+    ),
+    "an attack that there is not": (
+        flags("--config.objective.adversarial=fgsm"),
+        ["config.objective.adversarial is 'fgsm'", "did you mean 'fgm'?"],
+    ),
     "no adapter to go on from": (
         flags("--config.model.adapter=/nowhere"),
         ["no adapter_config.json in /nowhere; is it the directory of an adapter?"],

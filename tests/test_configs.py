@@ -237,7 +237,11 @@ def test_without_validation_every_example_trains_and_the_last_step_is_exported(t
 def test_keys_that_are_new_leave_older_runs_as_they_are():
     """A run of 0.1.0 resumes: what a key at its default says is what was so before there was the key."""
     before = config.Experiment()
-    new = {"data.delimiter", "data.truncate"}
+    new = {"data.delimiter", "data.truncate", "optimizer.name", "optimizer.ema", "task.focal", "objective.r_drop"}
+    assert not {key for key in config.keys(before) if key.startswith("objective.")} & config.defining(before).keys()
     assert not new & config.defining(before).keys() and set(new) <= set(config.keys(before))
     changed = config.Experiment(data=config.Data(truncate="tail"))
+    written = config.to_dict(before)
+    del written["objective"], written["optimizer"]["name"], written["task"]["focal"]
+    assert config.to_dict(config.from_dict(written)) == config.to_dict(before)
     assert config.differences(before, changed) == ["data.truncate: 'head' there, 'tail' here"]

@@ -98,18 +98,23 @@ class Transforms(NamedTuple):
     table: Table
 
     @classmethod
-    def of(cls, experiment: Experiment, model: Model, task: Task, rates: Collection[str], bits: Bits) -> Transforms:
-        """Returns them; `bits` is the generator of noise, the rest as `check` takes and raises it."""
-        check(experiment, task, rates)
+    def of(cls, experiment: Experiment, model: Model, task: Task, bits: Bits) -> Transforms:
+        """Returns them; `bits` is the generator of noise."""
         words = model.facts.words
         width = nn.flatten(task.param_spec(model))[f"{words}/embedding"].shape[1]
         return cls(experiment, task, Table(words, width, model.facts.longest, bits))
 
-    def objective(self, inner: Objective, given: Mapping[str, Array]) -> Objective:
-        """Returns what training makes small, by the strengths of the numbers.
+    def objective(self, inner: Objective, given: Mapping[str, Array], rates: Collection[str]) -> Objective:
+        """Returns what training makes small: a teacher within noise, noise within R-Drop, R-Drop within what moves.
 
-        A teacher is within noise, noise within R-Drop, R-Drop within what moves.
+        Args:
+          given: the strengths, of the numbers.
+          rates: as `check` takes them.
+
+        Raises:
+          UserError: as `check` does. Whoever only answers by a run's model does not ask.
         """
+        check(self.experiment, self.task, rates)
         if "distill" in given:
             inner = distilled(given["distill"], given["temperature"], self.task)(inner)
         if "neftune" in given:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxft import config, sharding, tasks
+from jaxft import config, objectives, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.devices import flops
 from jaxft.job import Body
@@ -160,4 +160,5 @@ def one(
     model, task = Body.of(experiment.model, experiment.data.max_length).model, tasks.build(experiment.task)
     mesh = sharding.make_mesh(experiment.mesh, devices)
     composed = compose(experiment, model, task, steps=1000, mesh=mesh, longest=experiment.data.max_length)
+    objectives.check(experiment, task, {**model.rates(), **composed.adaptation.rates})
     return plan(experiment, composed, shape, lengths, experiment.data.cache, exact)

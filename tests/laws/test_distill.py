@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import support
 
-from jaxft import config, models, program, tasks
+from jaxft import config, models, objectives, program, tasks
 from jaxft.batch import IGNORED
 from jaxft.data.features import Features
 from jaxft.errors import UserError
@@ -129,10 +129,15 @@ def test_loss_and_gradient_are_those_of_pytorch_on_the_same_logits(torch, name: 
 
 
 def test_what_does_not_compose_is_refused():
+    def check(name: str, **changes: str) -> None:
+        case = support.TASKS[name]
+        experiment = config.Experiment(task=case.options, **changes)
+        support.set_keys(experiment, KEYS)
+        objectives.check(experiment, case.task, {})
+
     for name in ("masked_lm", "embeddings"):
-        with pytest.raises(
-            UserError, match=r"config\.objective\.teacher is set, but the outputs of \w+ are no distrib"
-        ):
-            composed(support.TASKS[name], KEYS)
+        with pytest.raises(UserError, match=r"config\.objective\.teacher is set, but the outputs of \w+ are no dist"):
+            check(name)
     with pytest.raises(UserError, match="among which adapt=prompt puts others"):
-        composed(support.TASKS["token"], KEYS | {"adapt": "prompt"})
+        check("token", adapt="prompt")
+    check("single_label", adapt="prompt")

@@ -136,6 +136,13 @@ def test_at_strength_zero_the_program_is_the_plain_one(name: str):
     assert text(composed(off)) == plain_text() != text(composed(ON[name]))
 
 
+@pytest.mark.parametrize("name", support.once(ON | COMPOSED, "freelb, r_drop, l2_sp"))
+def test_another_strength_is_the_same_program(name: str):
+    keys = (ON | COMPOSED)[name]
+    other = {key: value * 0.9 if isinstance(value, float) else value for key, value in keys.items()}
+    assert other != keys and text(composed(other)) == text(composed(keys))
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize("name", ON)
 def test_at_strength_zero_parameters_are_the_plain_ones(name: str):
@@ -196,7 +203,7 @@ def test_every_method_but_prompts_composes(method: str):
 def test_embeddings_of_every_architecture_can_be_moved(kind: str):
     """The first example of each row is: its outputs change, and no other's."""
     model = models.build(support.ARCHITECTURES[kind], dropout=0.0)
-    table = objectives.Transforms.of(config.Experiment(), model, CASE.task, {}, nn.hash_bits).table
+    table = objectives.Transforms.of(config.Experiment(), model, CASE.task, nn.hash_bits).table
     weights, batch = support.random_params(CASE.task, model, seed=0), support.arrays(batches()[1])
     forward = jax.jit(lambda p, b: CASE.task.forward(p, model, b, nn.Run())["logits"])
     by = jnp.where(batch["segment_ids"] == 1, 0.5, 0.0)[..., None] * jnp.linspace(-1, 1, table.width) ** 2
@@ -294,6 +301,35 @@ def test_factored_moments_lie_on_every_device():
     assert nn.flatten(moments.v_row)[path].sharding.is_fully_replicated
 
 
+COSTS = {"ema": (1.0, 1.05), "neftune": (1.0, 1.05), "r_drop": (1.9, 2.1), "fgm": (1.9, 2.1)}
+"""FLOPs of a step, in those of the plain one, as XLA counts them before it optimizes; docs/objectives.md says so."""
+
+
+@pytest.mark.parametrize("name", support.once(COSTS, "r_drop"))
+def test_what_a_transform_costs(name: str):
+    wide = models.build(SMALL | {"hidden_size": 64, "intermediate_size": 256}, dropout=0.1)
+
+    def flops(keys: Mapping[str, Any]) -> float:
+        experiment = config.Experiment(task=CASE.options)
+        support.set_keys(experiment, keys)
+        of = program.compose(experiment, wide, CASE.task, steps=10)
+        step = of.train_step.lower(of.state, of.abstract_batch(BatchShape(32, 24, 3)))  # pyright: ignore
+        return step.cost_analysis()["flops"]
+
+    low, high = COSTS[name]
+    assert low * flops({}) <= flops(ON[name]) <= high * flops({})
+
+
+@pytest.mark.matrix
+def test_answers_need_no_dropout():
+    """Of a run whose R-Drop had dropout that its model's config.json does not name."""
+    still = models.build(SMALL, dropout=0.0)
+    experiment = config.Experiment(task=CASE.options, objective=config.Objective(r_drop=1.0))
+    of, batch = program.compose(experiment, still, CASE.task, steps=10), support.arrays(batches()[1])
+    inputs = {name: batch[name] for name in of.abstract_inputs(SHAPE)}
+    assert np.isfinite(of.outputs((params(), {}), inputs)["logits"]).all()
+
+
 @pytest.mark.matrix
 def test_a_run_exports_its_average(tiny_model, cache, tmp_path):
     asked = experiment(tiny_model, cache, optimizer={"ema": 0.8})
@@ -329,7 +365,7 @@ REFUSED = {
 def test_what_does_not_compose_is_refused(name: str):
     keys, said = REFUSED[name]
     with pytest.raises(UserError, match=said) as caught:
-        composed(keys)
+        text(composed(keys))
     assert "\n" not in str(caught.value)
 
 
@@ -337,11 +373,11 @@ def test_what_does_not_compose_is_refused(name: str):
 def test_r_drop_of_what_is_no_distribution_is_refused(task: str):
     case = support.TASKS[task]
     with pytest.raises(UserError, match=f"but the outputs of {type(case.options).__name__} are none"):
-        composed(OBJECTIVES["r_drop"], case)
+        text(composed(OBJECTIVES["r_drop"], case))
 
 
 def test_r_drop_without_dropout_is_refused():
     still = models.build(support.SMALL, dropout=0.0)
     options = config.Experiment(task=CASE.options, objective=config.Objective(r_drop=1.0))
     with pytest.raises(UserError, match=r"no dropout rate is above zero; set config\.model\.dropout"):
-        program.compose(options, still, CASE.task, steps=10)
+        text(program.compose(options, still, CASE.task, steps=10))
