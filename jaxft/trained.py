@@ -41,7 +41,7 @@ def best_weights(
     frozen, origin = {}, {}
     if jax.tree.leaves(composed.state.frozen):
         made = folder.experiment()  # a new head that does not learn is that of its seed
-        frozen = composed.split(load(base, composed, made.seed, made.model.head)[0])[1]
+        frozen = composed.split(load(base, composed, made.seed, made.model.head, made.model.reinit)[0])[1]
         origin = {"frozen": fingerprint.of_params(frozen)}
     checkpoints = Checkpoints(folder.checkpoints, None, say, origin)
     if not (found := checkpoints.restore(composed.state, frozen, composed.placed_numbers())):

@@ -18,6 +18,10 @@ METHODS: Rows = {
         flags("--config.adapt=frozen"),
         ["config.adapt is 'frozen'", "did you mean 'freeze'?"],
     ),
+    "layers that begin anew and do not learn": (
+        flags("--config.adapt=lora", "--config.model.reinit=1"),
+        ["config.model.reinit is 1, but with adapt=lora layers that begin anew would not learn"],
+    ),
     "more layers than there are": (
         flags("--config.adapt=freeze", "--config.freeze.last_layers=3"),
         ["config.freeze.last_layers is 3, but the model has only 2 layers"],

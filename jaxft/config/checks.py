@@ -66,6 +66,11 @@ def check(experiment: Experiment, data: bool = True) -> Experiment:
             raise UserError(f"config.{key} is empty; set it in the config file or by --config.{key}=...")
     if experiment.train.steps == 0 and experiment.train.epochs == 0:
         raise UserError("config.train.steps and config.train.epochs are both 0; set one of them")
+    if experiment.model.reinit and experiment.adapt != "full":
+        raise UserError(
+            f"config.model.reinit is {experiment.model.reinit}, but with adapt={experiment.adapt} layers that begin "
+            "anew would not learn, or be in no adapter; use adapt=full"
+        )
     experiment.lock()
     return experiment
 

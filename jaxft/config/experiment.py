@@ -26,6 +26,9 @@ class Model(Section):
         choices=("auto", "load", "new"),
         since="0.2.0",
     )
+    reinit: int = knob(
+        0, "layers at the top, and a pooler above them, that begin anew rather than pretrained", low=0, since="0.2.0"
+    )
     dropout: float | None = knob(
         None, "rate of every dropout; none: as the checkpoint's config.json says", low=0, high=0.99
     )

@@ -27,6 +27,7 @@ class Accounting:
       missing: path -> shape of those that the checkpoint lacks; they are initialized.
       mismatched: head path -> (shape here, shape in the checkpoint); they are initialized too.
       head, renewed: how the head is taken, and its paths that are initialized, for the reason that `head.new` says.
+      anew: paths of the body that are initialized although the checkpoint has them.
       wrapper: what a wrapper of the model has put before every name in the checkpoint.
       unused: names in the checkpoint that no parameter asked for.
     """
@@ -37,12 +38,13 @@ class Accounting:
     unused: list[str]
     head: Fit = AS_IT_STANDS
     renewed: tuple[str, ...] = ()
+    anew: tuple[str, ...] = ()
     wrapper: str = ""
 
     @property
     def new(self) -> list[str]:
         """The paths that are initialized."""
-        return [*self.missing, *self.mismatched, *self.renewed]
+        return [*self.missing, *self.mismatched, *self.renewed, *self.anew]
 
     def lines(self) -> list[str]:
         """For the log: a line a kind, the empty ones left out."""
@@ -56,6 +58,7 @@ class Accounting:
             "loaded from the checkpoint": [f"{len(self.loaded)} tensors"],
             "new (initialized)": new,
             **renewed,
+            "begun anew (initialized), as config.model.reinit says": [f"{len(self.anew)} tensors"] * bool(self.anew),
             "of another shape in the checkpoint (initialized)": other,
             "unused in the checkpoint": unused,
         }
@@ -72,6 +75,7 @@ def load_parameters(
     base_prefix: str,
     shardings: Any = None,
     head: Fit = AS_IT_STANDS,
+    anew: Callable[[str], bool] = lambda path: False,
 ) -> tuple[Params, Accounting]:
     """Returns parameters in float32, each made where it will live: a host reads and holds its devices' shares alone.
 
@@ -85,6 +89,7 @@ def load_parameters(
         or have another shape. In the body only the pooler may be missing.
       shardings: a tree of shardings like `spec`; None: everything on the default device.
       head: how the outputs of the checkpoint's head are taken.
+      anew: tells of a path of the body whether it is initialized although the checkpoint has it.
 
     Raises:
       UserError: weights that cannot be read, are of another kind of model, lack a part of the body, or have other
@@ -93,6 +98,9 @@ def load_parameters(
     weights = open_weights(directory, base_prefix)
     leaves = nn.flatten(spec)
     accounting = _with_head(directory, account(directory, weights, leaves, base_prefix), head)
+    begun = [path for path in accounting.loaded if path.startswith(base_prefix + "/") and anew(path)]
+    own = [path for path in accounting.loaded if path not in begun]
+    accounting = dataclasses.replace(accounting, loaded=own, anew=tuple(begun))
     here = SingleDeviceSharding(jax.local_devices()[0])
     where = dict.fromkeys(leaves, here) if shardings is None else nn.flatten(shardings)
     with jax.transfer_guard_host_to_device("allow"):  # callbacks count as implicit transfers

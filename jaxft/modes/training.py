@@ -172,7 +172,8 @@ def _start(job: Job, folder: Workdir, longer: bool) -> tuple[State, Position, Ch
 
 def _pretrained(job: Job) -> tuple[State, list[str]]:
     """The state before the first step, and what there is to say of the parameters."""
-    params, accounting = load(job.body.directory, job.program, job.experiment.seed, job.experiment.model.head)
+    options = job.experiment.model
+    params, accounting = load(job.body.directory, job.program, job.experiment.seed, options.head, options.reinit)
     return job.program.init(params), accounting.lines()
 
 
