@@ -15,7 +15,7 @@ import jaxft
 from jaxft import cli, config, hub, models, modes, tables, tasks
 from jaxft.errors import UserError
 from jaxft.hub import export
-from jaxft.modes import compressing
+from jaxft.modes import compressing, plain
 from jaxft.out import record
 from jaxft.tables import base
 
@@ -62,8 +62,8 @@ def test_the_directory_is_a_model_that_answers(finished, small, torch):
         assert answer["prediction"] == other["label"] and answer["probability"] == pytest.approx(
             other["score"], abs=1e-4
         )
-    source = compressing._open(str(finished))
-    data, sized = compressing._data(source, "", labelled=True), compressing._open(str(target)).sized
+    source = plain.opened(str(finished))
+    data, sized = compressing._data(source, "", labelled=True), plain.opened(str(target)).sized
     found = compressing._measured(source, data, sized, target, "written")
     assert found.metrics == {key: pytest.approx(values["steps"][-1][key], abs=1e-6) for key in found.metrics}
 

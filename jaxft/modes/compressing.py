@@ -1,7 +1,5 @@
 """--mode=compress: a smaller model, as a Hugging Face directory."""
 
-import dataclasses
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -11,30 +9,21 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxft import config, hub, models, program, tables, tasks
+from jaxft import models
 from jaxft.data import formats, sources
-from jaxft.data.batches import Feed
-from jaxft.data.features import Features
 from jaxft.data.sources import Split
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
-from jaxft.hub import card as hub_card
-from jaxft.hub import export
-from jaxft.job import Body, load
 from jaxft.models import Model, nn
-from jaxft.modes import measured
-from jaxft.modes.exporting import command_line
+from jaxft.modes import measured, plain
+from jaxft.modes.plain import Source
 from jaxft.out import prune, record, vocabulary
 from jaxft.out.prune import Sized
-from jaxft.predict import directory
-from jaxft.predict.predictor import require_inputs, run_in
-from jaxft.predict.shapes import shape_for
+from jaxft.predict.predictor import require_inputs
 from jaxft.report.tables import grid
 from jaxft.storage import paths
 from jaxft.tables import Table
 from jaxft.tasks import Task
-from jaxft.train.compiled import Compiled
-from jaxft.train.evaluate import evaluate
 from jaxft.trained import thresholds
 from jaxft.types import Array, Batch, Params
 
@@ -42,18 +31,6 @@ RECORD = "compress.json"
 
 EXAMPLES = 1024
 """Rows of validation, evenly over it, by which layers and units are chosen; all are measured on."""
-
-
-class Source(NamedTuple):
-    """A model that is to become smaller."""
-
-    path: str
-    of_run: bool
-    experiment: config.Experiment
-    body: Body
-    task: Task
-    table: Table
-    sized: Sized
 
 
 class Data(NamedTuple):
@@ -98,8 +75,8 @@ def compress(
         raise UserError(f"--compress.words is {words!r}; it must be used: the words that the corpus uses")
     if jax.process_count() > 1:
         raise UserError("--mode=compress is for one process; start it with --processes=1")
-    target = _free(output)
-    source = _open(workdir)
+    target = plain.free(output)
+    source = plain.opened(workdir)
     if layers:
         prune.check_layers(source.body.model, layers)
     if inner:
@@ -159,41 +136,6 @@ def _steps(source: Source, data: Data, wanted: tuple[int, int, str], room: Path)
     return Found(sized, folder, kept), steps
 
 
-def _free(output: str) -> Path:
-    """The folder to write, which is not there or empty."""
-    target = Path(output).expanduser()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"--output {target} is there already; choose a new folder")
-    if not (parent := target.absolute().parent).is_dir():
-        raise UserError(f"--output {target}: there is no folder {parent}; make it, or choose another")
-    return target
-
-
-def _open(path: str) -> Source:
-    """The model of a run's export or of a directory, on plain devices."""
-    if folder := run_in(path):
-        experiment, there = folder.experiment(), folder.exported()
-        if there is None:
-            raise UserError(
-                f"{folder} holds no export/, the plain model that could become smaller: the run is not finished, or "
-                f"no plain model computes what config.adapt={experiment.adapt} has added"
-            )
-        experiment = dataclasses.replace(experiment, model=config.Model(path=str(there)), adapt="full")
-    else:
-        experiment = directory.experiment(path)
-    experiment = config.check(dataclasses.replace(experiment, mesh=config.Mesh()), data=False)
-    body, task = Body.of(experiment.model, experiment.data.max_length), tasks.build(experiment.task)
-    params, accounting = load(body.directory, _composed(experiment, body.model, task))
-    if new := accounting.new:
-        raise UserError(f"{body.directory}: the weights have no {', '.join(new[:3])}; train the model first")
-    sized = Sized(dict(body.hf), params)
-    return Source(path, bool(folder), experiment, body, task, tables.build(experiment.task), sized)
-
-
-def _composed(experiment: config.Experiment, model: Model, task: Task) -> program.Program:
-    return program.compose(experiment, model, task, steps=10**9, longest=experiment.data.max_length)
-
-
 def _data(source: Source, inputs: str, labelled: bool) -> Data:
     """What a file has, or else the run's own splits."""
     experiment, table = source.experiment, source.table
@@ -237,19 +179,6 @@ def _texts(table: Table, corpus: list[Split]) -> Iterator[Any]:
                 yield from inside(value)
 
 
-def _features(source: Source, split: Split, hf: Mapping[str, Any], folder: Path) -> Features:
-    """The tokens of labelled rows, by the tokenizer of a folder."""
-    body = Body(folder, dict(hf), models.build(hf, source.experiment.model.dropout))
-    return body.features(split, source.table, dataclasses.replace(source.experiment.data, cache=""))
-
-
-def _feed(source: Source, features: Features, composed: program.Program) -> Feed:
-    """The batches of all examples, which have one shape."""
-    together = source.task.together
-    shape = shape_for(features.items(together), source.experiment, composed.row_shards)
-    return Feed(features, composed.targets, [shape], composed.batch_sharding, together=together)
-
-
 def _measured(source: Source, data: Data, sized: Sized, folder: Path, what: str) -> record.Step:
     """The sizes of a model, and what validation says of it, which chooses thresholds too."""
     model = models.build(sized.hf, source.experiment.model.dropout)
@@ -257,22 +186,16 @@ def _measured(source: Source, data: Data, sized: Sized, folder: Path, what: str)
     sizes = what, prune.depth(model), prune.width(model), model.facts.vocabulary, count
     if data.validation is None:
         return record.Step(*sizes, {})
-    composed = _composed(source.experiment, model, source.task)
-    features = _features(source, data.validation, sized.hf, folder)
-    feed = _feed(source, features, composed)
-    step = Compiled(composed.eval_step, program.weights(composed.state), composed.abstract_batch, feed.shapes)
-    found = evaluate(step, composed.split(sized.params), feed, source.task.outputs)
-    metrics = {"loss": found.loss} | source.table.metrics(found.outputs, features, data.validation)
-    return record.Step(*sizes, metrics)
+    return record.Step(*sizes, plain.metrics(source, data.validation, sized, folder))
 
 
 def _batches(source: Source, validation: Split) -> list[Batch]:
     """Those that layers and units are chosen by."""
     rows = validation.table.num_rows
     some = validation.take(np.unique(np.linspace(0, rows - 1, min(rows, EXAMPLES)).astype(np.int64)))
-    features = _features(source, some, source.sized.hf, source.body.directory)
-    composed = _composed(source.experiment, source.body.model, source.task)
-    return [batch for _, batch in _feed(source, features, composed).all()]
+    features = plain.features(source, some, source.sized.hf, source.body.directory)
+    composed = plain.composed(source.experiment, source.body.model, source.task)
+    return [batch for _, batch in plain.feed(source, features, composed).all()]
 
 
 def _loss(task: Task, batches: list[Batch]) -> Callable[[Sized], float]:
@@ -291,21 +214,7 @@ def _loss(task: Task, batches: list[Batch]) -> Callable[[Sized], float]:
 
 
 def _write(target: Path, source: Source, found: Found, steps: list[record.Step], values: Mapping[str, Any]) -> None:
-    model, table = models.build(found.sized.hf), source.table
-    published = table.published(model, source.experiment.data.max_length)
-    about = record.About(
-        name=target.name,
-        source=source.path,
-        measured=f"{values['measured_on']} (validation)" if values["measured_on"] else "",
-        base=hub_card.front_matter(source.body.directory),
-        pipeline=published.pipeline,
-        usage=published.usage,
-        library=published.library,
-        command=command_line(sys.argv),
-    )
-    files = {**published.files, RECORD: dict(values)}
-    if table.words:
-        files |= hub.settings_for_words(found.tokenizer)
-    text = record.card(about, record.rows(steps, table.metric))
-    architecture = model.hf_class(source.task.hf_class)
-    export.export(target, found.sized.params, found.sized.hf, architecture, found.tokenizer, text, files=files)
+    def card(about: record.About) -> str:
+        return record.card(about, record.rows(steps, source.table.metric))
+
+    plain.write(target, source, found.sized, found.tokenizer, {RECORD: dict(values)}, card)
