@@ -168,10 +168,10 @@ class Job:
         return _shapes(items, self.order, self.steps, parts, self.experiment.data, self.body.model)
 
     def work(self) -> Callable[[HostBatch], float]:
-        """FLOPs of a training batch."""
-        frozen = nn.flatten(self.program.state.frozen)
+        """FLOPs of a training batch, all passes of its step counted."""
+        frozen, passes = nn.flatten(self.program.state.frozen), objectives.passes(self.experiment)
         count = flops.train_flops(self.body.model, self.task, frozen)
-        return lambda host: count(self.features["train"].lengths[host.examples])
+        return lambda host: passes * count(self.features["train"].lengths[host.examples])
 
     def first_shapes(self) -> list[BatchShape]:
         """Those of the first 50 batches of the run."""

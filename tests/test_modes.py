@@ -70,6 +70,24 @@ def test_what_is_told_while_it_trains(job, tmp_path, monkeypatch):
     assert asks.values == {"loss": 1.0} and asks.evaluations == {"validation": {"loss": 2.0, "accuracy": 0.5}}
 
 
+@pytest.mark.parametrize(
+    ("options", "passes"),
+    [
+        ({"r_drop": 1.0}, 2),
+        ({"neftune": 5.0, "adversarial": "fgm"}, 2),
+        ({"adversarial": "freelb", "adversarial_steps": 4, "r_drop": 1.0}, 10),
+        ({"adversarial": "pgd", "adversarial_weight": 0.0}, 1),
+    ],
+)
+def test_the_cost_of_transforms_is_said_before_the_first_step(job, tmp_path, options, passes):
+    e = dataclasses.replace(job.experiment, objective=config.Objective(**options))
+    said = training._facts(dataclasses.replace(job, experiment=e), Workdir(tmp_path / "run"))["steps"]
+    each = f", {passes} passes forward and backward each" if passes > 1 else ""
+    assert said == f"10 of 16 examples (1.00 epochs){each}"
+    host, _ = next(iter(job.feed("train").train(job.order, 0, 1)))
+    assert dataclasses.replace(job, experiment=e).work()(host) == passes * job.work()(host)
+
+
 @pytest.mark.parametrize("peak", [None, 4e9])
 def test_figures_of_a_training(job, peak):
     position = Position(step=10, seconds=4.0, flops=8e9, examples=120, tokens=1500, positions=2000, waited=1.0)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 import jaxft
-from jaxft import config, program
+from jaxft import config, objectives, program
 from jaxft.data import rows
 from jaxft.devices import distributed, flops
 from jaxft.devices.distributed import say
@@ -239,11 +239,13 @@ def _facts(job: Job, folder: Workdir) -> dict[str, str]:
     epochs = job.steps / job.order.batches_per_epoch
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in job.features.items())
     devices = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "1 device"
+    passes = objectives.passes(e)
+    each = f", {passes} passes forward and backward each" if passes > 1 else ""
     return {
         "run": f"{e.name or 'unnamed'}  ({folder})",
         "model": f"{e.model.path}  {learns + still:.1f}M parameters, {100 * learns / (learns + still):.3g}% learn",
         "data": f"{e.data.source}  {sizes}; {job.features['train'].lengths.mean():.1f} tokens an example",
-        "steps": f"{job.steps:,} of {e.train.batch_size} examples ({epochs:.2f} epochs)",
+        "steps": f"{job.steps:,} of {e.train.batch_size} examples ({epochs:.2f} epochs){each}",
         "shapes": f"{'; '.join(map(str, job.shapes))}; {100 * job.padding():.1f}% padding",
         "devices": f"{devices} ({mesh.devices.flat[0].device_kind}), {e.compute.dtype}",
     }

@@ -90,6 +90,13 @@ def check(experiment: Experiment, task: Task, rates: Collection[str]) -> None:
         raise UserError("config.objective.adversarial_step is 0, so that nothing moves; set it above 0")
 
 
+def passes(experiment: Experiment) -> int:
+    """Returns how many passes forward and backward a step makes of each example."""
+    on, options = strengths(experiment), experiment.objective
+    attacks = 0 if "adversarial" not in on else 1 if options.adversarial == "fgm" else options.adversarial_steps
+    return (2 if "r_drop" in on else 1) * (1 + attacks)
+
+
 class Transforms(NamedTuple):
     """Those of the objective and of its gradient that an experiment asks for."""
 
@@ -142,4 +149,4 @@ def evaluated(trainable: Params, opt_state: Any) -> Params:
     return opt_state.mean if isinstance(opt_state, Averaged) else trainable
 
 
-__all__ = ["Transforms", "check", "evaluated", "optimizer", "strengths", "taught"]
+__all__ = ["Transforms", "check", "evaluated", "optimizer", "passes", "strengths", "taught"]

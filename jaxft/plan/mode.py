@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxft import config, sharding, tables, tasks
+from jaxft import config, objectives, sharding, tables, tasks
 from jaxft.batch import BatchShape
 from jaxft.devices.flops import train_flops
 from jaxft.errors import UserError
@@ -112,7 +112,7 @@ def _search(about: Subject, name: str, devices: list[Any], mesh: Mesh) -> dict[s
     work = searching.Work(
         body.model,
         sum(math.prod(leaf.shape) for leaf in spec.values()),
-        train_flops(body.model, task)(about.lengths) / len(devices),
+        objectives.passes(about.experiment) * train_flops(body.model, task)(about.lengths) / len(devices),
         about.shape(1),
         scores=about.experiment.compute.attention == "xla",
     )

@@ -86,7 +86,7 @@ def plan(
     lowered = program.train_step.lower(program.state, program.abstract_batch(shape))  # pyright: ignore
     built = build(lowered, program.mesh, cache, exact)
     device = program.mesh.devices.flat[0]
-    chip = topology.chip(device)
+    chip, count = topology.chip(device), flops.train_flops(program.model, program.task)
     facts = {
         "device": device.device_kind,
         "devices": program.mesh.size,
@@ -102,7 +102,7 @@ def plan(
         "cached": built.cached,
         "exact": exact,
         "memory": memory(built, state_bytes(program, shape), chip),
-        "model_flops": flops.train_flops(program.model, program.task)(np.asarray(lengths)) / program.mesh.size,
+        "model_flops": objectives.passes(experiment) * count(np.asarray(lengths)) / program.mesh.size,
     }
     if not built.compiled:
         return facts | {"message": built.message}
