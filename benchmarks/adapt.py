@@ -35,8 +35,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from configs.adapt import get_config
 from jaxft import config, program
-from jaxft.job import Job, load, prepare
+from jaxft.job import Job, prepare
 from jaxft.modes.shared import cache_programs
+from jaxft.pretrained import load
 from jaxft.train.evaluate import evaluate
 from jaxft.train.optimizer import Depth, Schedule, make_optimizer
 from jaxft.train.state import State

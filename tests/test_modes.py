@@ -14,10 +14,11 @@ from runs import experiment
 from jaxft import config
 from jaxft.errors import UserError
 from jaxft.hub import adapter_config
-from jaxft.job import Job, load, prepare
+from jaxft.job import Job, prepare
 from jaxft.modes import exporting, extending, training
 from jaxft.modes.predicting import _opened, predict
 from jaxft.modes.watching import watched
+from jaxft.pretrained import load
 from jaxft.report.progress import Progress
 from jaxft.report.tensorboard import TensorBoard
 from jaxft.report.watch import Watch

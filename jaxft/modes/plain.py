@@ -13,7 +13,7 @@ from jaxft.data.sources import Split
 from jaxft.errors import UserError
 from jaxft.hub import card as hub_card
 from jaxft.hub import export
-from jaxft.job import Body, load
+from jaxft.job import Body
 from jaxft.models import Model
 from jaxft.modes.exporting import command_line
 from jaxft.out import record
@@ -21,6 +21,7 @@ from jaxft.out.prune import Sized
 from jaxft.predict import directory
 from jaxft.predict.predictor import run_in
 from jaxft.predict.shapes import shape_for
+from jaxft.pretrained import load
 from jaxft.tables import Table
 from jaxft.tasks import Task
 from jaxft.train.compiled import Compiled

@@ -17,12 +17,13 @@ from jaxft.devices import distributed, flops
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.hub import adapters
-from jaxft.job import Job, check_metric, load, load_adapter, prepare
+from jaxft.job import Job, check_metric, prepare
 from jaxft.modes import extending
 from jaxft.modes.exporting import Trained, write_export
 from jaxft.modes.shared import began, cache_programs, compiled_evaluation, measure
 from jaxft.modes.watching import watched
 from jaxft.predict import teacher
+from jaxft.pretrained import load, load_adapter
 from jaxft.report import tables
 from jaxft.report.profile import tracing
 from jaxft.report.progress import Progress

@@ -7,7 +7,8 @@ from jaxft import config, program
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.hub import adapters
-from jaxft.job import Body, load, load_adapter
+from jaxft.job import Body
+from jaxft.pretrained import load, load_adapter
 from jaxft.types import Params
 
 

@@ -19,11 +19,12 @@ from jaxft.batch import BatchShape
 from jaxft.data.batches import HostBatch
 from jaxft.data.features import Features
 from jaxft.errors import UserError
-from jaxft.job import load, prepare
+from jaxft.job import prepare
 from jaxft.models import nn
 from jaxft.objectives import average
 from jaxft.objectives.embeddings import added
 from jaxft.plan.planned import state_bytes
+from jaxft.pretrained import load
 from jaxft.program import Program
 from jaxft.tasks import Task
 from jaxft.train import numbers, optimizer
