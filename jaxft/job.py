@@ -141,8 +141,7 @@ class Job:
 
     def score(self, validated: Mapping[str, float]) -> float:
         """How good a checkpoint is, by what validation found: the larger the better; NaN where that is not known."""
-        value = validated.get(self.metric, math.nan)
-        return -value if self.metric == "loss" or self.metric in self.table.lower else value
+        return self.table.score(self.metric, validated.get(self.metric, math.nan))
 
     @property
     def origin(self) -> dict[str, str]:

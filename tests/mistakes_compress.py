@@ -37,7 +37,7 @@ COMPRESS: Rows = {
     "nothing to make smaller": (small(), ["nothing is to become smaller", "--compress.layers=N", "words=used"]),
     "no place for a smaller model": (
         lambda room: ["--mode=compress", f"--workdir={room.run}", "--compress.inner=8"],
-        ["--output is missing; give a new folder for the smaller model"],
+        ["--output is missing; give a new folder for the model"],
     ),
     "a place that is taken": (
         lambda room: small(f"--output={room.write('mine/notes.txt', 'x').parent}", "--compress.inner=8")(room),

@@ -167,6 +167,7 @@ USED = {
     "export": {"workdir", "format", "input", "max_loss"},
     "serve": {"workdir", "host", "port", "adapters", "engine", *(f"serve.{name}" for name in LIMITS)},
     "compress": {"workdir", "input", "output", "compress.layers", "compress.inner", "compress.words"},
+    "soup": {"workdir", "runs", "output", "input", "soup.how"},
     "inspect": {"config", "workdir", "draw"},
     "plan": {"config", "workdir", "topology", "plan.search", "plan.exact"},
 }
@@ -175,7 +176,7 @@ VALUES = {
     "config": "quickstart", "workdir": "w", "input": "a.csv", "output": "a.jsonl", "adapter": "a", "draw": "x",
     "overwrite": "true", "extend": "true", "profile": "5", "metrics_port": "8001", "topology": "gpu",
     "plan.search": "true", "plan.exact": "true", "format": "onnx", "host": "0.0.0.0", "port": "80", "adapters": "a=b",
-    "engine": "onnx", "max_loss": "0.5",
+    "engine": "onnx", "max_loss": "0.5", "runs": "a,b", "soup.how": "uniform",
     "compress.layers": "2", "compress.inner": "8", "compress.words": "used", "serve.log_texts": "true",
     **{f"serve.{name}": "5" for name in LIMITS if name != "log_texts"},
 }  # fmt: skip

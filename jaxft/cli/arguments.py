@@ -42,15 +42,18 @@ config_flags.register_flag_parser_for_type(tuple[str, ...], _Texts())
 OF_MODES: dict[str, tuple[Any, str]] = {
     "workdir": (
         None,
-        "folder of the run: train writes it; evaluate, predict, export, compress, serve and inspect read it; predict, "
-        "compress, serve, export --format: or that of any model; plan: where plan.json is written",
+        "folder of the run: train writes it; evaluate, predict, export, compress, soup, serve and inspect read it; "
+        "predict, compress, soup, serve, export --format: or that of any model; plan: where plan.json is written",
     ),
     "input": (
         None,
-        "predict: a text, CSV, JSON or Parquet file; evaluate, compress, export --format=int8: a labelled file, "
+        "predict: a text, CSV, JSON or Parquet file; evaluate, compress, soup, export --format=int8: a labelled file, "
         "instead of the run's own splits; compress, for words alone: any text",
     ),
-    "output": ("", "predict: JSON lines file to write; empty: standard output; compress: new folder of the model"),
+    "output": (
+        "",
+        "predict: JSON lines file to write; empty: standard output; compress, soup: new folder of the model",
+    ),
     "draw": ("", "inspect: draw the parameters whose path this pattern matches"),
     "adapter": ("", "predict: folder of an adapter, of this run, of another or from peft, to use"),
     "format": ("", "export: further formats of the model, in its export: onnx, int8, stablehlo"),
@@ -82,6 +85,8 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "compress.layers": (0, "compress: keep so many layers; 0: all"),
     "compress.inner": (0, "compress: keep so many units of each feed-forward net; 0: all"),
     "compress.words": ("", "compress: used: keep the words that the run's texts use, or those of --input; empty: all"),
+    "runs": ("", "soup: other runs of the same model and labels, set off by commas"),
+    "soup.how": ("greedy", "soup: greedy: of the runs those that validation is not worse with; uniform: of all"),
     "plan.search": (False, "plan: look for the best mesh, recomputation and accumulation"),
     "plan.exact": (False, "plan: compile for TPU as a run does; takes several times as long"),
 }
@@ -117,7 +122,8 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 MISSING = {
     "config": "give an experiment file, e.g. --config=configs/quickstart.py",
     "input": "give a text, CSV or JSON lines file",
-    "output": "give a new folder for the smaller model",
+    "output": "give a new folder for the model",
+    "runs": "give the folders of other runs, --runs=A,B",
     "workdir": "give the folder of the run",
 }
 """Flag -> what to do where a mode needs it."""

@@ -152,6 +152,15 @@ MODES = {
         needs=("workdir", "output"),
         uses=("input", "compress.layers", "compress.inner", "compress.words"),
     ),
+    "soup": Mode(
+        _together(
+            lambda modes, given: modes.soup(
+                given.workdir, _names(given.runs), given.output, given["soup.how"].value, inputs=given.input or ""
+            )
+        ),
+        needs=("workdir", "runs", "output"),
+        uses=("input", "soup.how"),
+    ),
     "inspect": Mode(
         _together(lambda modes, given: modes.inspect(given.config, given.workdir, given.draw)),
         needs=(),

@@ -1,4 +1,4 @@
-"""What `run.py --mode=...` does, but for planning: train, evaluate, predict, export, compress, inspect, serve.
+"""What `run.py --mode=...` does, but for planning: train, evaluate, predict, export, compress, inspect, serve, soup.
 
 Each is loaded when it is asked for: importing one does not import the others.
 """
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jaxft.modes.inspecting import inspect
     from jaxft.modes.predicting import predict
     from jaxft.modes.serving import serve
+    from jaxft.modes.souping import soup
     from jaxft.modes.training import train
     from jaxft.modes.watching import watch
 
@@ -23,6 +24,7 @@ _FILES = {
     "inspect": "inspecting",
     "predict": "predicting",
     "serve": "serving",
+    "soup": "souping",
     "train": "training",
     "watch": "watching",
 }
@@ -34,4 +36,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
 
 
-__all__ = ["compress", "evaluate", "export", "inspect", "predict", "serve", "train", "watch"]
+__all__ = ["compress", "evaluate", "export", "inspect", "predict", "serve", "soup", "train", "watch"]

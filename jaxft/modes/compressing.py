@@ -186,7 +186,7 @@ def _measured(source: Source, data: Data, sized: Sized, folder: Path, what: str)
     sizes = what, prune.depth(model), prune.width(model), model.facts.vocabulary, count
     if data.validation is None:
         return record.Step(*sizes, {})
-    return record.Step(*sizes, plain.metrics(source, data.validation, sized, folder))
+    return record.Step(*sizes, plain.measuring(source, data.validation, sized.hf, folder)(sized.params))
 
 
 def _batches(source: Source, validation: Split) -> list[Batch]:

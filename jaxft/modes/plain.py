@@ -26,6 +26,10 @@ from jaxft.tables import Table
 from jaxft.tasks import Task
 from jaxft.train.compiled import Compiled
 from jaxft.train.evaluate import evaluate
+from jaxft.types import Params
+
+Measure = Callable[[Params], dict[str, float]]
+"""Parameters -> what labelled rows say of them: metrics by name, thresholds among them."""
 
 
 class Source(NamedTuple):
@@ -102,19 +106,25 @@ def feed(source: Source, features: Features, composed: program.Program) -> Feed:
     return Feed(features, composed.targets, [shape], composed.batch_sharding, together=together)
 
 
-def metrics(source: Source, split: Split, sized: Sized, folder: Path) -> dict[str, float]:
-    """Returns what labelled rows say of a model, of the source's task: metrics by name, thresholds among them.
+def measuring(
+    source: Source, split: Split, hf: Mapping[str, Any], folder: Path
+) -> Callable[[Params], dict[str, float]]:
+    """Returns what measures parameters of one size on labelled rows.
 
     Args:
-      sized: its sizes and parameters.
+      hf: the values of the model's config.json.
       folder: where its tokenizer is.
     """
-    made = composed(source.experiment, models.build(sized.hf, source.experiment.model.dropout), source.task)
-    read = features(source, split, sized.hf, folder)
+    made = composed(source.experiment, models.build(dict(hf), source.experiment.model.dropout), source.task)
+    read = features(source, split, hf, folder)
     batches = feed(source, read, made)
     step = Compiled(made.eval_step, program.weights(made.state), made.abstract_batch, batches.shapes)
-    found = evaluate(step, made.split(sized.params), batches, source.task.outputs)
-    return {"loss": found.loss} | source.table.metrics(found.outputs, read, split)
+
+    def measure(params: Params) -> dict[str, float]:
+        found = evaluate(step, made.split(params), batches, source.task.outputs)
+        return {"loss": found.loss} | source.table.metrics(found.outputs, read, split)
+
+    return measure
 
 
 def write(

@@ -62,7 +62,6 @@ def write(folder: Workdir | None, path: str, inputs: str, max_loss: float) -> Pa
     experiment, body, engine = graph.opened(folder, path, None, "onnx")
     rows = _rows(path, folder is not None, inputs, experiment, body)
     metric = (experiment.train.metric if folder else "") or rows.table.metric
-    sign = -1 if metric == "loss" or metric in rows.table.lower else 1
     before, file = rows.answered(engine), engine.file
     target = file.with_name(GRAPHS["int8"])
     new, tried = target.with_name(f".{target.name}"), []
@@ -72,11 +71,11 @@ def write(folder: Workdir | None, path: str, inputs: str, max_loss: float) -> Pa
             quantize.quantize(file, new, part)
             after = rows.answered(GraphEngine(experiment, engine.task, body.model, new))
             agreement = quantize.agreement(before.answers, after.answers, by_word)
-            worse = sign * (before.metrics[metric] - after.metrics[metric])
+            good, better = (rows.table.score(metric, one.metrics[metric]) for one in (after, before))
             tried.append(f"{metric} {number(after.metrics[metric])} with {part.what} in float32")
             agreed = "" if math.isnan(agreement) else f", {agreement:.2%} of answers the same"
             say(f"int8: {tried[-1]}, {number(before.metrics[metric])} in float32{agreed}")
-            if worse <= max_loss:
+            if better - good <= max_loss:
                 break
         else:
             raise UserError(

@@ -1,4 +1,4 @@
-"""What became of a model that was made smaller, step by step: a table, and the page of the directory."""
+"""What became of a model that another was made of: a table of the steps, and the page of the directory."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -65,27 +65,42 @@ class About(NamedTuple):
 
 
 def card(about: About, table: Sequence[Sequence[str]]) -> str:
-    """Returns the text of README.md. Of the model's own page it keeps what is true of the smaller one too."""
+    """Returns the text of README.md of a smaller model."""
+    measured = f", measured on {about.measured}" if about.measured else ""
+    text = f"""## Sizes
+
+What was done to it, one after the other{measured}:
+
+{markdown(table)}
+
+Units are those of each feed-forward net; weights take 4 bytes a parameter. It can be fine-tuned further, which brings
+back a part of what was lost."""
+    return page(about, f"`{about.source}` made smaller by jaxft", text)
+
+
+def markdown(table: Sequence[Sequence[str]]) -> str:
+    """Returns a table, whose first row is its heading, as Markdown."""
     lines = ["| " + " | ".join(row) + " |" for row in table]
     lines.insert(1, "|---|" + "---:|" * (len(table[0]) - 1))
-    measured = f", measured on {about.measured}" if about.measured else ""
-    told = "\n".join(lines)
+    return "\n".join(lines)
+
+
+def page(about: About, what: str, text: str) -> str:
+    """Returns the text of README.md. Of the model's own page it keeps what is true of the one that was made of it too.
+
+    Args:
+      what: the model is, without a full stop.
+      text: what was done.
+    """
     return f"""---
 {front_matter_of(about.base, about.library, about.pipeline)}
 ---
 
 # {about.name}
 
-`{about.source}` made smaller by jaxft, for {about.pipeline}.
+{what}, for {about.pipeline}.
 
-## Sizes
-
-What was done to it, one after the other{measured}:
-
-{told}
-
-Units are those of each feed-forward net; weights take 4 bytes a parameter. It can be fine-tuned further, which brings
-back a part of what was lost.
+{text}
 
 ## How to use
 

@@ -60,6 +60,10 @@ class Table(ABC):
     def metric(self) -> str:
         """The metric that selects the best checkpoint."""
 
+    def score(self, metric: str, value: float) -> float:
+        """Returns how good a value of a metric is, of `loss` too: the larger the better."""
+        return -value if metric == "loss" or metric in self.lower else value
+
     @property
     @abstractmethod
     def inputs(self) -> Sequence[str]:
