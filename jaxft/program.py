@@ -189,7 +189,8 @@ def compose(
     def gradient(numbers: Numbers) -> Gradient:
         learned = method.objective(objective(numbers.loss, numbers.dropout))
         slope = gradient_of(transforms.objective(parts.objective(learned), numbers.strengths, rates), join)
-        return accumulate(experiment.train.accumulate)(parts.gradient(transforms.gradient(slope, numbers.strengths)))
+        part = parts.gradient(transforms.gradient(slope, numbers.strengths))
+        return transforms.whole(accumulate(experiment.train.accumulate)(part), numbers.strengths)
 
     schedule, transform = _optimizer(experiment.optimizer, parts, method, model)
     values = numbers.of(experiment.optimizer, steps, task.numbers, rates, objectives.strengths(experiment))

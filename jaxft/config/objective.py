@@ -31,6 +31,12 @@ class Objective(Section):
     neftune: float = knob(
         0.0, "alpha of noise on the word embeddings, alpha / sqrt(tokens x width) at most; 0: off", low=0, since="0.2.0"
     )
+    sam: float = knob(
+        0.0,
+        "rho of SAM: the gradient is that of parameters moved so far up the loss; twice the work; 0: off",
+        low=0,
+        since="0.2.0",
+    )
     adversarial: str = knob(
         "",
         "the loss of embeddings that were moved where it grows is added: fgm (one step there), pgd (several steps "

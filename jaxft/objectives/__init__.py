@@ -21,6 +21,7 @@ from jaxft.objectives.distill import distilled, taught
 from jaxft.objectives.embeddings import Bits, Table
 from jaxft.objectives.neftune import neftune
 from jaxft.objectives.r_drop import r_drop
+from jaxft.objectives.sam import sam
 from jaxft.tasks import Task
 from jaxft.train.gradient import Gradient
 from jaxft.train.objective import Objective
@@ -31,7 +32,7 @@ def strengths(experiment: Experiment) -> dict[str, float]:
     """Returns the numbers of the transforms that an experiment asks for, all above zero, by name."""
     update, objective = experiment.optimizer, experiment.objective
     found = {"ema": update.ema, "swa": update.swa, "l2_sp": update.l2_sp}
-    found |= {"r_drop": objective.r_drop, "neftune": objective.neftune}
+    found |= {"r_drop": objective.r_drop, "neftune": objective.neftune, "sam": objective.sam}
     if objective.teacher and objective.distill:
         found |= {"distill": objective.distill, "temperature": objective.temperature}
     if objective.adversarial and objective.adversarial_weight and objective.adversarial_radius:
@@ -94,7 +95,7 @@ def passes(experiment: Experiment) -> int:
     """Returns how many passes forward and backward a step makes of each example."""
     on, options = strengths(experiment), experiment.objective
     attacks = 0 if "adversarial" not in on else 1 if options.adversarial == "fgm" else options.adversarial_steps
-    return (2 if "r_drop" in on else 1) * (1 + attacks)
+    return (2 if "sam" in on else 1) * (2 if "r_drop" in on else 1) * (1 + attacks)
 
 
 class Transforms(NamedTuple):
@@ -135,6 +136,10 @@ class Transforms(NamedTuple):
         if "adversarial" in given:
             return adversarial(self.experiment.objective, given, self.table)(inner)
         return inner
+
+    def whole(self, inner: Gradient, given: Mapping[str, Array]) -> Gradient:
+        """Returns the gradient of a whole batch, however it is computed."""
+        return sam(given["sam"])(inner) if "sam" in given else inner
 
 
 def optimizer(inner: optax.GradientTransformation, options: Optimizer) -> optax.GradientTransformation:

@@ -100,6 +100,7 @@ LOSSES = {
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "r_drop": {"objective.r_drop": 1.0},
     "neftune": {"objective.neftune": 5.0},
+    "sam": {"objective.sam": 0.1},
     **{
         kind: {
             "objective.adversarial": kind,
@@ -117,6 +118,7 @@ COMPOSED: dict[str, dict[str, Any]] = {
     "freelb, r_drop, l2_sp": OBJECTIVES["freelb"] | OBJECTIVES["r_drop"] | {"optimizer.l2_sp": 0.1},
     "fgm, neftune, lion": OBJECTIVES["fgm"] | OBJECTIVES["neftune"] | {"optimizer.name": "lion"},
     "pgd, neftune, swa": OBJECTIVES["pgd"] | OBJECTIVES["neftune"] | AVERAGES["swa"],
+    "sam, neftune, ema": {"objective.sam": 0.1} | OBJECTIVES["neftune"] | AVERAGES["ema"],
     "fgm, r_drop, muon": OBJECTIVES["fgm"] | OBJECTIVES["r_drop"] | {"optimizer.name": "muon"},
 }
 
@@ -164,7 +166,8 @@ def gradients(keys: Mapping[str, Any], case: support.Case, host: HostBatch) -> d
 TEXTS = ("regression", "multi_label")
 """Tasks that are as single_label is but for their loss, and for what R-Drop compares."""
 
-PAIRS = [(name, task) for name in OBJECTIVES if name != "r_drop" for task in support.TASKS if task not in TEXTS]
+PAIRS = [("freelb", task) for task in support.TASKS if task not in TEXTS]
+PAIRS += [(name, task) for name in ("neftune", "sam", "fgm", "pgd") for task in ("single_label", "token", "embeddings")]
 PAIRS += [("r_drop", name) for name, case in support.TASKS.items() if type(case.task).divergence is not Task.divergence]
 PAIRS += [(name, task) for name in COMPOSED for task in ("single_label", "token")]
 
@@ -183,6 +186,20 @@ def test_packed_is_padded_and_accumulated_is_whole(name: str, task: str):
 
 
 METHODS = [name for name in support.ADAPTATIONS if name not in ("full", "prompt")]
+
+
+def test_sam_is_the_gradient_at_the_worst_place_nearby():
+    """Computed by two plain gradients; the loss is that of where the parameters are."""
+    host, weights = batches()[1], params()
+    (first, metrics), (found, told) = (
+        support.gradients(composed(keys, CASE, KEPT), weights, host) for keys in ({}, {"objective.sam": 0.1})
+    )
+    norm = np.sqrt(sum(float((np.asarray(g, np.float64) ** 2).sum()) for g in first.values()))
+    moved = {path: x + 0.1 * first[path] / norm for path, x in nn.flatten(weights).items()}
+    wanted, _ = support.gradients(composed({}, CASE, KEPT), nn.unflatten(moved), host)
+    support.assert_close(found, wanted, 1e-5, floor=1e-3)
+    assert max(float(np.abs(found[path] - first[path]).max()) for path in found) > 1e-3
+    assert told["loss"] == metrics["loss"]
 
 
 @pytest.mark.matrix
