@@ -81,6 +81,8 @@ class Program:
       eval_step: `((trainable, frozen), batch) -> step.Evaluated`, replicated.
       outputs: `((trainable, frozen), inputs) -> outputs`, replicated; `inputs` are what the model and the task's
         `forward` read of a batch, so that labels are not needed.
+      forward: `((trainable, frozen), inputs, change) -> outputs`, to be traced: the same, computed with what `change`
+        makes of all parameters.
       spec: a `Leaf` for each parameter of the model and its head.
       adaptation: which of them learn, and what else does.
       split: `params -> (trainable, frozen)`; what the adaptation adds is at its initial values, which change nothing.
@@ -100,6 +102,7 @@ class Program:
     update_step: step.UpdateStep
     eval_step: step.EvalStep
     outputs: Callable[[tuple[Params, Params], Batch], dict[str, Array]]
+    forward: Callable[[tuple[Params, Params], Batch, Callable[[Params], Params]], dict[str, Array]]
     adaptation: adapt.Adaptation
     split: Callable[[Params], tuple[Params, Params]]
     merge: Callable[[Params, Params], Params] | None
@@ -180,7 +183,8 @@ def compose(
     rates = {**model.rates(), **method.rates}
     transforms = objectives.Transforms.of(experiment, model, task, run.bits)
     forward = _forward(task, model, method)
-    outputs = lambda pair, inputs: dict(forward(method.apply(join(*pair)), inputs, run))  # noqa: E731
+    changed = lambda pair, inputs, change: dict(forward(change(method.apply(join(*pair))), inputs, run))  # noqa: E731
+    outputs = partial(changed, change=unchanged)
 
     def objective(given: Mapping[str, Any], rates: Mapping[str, nn.Rate]) -> Objective:
         own = loss or task.with_numbers(given).loss
@@ -210,6 +214,7 @@ def compose(
         **_jitted(step.make_gradient_step(gradient), step.make_update_step(transform, schedule), places, mesh, rules),
         eval_step=evaluated(step.make_eval_step(objective({}, {}), join)),
         outputs=evaluated(outputs),
+        forward=changed,
         adaptation=method,
         split=jax.jit(split, out_shardings=weights(places)),
         merge=_merge(method),

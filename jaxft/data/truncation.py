@@ -31,7 +31,7 @@ class Keeping:
         encoded = self._tokenizer(*texts, truncation=False, verbose=False, **options)
         names = ("input_ids", "token_type_ids")
         if not truncation:
-            return {name: encoded[name] for name in names}
+            return encoded
         found: dict[str, list[Any]] = {name: [] for name in names}
         for i, one in enumerate(encoded.encodings):
             places = kept(one.sequence_ids, max_length, self._keep) if len(one.ids) > max_length else None

@@ -1,7 +1,7 @@
 """What computes a predictor's outputs: the interface, and the engine of programs that jax compiles."""
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -80,6 +80,7 @@ class CompiledEngine:
         self._experiment, self._program = experiment, composed
         self._steps: dict[BatchShape, Compiled] = {}
         self._fixed: tuple[Fixed, Compiled] | None = None
+        self._functions: dict[Any, Any] = {}
 
     @property
     def task(self) -> Task:
@@ -88,6 +89,11 @@ class CompiledEngine:
     @property
     def model(self) -> Model:
         return self._program.model
+
+    @property
+    def composed(self) -> program.Program:
+        """The program whose outputs it computes."""
+        return self._program
 
     @property
     def device(self) -> str:
@@ -103,6 +109,25 @@ class CompiledEngine:
             self._steps[shape] = Compiled(self._program.outputs, abstract, self._program.abstract_inputs, [shape])
         step = self._steps[shape]
         return collect(lambda *given: (step(*given), None), self.weights, feed, self.task.outputs)[0]
+
+    def function(self, make: Callable[..., Any], *args: Any) -> Any:
+        """Returns `make(program, *args)`, a jitted function for `collect`: made once, so that it is compiled once."""
+        if (make, args) not in self._functions:
+            self._functions[make, args] = make(self._program, *args)
+        return self._functions[make, args]
+
+    def collect(
+        self, function: Any, features: Features, targets: Mapping[str, Target], kinds: Mapping[str, str]
+    ) -> dict[str, np.ndarray]:
+        """Returns what another function of the parameters and packed examples gives, as `compute` returns outputs.
+
+        Args:
+          function: `(weights, batch) -> outputs`, jitted.
+          targets: the columns of the features that it reads beside the tokens.
+          kinds: each of its outputs' name -> "example" or "token".
+        """
+        feed, _ = self._feed(features, targets)
+        return collect(lambda *given: (function(*given), None), self.weights, feed, kinds)[0]
 
     def evaluate(self, features: Features) -> Evaluated:
         composed = self._program

@@ -205,7 +205,7 @@ class Predictor:
         owners = np.repeat(np.arange(len(found)), np.diff(features.bounds))
         full = np.unique(owners[features.lengths >= length])  # these have been cut, or are just so long
         if len(full):
-            with self._tokenizer() as tokenizer:
+            with self.tokenizer() as tokenizer:
                 whole = self.table.features(split.take(full), tokenizer, UNCUT, False)
             within = full[whole["row"]] if "row" in whole else full
             found[within[[len(ids) > length for ids in whole["input_ids"]]]] = True
@@ -243,7 +243,7 @@ class Predictor:
         """
         shapes = self.engine.warm(tokens)
         pa.array([""])  # imports pandas, for which the first request would wait a quarter of a second
-        with self._tokenizer() as first:
+        with self.tokenizer() as first:
             for tokenizer in [copy.deepcopy(first) for _ in range(threads - self._tokenizers.qsize() - 1)]:
                 self._tokenizers.put(tokenizer)
         return shapes
@@ -286,8 +286,8 @@ class Predictor:
         return rows.split_of(data, "rows")
 
     @contextmanager
-    def _tokenizer(self) -> Iterator[Any]:
-        """A tokenizer that nobody else uses meanwhile: one that cuts texts does not stand two threads at once."""
+    def tokenizer(self) -> Iterator[Any]:
+        """Lends a tokenizer that nobody else uses meanwhile: one that cuts texts does not stand two threads at once."""
         tokenizer = self._tokenizers.get()
         try:
             yield tokenizer
@@ -297,7 +297,7 @@ class Predictor:
     def _features(self, split: Split, labelled: bool) -> Features:
         """The tokens of rows that the table has read."""
         length = self.experiment.data.max_length
-        with self._tokenizer() as tokenizer:
+        with self.tokenizer() as tokenizer:
             features = tokenize(
                 split.table.num_rows,
                 lambda start, stop: self.table.features(split.slice(start, stop), tokenizer, length, labelled),

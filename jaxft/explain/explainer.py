@@ -1,0 +1,317 @@
+"""`jaxft.explain`: texts or rows in, of each its words and how much they speak for an answer, out."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxft.data.features import Features
+from jaxft.data.rows import Rows
+from jaxft.data.sources import Split
+from jaxft.errors import UserError
+from jaxft.explain import ablation, faithfulness, gradients, lime, occlusion, shapley
+from jaxft.explain import inputs as rows_of
+from jaxft.explain.options import FEW, METHODS, MOST_EXACT, Options
+from jaxft.explain.scores import Scores
+from jaxft.explain.units import Reading, Unit
+from jaxft.predict.engine import CompiledEngine
+from jaxft.predict.predictor import Predictor
+
+GROUP = 32
+"""Rows that are explained together."""
+
+TOKENS = 1 << 20
+"""Tokens of the ablations that are made at once, about."""
+
+MOST_STEPS = 512
+"""Of integrated gradients: they are doubled up to so many."""
+
+GAP = 0.01
+"""The completeness error from which on steps are not doubled any more."""
+
+SMALLEST = 0.01
+"""A difference of outputs below this counts as this where the completeness error is measured by it."""
+
+NOISE = 0.01
+"""SmoothGrad's standard deviation, in parts of the range of a text's embeddings: AllenNLP's (Wallace et al. 2019)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """How much each unit of a row speaks for one target.
+
+    Attributes:
+      target: the label, or "score".
+      output: the logit or the score, which `scores` are parts of.
+      probability: of the label; None: it is a score.
+      scores: one a unit; below zero it speaks against the target.
+      errors: their standard errors, where the method samples.
+      facts: what the method says of itself: completeness_error and steps, fidelity, special_tokens.
+      faithfulness: see `jaxft.explain.faithfulness`; None: it was not asked for.
+    """
+
+    target: str
+    output: float
+    probability: float | None
+    scores: list[float]
+    errors: list[float] | None
+    facts: dict[str, float]
+    faithfulness: dict[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Explained:
+    """One row, explained.
+
+    Attributes:
+      row: its texts by column.
+      answer: what the model answers, as `Predictor` gives it.
+      units: the words, sentences or tokens, in order.
+      explanations: one a target.
+      method, baseline: how.
+      cut: whether the model read a part of the row alone, as it is too long.
+      passes: examples that were computed for it; of gradient methods each with a backward pass.
+    """
+
+    row: dict[str, str]
+    answer: dict[str, Any]
+    units: list[Unit]
+    explanations: list[Explanation]
+    method: str
+    baseline: str
+    cut: bool
+    passes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the same as JSON values."""
+        return dataclasses.asdict(self) | {"units": [unit._asdict() for unit in self.units]}
+
+
+def explain(
+    model: Predictor | str | Path,
+    inputs: Sequence[str] | Rows,
+    method: str = "integrated_gradients",
+    target: str = "",
+    **how: Any,
+) -> list[Explained]:
+    """Returns of each text or row which of its words speak for the model's answer, and which against it.
+
+    Args:
+      model: a predictor, or what `Predictor.open` takes.
+      inputs: texts, or rows: dicts of the columns that the model reads.
+      method, target, how: see `jaxft.explain.options.Options`.
+
+    Raises:
+      UserError: a model, a row, a method or a target that cannot be explained, and why.
+    """
+    options = Options(method, target, **how).check()
+    predictor = model if isinstance(model, Predictor) else Predictor.open(model)
+    return list(explained(predictor, inputs, options))
+
+
+def explained(predictor: Predictor, data: Split | Sequence[str] | Rows, options: Options) -> Iterator[Explained]:
+    """Yields an explanation of each row. Options are as `Options.check` returns them; raises as `explain`."""
+    task = rows_of.task_of(predictor)
+    if METHODS[options.method].gradient:
+        _engine(predictor, options)
+    inputs, readings = rows_of.read(predictor, data, options.units)
+    _check_sizes(readings, inputs.split, options)
+    answers = list(predictor.answers_of(inputs, outputs := predictor.compute(inputs.features)))
+    logits = outputs["logits"]
+    wanted = [rows_of.aims(options.target, task, one) for one in logits]
+    texts = inputs.split.table.select(list(predictor.table.inputs)).to_pylist()
+    by_method = _by_gradients if METHODS[options.method].gradient else _by_ablations
+    names, chance = task.labels or (rows_of.SCORE,), rows_of.probabilities(task, logits)
+    for start in range(0, len(readings), GROUP):
+        group = range(start, min(start + GROUP, len(readings)))
+        part, aims = [readings[i] for i in group], [wanted[i] for i in group]
+        found = by_method(predictor, part, aims, options)
+        faithful = _faithful(predictor, part, aims, [scores.values for scores, _ in found], options)
+        for i, (scores, passes), measured in zip(group, found, faithful, strict=True):
+            explanations = [
+                Explanation(
+                    target=names[aim],
+                    output=float(logits[i, aim]),
+                    probability=float(chance[i, aim]) if task.labels else None,
+                    scores=[float(x) for x in scores.values[:, n]],
+                    errors=None if scores.errors is None else [float(x) for x in scores.errors[:, n]],
+                    facts={name: float(fact[n]) for name, fact in scores.facts.items()},
+                    faithfulness=measured[n] if measured else None,
+                )
+                for n, aim in enumerate(wanted[i])
+            ]
+            cut, units = readings[i].cut, readings[i].units
+            yield Explained(texts[i], answers[i], units, explanations, options.method, options.baseline, cut, passes)
+
+
+def _engine(predictor: Predictor, options: Options) -> CompiledEngine:
+    """The engine, of which there is a gradient.
+
+    Raises:
+      UserError: there is none.
+    """
+    engine = predictor.engine
+    if not isinstance(engine, CompiledEngine):
+        raise UserError(f"explain.method {options.method!r} needs gradients, which a graph has not; use --engine=jax")
+    if engine.composed.adaptation.tokens:
+        raise UserError(
+            f"explain.method {options.method!r}: the model has virtual tokens before each text (adapt=prompt), of "
+            "which there are no gradients by words; take occlusion, lime or shap"
+        )
+    return engine
+
+
+def _check_sizes(readings: Sequence[Reading], split: Split, options: Options) -> None:
+    """Raises UserError where a row has more units than the exact method takes."""
+    for row, one in enumerate(readings):
+        if options.method == "exact_shap" and len(one.units) > MOST_EXACT:
+            raise UserError(
+                f"{split.where(row)}: it has {len(one.units):,} {options.units}; exact_shap takes {MOST_EXACT} at "
+                "most: take shap, which samples, or units=sentences"
+            )
+
+
+Found = list[tuple[Scores, int]]
+"""Of each row what a method has found, and in how many passes."""
+
+
+def _by_gradients(
+    predictor: Predictor, readings: Sequence[Reading], aims: Sequence[Sequence[int]], options: Options
+) -> Found:
+    engine = _engine(predictor, options)
+    integrated = options.method == "integrated_gradients"
+    level = NOISE if options.method == "smoothgrad" else 0.0
+    slopes = engine.function(gradients.make_slopes, level, options.seed if level else 0)
+    baseline = gradients.NOTHING
+    if integrated:
+        with predictor.tokenizer() as tokenizer:
+            baseline = rows_of.stand_in(tokenizer, options.baseline)
+    jobs = [(row, n) for row, wanted in enumerate(aims) for n in range(len(wanted))]
+    values = [np.zeros((len(one.units), len(wanted))) for one, wanted in zip(readings, aims, strict=True)]
+    facts: list[dict[str, np.ndarray]] = [{} for _ in readings]
+    passes, steps = np.zeros(len(readings), int), options.samples or 1
+    while jobs:
+        points = gradients.path(steps) if integrated else gradients.here(steps)
+        parts = [gradients.features(readings[row], aims[row][n], points, baseline) for row, n in jobs]
+        found = engine.collect(slopes, Features.joined(parts), gradients.COLUMNS, gradients.KINDS)
+        ends = np.cumsum([int(part.offsets[-1]) for part in parts])[:-1]
+        again = []
+        outputs = found["output"].reshape(len(jobs), -1)
+        for (row, n), slope, output in zip(jobs, np.split(found["slope"], ends), outputs, strict=True):
+            one, count = readings[row], len(aims[row])
+            tokens = points.weight @ slope.reshape(len(points.weight), -1).astype(np.float64)
+            values[row][:, n] = of_units(tokens, one)
+            passes[row] += len(points.weight)
+            said = {"special_tokens": tokens[one.unit_of < 0].sum()}
+            if integrated:
+                change = float(output[1]) - float(output[0])
+                gap = abs(tokens.sum() - change) / max(abs(change), SMALLEST)
+                said = {"completeness_error": gap, "steps": steps, "baseline_output": float(output[0])}
+                if gap >= GAP and 2 * steps <= MOST_STEPS:
+                    again.append((row, n))
+            for name, value in said.items():
+                facts[row].setdefault(name, np.zeros(count))[n] = value
+        jobs, steps = again, 2 * steps
+    return [(Scores(x, facts=said), int(n)) for x, said, n in zip(values, facts, passes, strict=True)]
+
+
+def of_units(tokens: np.ndarray, reading: Reading) -> np.ndarray:
+    """Returns the sum over the tokens of each unit, `[units]`."""
+    there = reading.unit_of >= 0
+    return np.bincount(reading.unit_of[there], tokens[there], minlength=len(reading.units))
+
+
+def _by_ablations(
+    predictor: Predictor, readings: Sequence[Reading], aims: Sequence[Sequence[int]], options: Options
+) -> Found:
+    plans = [_plan(len(one.units), options) for one in readings]
+    computed = _outputs(predictor, [(one, kept) for one, (kept, _) in zip(readings, plans, strict=True)], options)
+    found = []
+    for (kept, orders), wanted, (logits, passes) in zip(plans, aims, computed, strict=True):
+        values = logits[:, list(wanted)].astype(np.float64)
+        if options.method in ("occlusion", "leave_one_out"):
+            scores = occlusion.scores(values)
+        elif options.method == "lime":
+            scores = lime.scores(kept, values)
+        else:
+            scores = shapley.exact(values) if orders is None else shapley.sampled(orders, values)
+        found.append((scores, passes))
+    return found
+
+
+def _plan(units: int, options: Options) -> tuple[np.ndarray, np.ndarray | None]:
+    """Which units are left in each ablation of a row, `[ablations, units]`; and in which orders, where there are such.
+
+    What is drawn depends on the seed and the number of units alone, not on other rows.
+    """
+    rng = np.random.default_rng([options.seed, units])
+    if options.method in ("occlusion", "leave_one_out"):
+        return occlusion.ablations(units), None
+    if options.method == "lime":
+        return lime.ablations(units, options.samples, rng), None
+    if options.method == "exact_shap" or units <= FEW:
+        return shapley.coalitions(units), None
+    orders = shapley.orders(units, options.samples, rng)
+    return shapley.walks(orders), orders
+
+
+def _outputs(
+    predictor: Predictor, ablations: Sequence[tuple[Reading, np.ndarray]], options: Options
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields of each row the logits of its ablations, `[ablations, labels]`, and how many of them are distinct."""
+    fill = None
+    if options.baseline in ("mask", "pad"):
+        with predictor.tokenizer() as tokenizer:
+            fill = rows_of.stand_in(tokenizer, options.baseline)
+
+    def made() -> Iterator[tuple[Features, np.ndarray]]:
+        for reading, kept in ablations:
+            distinct, back = np.unique(kept, axis=0, return_inverse=True)
+            features = ablation.features(reading, distinct, fill)
+            if not features.lengths.all():
+                raise UserError(
+                    "explain.baseline 'delete' leaves nothing of a text, as this tokenizer has no special tokens; "
+                    "take mask or pad"
+                )
+            yield features, back.reshape(-1)
+
+    for group in _grouped(made()):
+        for (features, back), found in zip(
+            group, predictor.compute_each([features for features, _ in group]), strict=True
+        ):
+            yield found["logits"][back], len(features)
+
+
+def _grouped(made: Iterable[tuple[Features, np.ndarray]]) -> Iterator[list[tuple[Features, np.ndarray]]]:
+    """Yields the same in groups of about `TOKENS`."""
+    group, size = [], 0
+    for one in made:
+        group.append(one)
+        size += int(one[0].offsets[-1])
+        if size >= TOKENS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _faithful(
+    predictor: Predictor,
+    readings: Sequence[Reading],
+    aims: Sequence[Sequence[int]],
+    values: Sequence[np.ndarray],
+    options: Options,
+) -> list[list[dict[str, Any]] | None]:
+    """Of each row and target what `faithfulness` measures; None where it was not asked for."""
+    if not options.faithfulness:
+        return [None] * len(readings)
+    task = rows_of.task_of(predictor)
+    orders = [faithfulness.orders(scores, np.random.default_rng([options.seed, len(scores)])) for scores in values]
+    jobs = [(one, faithfulness.ablations(order)) for one, order in zip(readings, orders, strict=True)]
+    deleting = dataclasses.replace(options, baseline="delete")
+    found: list[list[dict[str, Any]] | None] = []
+    for wanted, (logits, _) in zip(aims, _outputs(predictor, jobs, deleting), strict=True):
+        found.append(faithfulness.measured(rows_of.probabilities(task, logits)[:, list(wanted)]))
+    return found

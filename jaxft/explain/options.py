@@ -1,0 +1,91 @@
+"""How to explain: the methods there are, and what a user says of them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from jaxft.errors import UserError, nearest
+from jaxft.explain.units import UNITS
+
+MOST_EXACT = 12
+"""Units of which all coalitions are computed, at most: 4,096 passes."""
+
+FEW = 8
+"""Units up to which `shap` computes all coalitions by itself: 256 passes."""
+
+
+class Method(NamedTuple):
+    """A method, as it is asked for and described.
+
+    Attributes:
+      title: what a page calls it.
+      baselines: what may stand in the place of a word, the default first.
+      samples: steps, draws, samples or pairs of orders, where none are asked for; 0: it has none.
+      least: of them.
+      gradient: whether it needs the gradient of a model that jax computes.
+    """
+
+    title: str
+    baselines: tuple[str, ...]
+    samples: int = 0
+    least: int = 1
+    gradient: bool = False
+
+
+TOKENS = ("mask", "pad", "delete")
+
+METHODS: Mapping[str, Method] = {
+    "integrated_gradients": Method("Integrated gradients", ("pad", "mask"), 32, gradient=True),
+    "gradient_x_input": Method("Gradient x input", ("zero",), gradient=True),
+    "smoothgrad": Method("SmoothGrad x input", ("zero",), 32, gradient=True),
+    "occlusion": Method("Occlusion", TOKENS),
+    "leave_one_out": Method("Leave one out", ("delete",)),
+    "lime": Method("LIME", ("delete", "mask", "pad"), 500, least=2),
+    "shap": Method("SHAP", TOKENS, 16, least=2),
+    "exact_shap": Method("SHAP, exact", TOKENS),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a user says.
+
+    Attributes:
+      method: one of `METHODS`.
+      target: the name of a label, several with commas, or "all"; empty: the label that is predicted, or all of them.
+      units: what gets a number, one of `units.UNITS`.
+      baseline: what stands in the place of a word: "pad", "mask", "zero" or "delete"; empty: the method's own.
+      samples: of the method, see `Method`; 0: its own.
+      seed: of what is drawn at random.
+      faithfulness: whether to measure that the words found matter; see `jaxft.explain.faithfulness`.
+    """
+
+    method: str = "integrated_gradients"
+    target: str = ""
+    units: str = "words"
+    baseline: str = ""
+    samples: int = 0
+    seed: int = 0
+    faithfulness: bool = False
+
+    def check(self) -> "Options":
+        """Returns the same with the method's own baseline and samples where none are said.
+
+        Raises:
+          UserError: a method, units or a baseline that there is not, or too few samples.
+        """
+        if self.method not in METHODS:
+            raise UserError(f"explain.method {self.method!r}: there is no such method; {nearest(self.method, METHODS)}")
+        if self.units not in UNITS:
+            raise UserError(f"explain.units {self.units!r}: there are no such units; {nearest(self.units, UNITS)}")
+        method = METHODS[self.method]
+        baseline = self.baseline or method.baselines[0]
+        if baseline not in method.baselines:
+            known = " or ".join(method.baselines)
+            raise UserError(f"explain.baseline {baseline!r}: {self.method} has {known}; take that")
+        if self.samples and not method.samples:
+            raise UserError(f"explain.samples is {self.samples}, but {self.method} draws no samples; leave it out")
+        samples = self.samples or method.samples
+        if samples < method.least and method.samples:
+            raise UserError(f"explain.samples is {samples}; {self.method} needs {method.least} or more")
+        return dataclasses.replace(self, baseline=baseline, samples=samples)
