@@ -16,7 +16,7 @@ from runs import ROOT, environment
 
 from jaxft import cli, config
 from jaxft.cli import arguments
-from jaxft.cli.modes import LIMITS, MODES
+from jaxft.cli.modes import EXPLAIN, LIMITS, MODES
 from jaxft.config.files import find
 from jaxft.errors import UserError
 from jaxft.modes.exporting import command_line
@@ -164,6 +164,7 @@ USED = {
     "train": {"config", "workdir", "overwrite", "extend", "profile", "metrics_port", "host"},
     "evaluate": {"workdir", "input", "engine"},
     "predict": {"workdir", "input", "output", "adapter", "engine"},
+    "explain": {"workdir", "input", "output", "adapter", *(f"explain.{name}" for name in EXPLAIN)},
     "export": {"workdir", "format", "input", "max_loss"},
     "serve": {"workdir", "host", "port", "adapters", "engine", *(f"serve.{name}" for name in LIMITS)},
     "compress": {"workdir", "input", "output", "compress.layers", "compress.inner", "compress.words"},
@@ -178,6 +179,8 @@ VALUES = {
     "plan.search": "true", "plan.exact": "true", "format": "onnx", "host": "0.0.0.0", "port": "80", "adapters": "a=b",
     "engine": "onnx", "max_loss": "0.5", "runs": "a,b", "soup.how": "uniform",
     "compress.layers": "2", "compress.inner": "8", "compress.words": "used", "serve.log_texts": "true",
+    **{f"explain.{name}": "x" for name in EXPLAIN if name not in ("samples", "seed", "faithfulness")},
+    "explain.samples": "5", "explain.seed": "5", "explain.faithfulness": "true",
     **{f"serve.{name}": "5" for name in LIMITS if name != "log_texts"},
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ from jaxft.errors import UserError
 from jaxft.hub import adapter_config
 from jaxft.job import Job, prepare
 from jaxft.modes import exporting, extending, training
-from jaxft.modes.predicting import _opened, predict
+from jaxft.modes.predicting import opened, predict
 from jaxft.modes.watching import watched
 from jaxft.pretrained import load
 from jaxft.report.progress import Progress
@@ -202,16 +202,16 @@ def test_a_run_that_has_not_been_made_longer_has_no_record_of_it(finished):
 
 def test_what_is_not_written_whole_is_not_there(tmp_path):
     file = tmp_path / "answers.jsonl"
-    with pytest.raises(KeyboardInterrupt), _opened(str(file)) as out:
+    with pytest.raises(KeyboardInterrupt), opened(str(file)) as out:
         out.write("half\n")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
-    with _opened(str(file)) as out:
+    with opened(str(file)) as out:
         out.write("wholly\n")
         assert list(tmp_path.iterdir()) == [Path(out.name)] != [file]
     assert list(tmp_path.iterdir()) == [file] and file.read_text() == "wholly\n"
     with (
         pytest.raises(UserError, match=r"--output .*: Is a directory; choose a file that can be written"),
-        _opened(str(tmp_path)),
+        opened(str(tmp_path)),
     ):
         pass

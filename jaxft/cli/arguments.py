@@ -42,20 +42,22 @@ config_flags.register_flag_parser_for_type(tuple[str, ...], _Texts())
 OF_MODES: dict[str, tuple[Any, str]] = {
     "workdir": (
         None,
-        "folder of the run: train writes it; evaluate, predict, export, compress, soup, serve and inspect read it; "
-        "predict, compress, soup, serve, export --format: or that of any model; plan: where plan.json is written",
+        "folder of the run: train writes it; evaluate, predict, explain, export, compress, soup, serve and inspect read "
+        "it; predict, explain, compress, soup, serve, export --format: or that of any model; plan: where plan.json is "
+        "written",
     ),
     "input": (
         None,
-        "predict: a text, CSV, JSON or Parquet file; evaluate, compress, soup, export --format=int8: a labelled file, "
-        "instead of the run's own splits; compress, for words alone: any text",
+        "predict, explain: a text, CSV, JSON or Parquet file; evaluate, compress, soup, export --format=int8: a labelled "
+        "file, instead of the run's own splits; compress, for words alone: any text",
     ),
     "output": (
         "",
-        "predict: JSON lines file to write; empty: standard output; compress, soup: new folder of the model",
+        "predict, explain: JSON lines file to write; empty: standard output; explain: or a page, FILE.html; compress, "
+        "soup: new folder of the model",
     ),
     "draw": ("", "inspect: draw the parameters whose path this pattern matches"),
-    "adapter": ("", "predict: folder of an adapter, of this run, of another or from peft, to use"),
+    "adapter": ("", "predict, explain: folder of an adapter, of this run, of another or from peft, to use"),
     "format": ("", "export: further formats of the model, in its export: onnx, int8, stablehlo"),
     "max_loss": (
         0.01,
@@ -87,6 +89,17 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "compress.words": ("", "compress: used: keep the words that the run's texts use, or those of --input; empty: all"),
     "runs": ("", "soup: other runs of the same model and labels, set off by commas"),
     "soup.how": ("greedy", "soup: greedy: of the runs those that validation is not worse with; uniform: of all"),
+    "explain.method": (
+        "integrated_gradients",
+        "explain: integrated_gradients, gradient_x_input, smoothgrad, occlusion, leave_one_out, lime, shap or "
+        "exact_shap",
+    ),
+    "explain.target": ("", "explain: name of a label, several with commas, or all; empty: what is predicted"),
+    "explain.units": ("words", "explain: what gets a number: words, sentences or tokens"),
+    "explain.baseline": ("", "explain: what stands in a word's place: pad, mask or delete; empty: the method's own"),
+    "explain.samples": (0, "explain: steps, draws, samples or pairs of orders; 0: the method's own"),
+    "explain.seed": (0, "explain: of what the method draws"),
+    "explain.faithfulness": (False, "explain: measure whether the strongest words matter to the model"),
     "plan.search": (False, "plan: look for the best mesh, recomputation and accumulation"),
     "plan.exact": (False, "plan: compile for TPU as a run does; takes several times as long"),
 }

@@ -102,6 +102,17 @@ def _serve(modes: Any, values: flags.FlagValues) -> None:
     modes.serve(values.workdir, values.host, values.port, values.adapters, limits, values.engine)
 
 
+EXPLAIN = ("method", "target", "units", "baseline", "samples", "seed", "faithfulness")
+"""The flags `--explain.NAME`, those of `jaxft.explain.options.Options`."""
+
+
+def _explain(modes: Any, values: flags.FlagValues) -> None:
+    from jaxft.explain.options import Options
+
+    given: dict[str, Any] = {name: values[f"explain.{name}"].value for name in EXPLAIN}
+    modes.explain(values.workdir, values.input, values.output, values.adapter, Options(**given))
+
+
 def _train(modes: Any, values: flags.FlagValues) -> None:
     how = {name: values[name].value for name in ("overwrite", "extend", "profile")}
     with modes.watch(values.metrics_port, values.host):
@@ -127,6 +138,11 @@ MODES = {
         ),
         needs=("workdir", "input"),
         uses=("output", "adapter", "engine"),
+    ),
+    "explain": Mode(
+        _together(_explain),
+        needs=("workdir", "input"),
+        uses=("output", "adapter", *(f"explain.{name}" for name in EXPLAIN)),
     ),
     "export": Mode(
         _together(

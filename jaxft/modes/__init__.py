@@ -1,4 +1,4 @@
-"""What `run.py --mode=...` does, but for planning: train, evaluate, predict, export, compress, inspect, serve, soup.
+"""What `run.py --mode=...` does, but for planning: train, evaluate, predict, explain, export, serve, and so on.
 
 Each is loaded when it is asked for: importing one does not import the others.
 """
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxft.modes.compressing import compress
     from jaxft.modes.evaluating import evaluate
+    from jaxft.modes.explaining import explain
     from jaxft.modes.exporting import export
     from jaxft.modes.inspecting import inspect
     from jaxft.modes.predicting import predict
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _FILES = {
     "compress": "compressing",
     "evaluate": "evaluating",
+    "explain": "explaining",
     "export": "exporting",
     "inspect": "inspecting",
     "predict": "predicting",
@@ -36,4 +38,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
 
 
-__all__ = ["compress", "evaluate", "export", "inspect", "predict", "serve", "soup", "train", "watch"]
+__all__ = ["compress", "evaluate", "explain", "export", "inspect", "predict", "serve", "soup", "train", "watch"]

@@ -35,18 +35,23 @@ def predict(workdir: str, inputs: str, output: str = "", adapter: str = "", engi
     """
     paths.file_of("--input", inputs)
     predictor = Predictor.open(workdir, adapter, engine=engine)
-    split = _read_inputs(inputs, predictor)
+    split = read_inputs(inputs, predictor)
     rows = zip(split.table.to_pylist(), _answers(split, predictor), strict=True)
 
     def write() -> None:
-        with _opened(output) as out:
+        with opened(output) as out:
             for row, answer in rows:
                 out.write(json.dumps(beside(row, answer), ensure_ascii=False, default=str) + "\n")
 
     distributed.once(write)
 
 
-def _read_inputs(inputs: str, predictor: Predictor) -> sources.Split:
+def read_inputs(inputs: str, predictor: Predictor) -> sources.Split:
+    """Returns the rows of a file: a line each of a text file, else those of a table.
+
+    Raises:
+      UserError: it cannot be read.
+    """
     data = predictor.experiment.data
     if formats.suffix_of(Path(inputs)) == ".txt":
         encoding = sources.encoding_of(inputs, otherwise=data.encoding)
@@ -87,8 +92,12 @@ def with_empty(answers: Iterator[dict[str, Any]], blank: np.ndarray) -> Iterator
 
 
 @contextmanager
-def _opened(output: str) -> Iterator[TextIO]:
-    """Standard output, or a file that appears whole at the end or not at all."""
+def opened(output: str) -> Iterator[TextIO]:
+    """Opens a file that appears whole at the end or not at all, or standard output where it has no name.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     if not output:
         yield sys.stdout
         return
