@@ -47,7 +47,7 @@ def test_train_is_a_function_and_a_room_in_any_order():
 
 def test_names():
     assert jaxft.compose is program.compose and jaxft.config is config and jaxft.evaluate is modes.evaluate
-    assert inspect.isclass(jaxft.Predictor) and callable(jaxft.train)
+    assert inspect.isclass(jaxft.Predictor) and callable(jaxft.train) and callable(jaxft.explain)
     assert all(getattr(jaxft, name) for name in jaxft.__all__)
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = jaxft.trian  # pyright: ignore[reportAttributeAccessIssue]

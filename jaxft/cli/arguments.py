@@ -42,14 +42,14 @@ config_flags.register_flag_parser_for_type(tuple[str, ...], _Texts())
 OF_MODES: dict[str, tuple[Any, str]] = {
     "workdir": (
         None,
-        "folder of the run: train writes it; evaluate, predict, explain, export, compress, soup, serve and inspect read "
-        "it; predict, explain, compress, soup, serve, export --format: or that of any model; plan: where plan.json is "
+        "folder of the run: train writes it; evaluate, predict, explain, export, compress, soup, serve and inspect "
+        "read it; predict, explain, compress, soup, serve, export --format: or that of any model; plan: where plan.json is "
         "written",
     ),
     "input": (
         None,
-        "predict, explain: a text, CSV, JSON or Parquet file; evaluate, compress, soup, export --format=int8: a labelled "
-        "file, instead of the run's own splits; compress, for words alone: any text",
+        "predict, explain: a text, CSV, JSON or Parquet file; evaluate, compress, soup, export --format=int8: a "
+        "labelled file, instead of the run's own splits; compress, for words alone: any text",
     ),
     "output": (
         "",
