@@ -246,7 +246,7 @@ def _plan(units: int, options: Options) -> tuple[np.ndarray, np.ndarray | None]:
 
     What is drawn depends on the seed and the number of units alone, not on other rows.
     """
-    rng = np.random.default_rng([options.seed, units])
+    rng = np.random.default_rng(options.seed)
     if options.method in ("occlusion", "leave_one_out"):
         return occlusion.ablations(units), None
     if options.method == "lime":
@@ -308,7 +308,7 @@ def _faithful(
     if not options.faithfulness:
         return [None] * len(readings)
     task = rows_of.task_of(predictor)
-    orders = [faithfulness.orders(scores, np.random.default_rng([options.seed, len(scores)])) for scores in values]
+    orders = [faithfulness.orders(scores, np.random.default_rng(options.seed)) for scores in values]
     jobs = [(one, faithfulness.ablations(order)) for one, order in zip(readings, orders, strict=True)]
     deleting = dataclasses.replace(options, baseline="delete")
     found: list[list[dict[str, Any]] | None] = []

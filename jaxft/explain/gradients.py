@@ -93,13 +93,13 @@ def make_slopes(composed: program.Program, level: float, seed: int) -> Slopes:
 
     def slopes(weights: tuple[Params, Params], batch: Batch) -> dict[str, Array]:
         inputs = {name: x for name, x in batch.items() if name not in COLUMNS}
-        noise = _noise(batch, facts.longest, width, seed) * level if level else None
+        shift = noise(batch, facts.longest, width, seed) * level if level else None
         slots = batch["starts"].shape[1]
 
         def total(place: Array) -> tuple[Array, Array]:
             def change(params: Params) -> Params:
                 flat, path = nn.flatten(params), f"{facts.words}/change"
-                between = Between(place, batch["baseline"], noise, batch["segment_ids"], slots, flat.get(path))
+                between = Between(place, batch["baseline"], shift, batch["segment_ids"], slots, flat.get(path))
                 return nn.unflatten(flat | {path: between})
 
             logits = composed.forward(weights, inputs, change)["logits"]
@@ -114,8 +114,8 @@ def make_slopes(composed: program.Program, level: float, seed: int) -> Slopes:
     return jax.jit(slopes, in_shardings=(places, composed.batch_sharding), out_shardings=everywhere)
 
 
-def _noise(batch: Batch, longest: int, width: int, seed: int) -> Array:
-    """Standard normal numbers, `[rows, length, width]`: wherever an example lies, the same."""
+def noise(batch: Batch, longest: int, width: int, seed: int) -> Array:
+    """Returns standard normal numbers, `[rows, length, width]`: of a seed, a `draw` and a place in its example."""
     draw = {**batch, "order": batch["draw"]}
     numbers = nn.token_numbers(draw, longest)
     index = nn.count(numbers, (*numbers.shape, width))
