@@ -10,6 +10,7 @@ import pytest
 from runs import experiment
 from safetensors.numpy import load_file, save_file
 
+import jaxft
 from jaxft import cli, config, models, modes
 from jaxft.data.features import Features
 from jaxft.errors import UserError
@@ -100,6 +101,14 @@ def test_a_service_answers_by_a_graph(run):
         assert predictor.engine.positions == 3 * longest and service.info()["models"][0]["shapes"] == []
     finally:
         service.close()
+
+
+def test_a_graph_explains_what_needs_no_gradient(run):
+    graph = Predictor.open(run, engine="onnx")
+    with pytest.raises(UserError, match="needs gradients, which a graph has not; use --engine=jax"):
+        jaxft.explain(graph, TEXTS)
+    for one, other in zip(*(jaxft.explain(p, TEXTS, "occlusion") for p in (graph, Predictor.open(run))), strict=True):
+        assert one.explanations[0].scores == pytest.approx(other.explanations[0].scores, abs=1e-4)
 
 
 @pytest.mark.parametrize("path", ["run", "directory"])

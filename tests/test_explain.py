@@ -1,5 +1,6 @@
 """Explanations: each method against its definition, a planted shortcut, and mistakes in a line."""
 
+import dataclasses
 import itertools
 from math import factorial
 from pathlib import Path
@@ -13,7 +14,7 @@ from sklearn.linear_model import Ridge
 from support import ARCHITECTURES, FILES, TASKS, compose, once, random_params
 
 import jaxft
-from jaxft import config, hub, models, tables, tasks
+from jaxft import config, hub, models, program, tables, tasks
 from jaxft.data.features import Features
 from jaxft.errors import UserError
 from jaxft.explain import ablation, gradients, lime, shapley, units
@@ -21,6 +22,7 @@ from jaxft.explain import inputs as rows_of
 from jaxft.explain.explainer import SMALLEST, Explained
 from jaxft.explain.options import METHODS
 from jaxft.hub import export
+from jaxft.job import Body
 from jaxft.models import nn
 from jaxft.predict.engine import CompiledEngine
 from jaxft.predict.predictor import Predictor
@@ -431,6 +433,35 @@ def test_a_mistake_is_one_line(predictor, how, said):
     with pytest.raises(UserError) as error:
         jaxft.explain(predictor, **{"inputs": ["fine"], **how})
     assert str(error.value).startswith(said) and "\n" not in str(error.value)
+
+
+def with_parts(predictor: Predictor, **parts: Any) -> Predictor:
+    """The same model, of an experiment with other sections."""
+    experiment = dataclasses.replace(predictor.experiment, **parts)
+    model, task = predictor.engine.model, tasks.build(experiment.task)
+    composed = program.compose(experiment, model, task, steps=1)
+    weights = composed.split(random_params(task, model, seed=0))
+    body = Body.of(experiment.model, experiment.data.max_length)
+    return Predictor(experiment, body, tables.build(experiment.task), CompiledEngine(experiment, composed, weights))
+
+
+def test_what_cannot_be_explained_yet_is_one_line(predictor):
+    words = with_parts(predictor, task=config.TokenClassification(labels=("N", "V"), problem="words"))
+    with pytest.raises(UserError, match="the model's task is TokenClassification; what can be explained is Sequence"):
+        jaxft.explain(words, ["a day"])
+    windows = dataclasses.replace(predictor.table.options, windows="mean", stride=4)
+    with pytest.raises(UserError, match=r"reads long texts in windows .*windows=mean.*, which cannot be explained yet"):
+        jaxft.explain(with_parts(predictor, task=windows), ["a day"])
+
+
+def test_virtual_tokens_have_no_gradient_by_words(predictor):
+    """Neither do they stand in the way of what hides words; a prefix, which is no token, has gradients."""
+    prompt = with_parts(predictor, adapt="prompt", prompt=config.Prompt(length=3))
+    with pytest.raises(UserError, match=r"virtual tokens before each text \(adapt=prompt\)"):
+        jaxft.explain(prompt, TEXTS)
+    assert len(jaxft.explain(prompt, TEXTS, "occlusion")) == len(TEXTS)
+    for one in jaxft.explain(with_parts(predictor, adapt="prefix", prefix=config.Prefix(length=3)), TEXTS):
+        assert one.explanations[0].facts["completeness_error"] < 0.01
 
 
 def test_what_comes_out_is_json(predictor):

@@ -4,6 +4,8 @@ The tokenizers are of the kinds that the architectures have, trained on a few te
 outputs are the labels, so that what predictions say of characters is what the rows say.
 """
 
+import itertools
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from jaxft import config, hub, tables
 from jaxft.batch import IGNORED
 from jaxft.data.features import Features, tokenize
 from jaxft.data.sources import Split
+from jaxft.explain import units
 from jaxft.tables.question_answering import visible
 
 TEXTS = (
@@ -159,3 +162,22 @@ def test_answers_are_found_where_they_are(directory):
 )
 def test_what_is_visible_of_a_token(text, token, seen):
     assert visible(text, *token) == seen
+
+
+@pytest.mark.parametrize("kind", units.UNITS)
+def test_units_of_an_explanation_are_stretches_that_do_not_overlap(directory, kind):
+    """Nothing of the text stands in two of them, and every letter in one; an accent of its own may be left out."""
+
+    def letters(text: str) -> str:
+        return "".join(c for c in text if not c.isspace() and unicodedata.category(c) not in ("Mn", "Cf"))
+
+    tokenizer = hub.load_tokenizer(directory)
+    for text, other in zip(TEXTS, TEXTS[::-1], strict=True):
+        encoding, texts = tokenizer([text], [other]).encodings[0], {"one": text, "two": other}
+        found = units.reading(texts, encoding, range(len(encoding.ids)), kind)
+        assert sorted({*found.unit_of}) == [-1, *range(len(found.units))] and not found.cut
+        for column, whole in texts.items():
+            spans = [(unit.start, unit.end) for unit in found.units if unit.column == column]
+            assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
+            assert letters("".join(whole[start:end] for start, end in spans)) == letters(whole)
+        assert all(unit.text == texts[unit.column][unit.start : unit.end] for unit in found.units)

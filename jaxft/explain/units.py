@@ -55,6 +55,7 @@ def reading(texts: Mapping[str, str], encoding: Any, places: Sequence[int], kind
     spans: dict[tuple[int, int], tuple[int, int]] = {}
     number_of: dict[tuple[int, int], int] = {}
     unit_of = np.full(len(places), -1)
+    before = (-1, -1), 0
     for at, place in enumerate(places):
         sequence = encoding.sequence_ids[place]
         if sequence is None:
@@ -66,8 +67,11 @@ def reading(texts: Mapping[str, str], encoding: Any, places: Sequence[int], kind
         elif kind == "words" and encoding.word_ids[place] is not None:
             part = encoding.word_ids[place]
         key = sequence, part
+        if before[0][0] == sequence and start < before[1]:
+            key = before[0]  # bytes of one character are several tokens, which have all of it
         first, last = spans.get(key, (start, end))
         spans[key] = min(first, start), max(last, end)
+        before = key, spans[key][1]
         unit_of[at] = number_of.setdefault(key, len(number_of))
     units = [_unit(texts, columns[sequence], *spans[sequence, part]) for sequence, part in number_of]
     ids, types = (np.asarray(x, np.int32)[list(places)] for x in (encoding.ids, encoding.type_ids))
