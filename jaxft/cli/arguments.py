@@ -43,8 +43,8 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "workdir": (
         None,
         "folder of the run: train writes it; evaluate, predict, explain, export, compress, soup, serve and inspect "
-        "read it; predict, explain, compress, soup, serve, export --format: or that of any model; plan: where plan.json "
-        "is written",
+        "read it; predict, explain, compress, soup, serve, export --format: or that of any model; plan: where "
+        "plan.json is written",
     ),
     "input": (
         None,
