@@ -12,6 +12,8 @@ from jaxft.data.sources import Split
 from jaxft.errors import UserError, nearest
 from jaxft.explain.units import Reading, reading
 from jaxft.predict.predictor import Inputs, Predictor
+from jaxft.tables.base import sigmoid, softmax
+from jaxft.tables.sequence_classification import LIKELY
 
 SCORE = "score"
 """The one output of a regression."""
@@ -87,7 +89,7 @@ def aims(target: str, options: config.SequenceClassification, logits: np.ndarray
                 raise UserError(f"explain.target {name!r}: the model has no such label; {nearest(name, labels)}")
         return [labels.index(name) for name in names]
     if options.problem == "multi_label":
-        least = np.asarray(options.thresholds or [0.5] * len(labels))
+        least = np.asarray(options.thresholds or [LIKELY] * len(labels))
         held = np.flatnonzero(probabilities(options, logits[None])[0] >= least)
         if len(held):
             return [int(one) for one in held]
@@ -96,13 +98,9 @@ def aims(target: str, options: config.SequenceClassification, logits: np.ndarray
 
 def probabilities(options: config.SequenceClassification, logits: np.ndarray) -> np.ndarray:
     """Returns the probabilities of the labels, `[n, labels]`; of a score, the score itself."""
-    x = logits.astype(np.float64)
     if not options.labels:
-        return x
-    if options.problem == "multi_label":
-        return np.exp(-np.logaddexp(0, -x))
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+        return logits.astype(np.float64)
+    return sigmoid(logits) if options.problem == "multi_label" else softmax(logits)
 
 
 def stand_in(tokenizer: Any, baseline: str) -> int:
