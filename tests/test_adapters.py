@@ -84,7 +84,7 @@ def test_adapters_are_served_by_name_on_one_base(tuned, tiny_model, capsys):
         found = [answer["probabilities"] for answer in predictor(texts)]
         for one, other in zip(found, wanted, strict=True):
             assert one == pytest.approx(other, abs=1e-5)
-    first, second = (jax.tree.leaves(predictor.engine.weights) for predictor in served.values())
+    first, second = (jax.tree.leaves(vars(predictor.engine)["weights"]) for predictor in served.values())
     assert len(first) == len(second) and all(one is other for one, other in zip(first, second, strict=True))
     with pytest.raises(UserError, match=r"is the name of --workdir .* itself; give the adapter another name"):
         open_all(str(tiny_model), {name_of(str(tiny_model)): str(workdir / "adapter")})

@@ -28,7 +28,7 @@ def test_no_request_is_a_fault_of_the_server(api):
         operation = found.ok()
 
         @given(case=operation.as_strategy() | operation.as_strategy(schemathesis.GenerationMode.NEGATIVE))
-        @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])  # pyright: ignore
         def fuzz(case):
             tried.append(case.call().status_code)
             assert tried[-1] < 500, case.as_curl_command()

@@ -94,6 +94,7 @@ def test_labels_in_another_order_are_put_right(tiny_model, cache, tmp_path):
 
 def test_a_teacher_with_another_tokenizer_reads_the_rows_itself(tiny_model, cache, tmp_path):
     """Here one that keeps capitals."""
+    assert MINILM
     own = shutil.copytree(MINILM, tmp_path / "cased")
     file = own / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"do_lower_case": False}))

@@ -138,7 +138,7 @@ def _kept(predictor: Predictor, own: Features, cache: str) -> Path | None:
     return Path(cache).expanduser() / "teacher" / f"{fingerprint.of_values(said)}.npz"
 
 
-def _keep(file: Path, answered: dict[str, np.ndarray]) -> None:
+def _keep(file: Path, answered: dict[str, Any]) -> None:
     """Writes the file, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
