@@ -61,7 +61,7 @@ COMMAND_LINE: Rows = {
         lambda room: ["--mode=inspect"],
         ["--workdir is missing; give the folder of the run, or an experiment by --config"],
     ),
-    "no such mode": (flags("--mode=trian"), ["--mode=trian", "train|evaluate|predict|export"]),
+    "no such mode": (flags("--mode=trian"), ["--mode=trian", "train|evaluate|predict|explain|export"]),
     "no flag": (lambda room: [*room.train(), "quickstart.py"], ["unexpected argument 'quickstart.py'", "--flag=value"]),
     "no value": (lambda room: [*room.train(), "--input"], ["Missing value for flag --input"]),
     "two configs": (
