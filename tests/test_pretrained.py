@@ -16,7 +16,7 @@ import pytest
 from flax.serialization import msgpack_serialize
 from safetensors.numpy import load_file, save_file
 
-from jaxft import config, hub, models, pretrained, program, tasks
+from jaxft import hub, models
 from jaxft.errors import UserError
 from jaxft.hub import directory
 from jaxft.models import nn
@@ -319,26 +319,6 @@ def test_minilm_is_accounted_for(minilm):
         params["bert"]["encoder"]["layer"]["5"]["output"]["dense"]["kernel"],
         stored["encoder.layer.5.output.dense.weight"].T,
     )
-
-
-def test_layers_at_the_top_begin_anew(minilm):
-    """With the pooler; what is below them is the checkpoint's, another seed is another start."""
-    hf, task = hub.read_config(minilm), config.SequenceClassification(labels=("a", "b"))
-    model = models.build(hf)
-    composed = program.compose(config.Experiment(task=task), model, tasks.build(task), steps=10)
-    whole, accounting = pretrained.load(minilm, composed)
-    params, counted = pretrained.load(minilm, composed, seed=1, reinit=2)
-    assert counted.lines()[0] == "loaded from the checkpoint: 69 tensors"
-    assert "begun anew (initialized), as config.model.reinit says: 34 tensors" in counted.lines()
-    before, after = nn.flatten(whole), nn.flatten(params)
-    changed = {path for path in before if not np.array_equal(before[path], after[path])}
-    assert set(counted.anew) == {path for path in accounting.loaded if model.depth(path) in (0, 1, 2)}
-    assert {path for path in counted.anew if path.endswith("kernel")} <= changed
-    assert changed <= {*counted.anew, "classifier/kernel"}
-    kernel = after["bert/encoder/layer/5/output/dense/kernel"]
-    assert abs(float(kernel.std()) - hf["initializer_range"]) < 1e-3
-    with pytest.raises(UserError, match=r"config\.model\.reinit is 7; the model has 6 layers"):
-        pretrained.load(minilm, composed, reinit=7)
 
 
 def test_tokenizer(minilm):
