@@ -11,7 +11,8 @@ from jaxft.models import nn
 
 def test_layers_at_the_top_begin_anew():
     """With the pooler; what is below them is the checkpoint's, another seed is another start."""
-    hf, task = hub.read_config(), config.SequenceClassification(labels=("a", "b"))
+    assert MINILM
+    hf, task = hub.read_config(MINILM), config.SequenceClassification(labels=("a", "b"))
     model = models.build(hf)
     composed = program.compose(config.Experiment(task=task), model, tasks.build(task), steps=10)
     whole, accounting = pretrained.load(MINILM, composed)
