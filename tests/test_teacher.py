@@ -1,5 +1,6 @@
 """A run learns from a teacher: what it says is that of a Predictor, is kept by content, and fits the student."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -125,3 +126,11 @@ def test_what_a_student_cannot_learn_from(job, tiny_model, cache, tmp_path):
     split = job.splits["train"]
     with pytest.raises(UserError, match="reads other tokens than the student"):
         outputs([str(directory(tmp_path / "fits"))], split, fewer, job.table, job.task, "")
+
+
+def test_other_tokens_of_the_same_lengths_are_other_tokens(job, tmp_path):
+    """A teacher then reads the rows itself, whatever the student's examples say."""
+    teacher, own = [str(directory(tmp_path / "teacher"))], job.features["train"]
+    other = dataclasses.replace(own, tokens={**own.tokens, "input_ids": own.tokens["input_ids"][::-1].copy()})
+    found = [outputs(teacher, job.splits["train"], of, job.table, job.task, "")["logits"] for of in (own, other)]
+    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
