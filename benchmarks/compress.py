@@ -19,8 +19,8 @@ from typing import Any
 
 import jaxft
 from jaxft import config, hub, modes
-from jaxft.data import sources, splits
 from jaxft.data.sources import Split
+from jaxft.modes.measured import of_run
 from jaxft.storage.workdir import Workdir
 from jaxft.tables import build
 
@@ -31,14 +31,6 @@ HALF: dict[str, dict[str, Any]] = {
     "all three": {"inner": 2, "layers": 2, "words": "used"},
 }
 """A row of the table -> what is done; of a number, by what it is divided."""
-
-
-def test_split(experiment: config.Experiment) -> Split:
-    """The rows that the run was tested on."""
-    table = build(experiment.task)
-    raw = {name: table.read(split) for name, split in sources.read(experiment.data).items()}
-    heed = splits.carving(experiment.task)
-    return splits.prepare(raw, experiment.data, experiment.seed, table.inputs, heed)[0]["test"]
 
 
 def smaller(workdir: Path, out: Path) -> dict[str, Path]:
@@ -82,7 +74,7 @@ def main() -> None:
     experiment = Workdir(workdir).experiment()
     directories = smaller(workdir, out)
     directories["all three, fine-tuned again"] = trained_again(experiment, directories["all three"], out / "again")
-    test = test_split(experiment)
+    test = of_run(experiment, build(experiment.task))["test"]
     texts = test.table[build(experiment.task).inputs[0]].to_pylist()
     limit = experiment.data.max_length
     encoded = hub.load_tokenizer(workdir / "export")(texts, truncation=True, max_length=limit)

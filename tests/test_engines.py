@@ -128,7 +128,9 @@ def test_flags_that_say_nothing_are_refused(run, labelled):
         modes.evaluate(run, engine="onnx")
     with pytest.raises(UserError, match="--input is what int8 is measured on; add --format=int8"):
         exporting.export(str(run), ["onnx"], inputs=str(labelled))
-    with pytest.raises(UserError, match="is no run, whose data it could be measured on; give a file by --input"):
+    with pytest.raises(UserError, match="--max_loss is what int8 may cost; add --format=int8"):
+        exporting.export(str(run), ["onnx"], max_loss=0.5)
+    with pytest.raises(UserError, match=r"--input is missing: .* is no run, whose data could be used"):
         exporting.export(str(run / "export"), ["int8"])
 
 
@@ -182,6 +184,17 @@ def test_a_graph_that_answers_worse_is_not_written(run, answered, tmp_path, caps
     assert re.match(r"error: no int8 graph: accuracy is 1\.0000 in float32, and accuracy 0\.\d+ with nothing in", said)
     assert said.endswith("each is worse by more than --max_loss=0.01")
     assert [file.name for file in (copy / "export" / "onnx").iterdir()] == ["model.onnx"]
+
+
+def test_a_graph_of_other_weights_is_written_anew(run, answered, tmp_path):
+    """Where a directory was trained on, int8 is not made of the graph that is there."""
+    directory = shutil.copytree(run, tmp_path / "run") / "export"
+    tensors = load_file(directory / "model.safetensors")
+    save_file(tensors | {"classifier.weight": -tensors["classifier.weight"]}, directory / "model.safetensors")
+    exporting.export(str(directory.parent), ["int8"], inputs=str(answered), max_loss=1.0)
+    wanted = probabilities(directory, "jax")
+    np.testing.assert_allclose(probabilities(directory, "onnx"), wanted, atol=1e-5)
+    np.testing.assert_allclose(probabilities(directory, "int8"), wanted, atol=0.1)
 
 
 def test_what_may_stay_float32(run):

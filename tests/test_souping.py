@@ -81,6 +81,11 @@ def test_runs_that_do_not_fit(runs, tmp_path):
     settings["task"]["labels"] = settings["task"]["labels"][::-1]
     (turned / "config.json").write_text(json.dumps(settings))
     refused("their tasks are not the same, or not their labels in the same order", [str(turned)])
+    refused("each once", [f"{runs[0]}/"])
+    other = shutil.copytree(runs[0], tmp_path / "other")
+    settings = json.loads((other / "export" / "config.json").read_text())
+    (other / "export" / "config.json").write_text(json.dumps(settings | {"num_attention_heads": 4}))
+    refused("are of models that compute otherwise", [str(other)])
     smaller = tmp_path / "smaller"
     modes.compress(str(runs[0]), str(smaller), layers=1)
     refused("they are models of other sizes", [str(smaller)])

@@ -122,6 +122,12 @@ def test_what_a_student_cannot_learn_from(job, tiny_model, cache, tmp_path):
         job_of(tiny_model, cache, tmp_path / "tags")
     with pytest.raises(UserError, match="nowhere"):
         job_of(tiny_model, cache, tmp_path / "nowhere")
+    long = shutil.copytree(directory(tmp_path / "short"), tmp_path / "long")
+    settings = json.loads((long / "config.json").read_text())
+    settings["windows"] = {"combine": "mean", "stride": 4, "max_length": 32}
+    (long / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"does not read long texts as the run does; give both the same task\.windows"):
+        job_of(tiny_model, cache, long)
     fewer = job.features["train"].take(np.arange(3))
     split = job.splits["train"]
     with pytest.raises(UserError, match="reads other tokens than the student"):

@@ -67,6 +67,8 @@ def export(workdir: str, formats: Sequence[str] = (), inputs: str = "", max_loss
         _export_run(folder or Workdir(workdir))
     if inputs and "int8" not in formats:
         raise UserError("--input is what int8 is measured on; add --format=int8, or leave it out")
+    if max_loss != MAX_LOSS and "int8" not in formats:
+        raise UserError("--max_loss is what int8 may cost; add --format=int8, or leave it out")
     if formats:
         _write_formats(folder, Path(workdir).expanduser(), formats, inputs, max_loss)
 
@@ -138,10 +140,23 @@ def _int8(target: Target) -> Path:
         from jaxft.modes import quantizing
     except ImportError as error:
         raise _lacking("int8", error) from error
-    if not (target.directory / ONNX / GRAPHS["onnx"]).is_file():
+    if not _is_of_these_weights(target):
         say(f"onnx: {_onnx(target)}")
     path = target.folder or target.directory
     return quantizing.write(target.folder, str(path), target.inputs, target.max_loss)
+
+
+def _is_of_these_weights(target: Target) -> bool:
+    """Whether there is a float32 graph that answers as the directory's weights do: they may have been trained on."""
+    from jaxft.out import answers, onnx
+
+    file = target.directory / ONNX / GRAPHS["onnx"]
+    try:
+        if file.is_file():
+            onnx.check(file, *answers.of_directory(target.directory, target.task))
+    except UserError:
+        return False
+    return file.is_file()
 
 
 def _lacking(name: str, error: ImportError) -> UserError:

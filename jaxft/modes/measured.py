@@ -31,6 +31,23 @@ def of_run(experiment: config.Experiment, table: Table) -> dict[str, Split]:
     return splits.prepare(raw, experiment.data, experiment.seed, table.inputs, heed)[0]
 
 
+def of_model(path: str, is_run: bool, inputs: str, experiment: config.Experiment, table: Table) -> Split:
+    """Returns what a model is measured on: the rows of a file, or else the run's validation split.
+
+    Args:
+      path: the run, or the directory.
+      inputs: the file; empty: there is none.
+
+    Raises:
+      UserError: there is neither, or it cannot be used.
+    """
+    if inputs:
+        return of_file(inputs, experiment, table)
+    if not is_run:
+        raise UserError(f"--input is missing: {path} is no run, whose data could be used; give a labelled file")
+    return validation(path, of_run(experiment, table))
+
+
 def validation(path: str, made: dict[str, Split]) -> Split:
     """Returns the validation split of those of a run.
 

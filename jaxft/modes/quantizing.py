@@ -101,10 +101,5 @@ def write(folder: Workdir | None, path: str, inputs: str, max_loss: float) -> Pa
 def _rows(path: str, of_run: bool, inputs: str, experiment: config.Experiment, body: Body) -> Rows:
     """What is measured on."""
     table = tables.build(experiment.task).decide(body.hf.get("thresholds", {}))
-    if inputs:
-        split = measured.of_file(inputs, experiment, table)
-    elif of_run:
-        split = measured.validation(path, measured.of_run(experiment, table))
-    else:
-        raise UserError(f"--format=int8: {path} is no run, whose data it could be measured on; give a file by --input")
+    split = measured.of_model(path, of_run, inputs, experiment, table)
     return Rows(table, split, body.features(split, table, experiment.data))

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxft import hub
-from jaxft.data.sources import Split
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError, nearest
 from jaxft.models import nn
@@ -16,7 +15,6 @@ from jaxft.modes.plain import Measure, Source
 from jaxft.out import record
 from jaxft.out.prune import Sized
 from jaxft.report.tables import grid, number
-from jaxft.tables import Table
 from jaxft.trained import thresholds
 from jaxft.types import Params
 
@@ -55,7 +53,7 @@ def soup(workdir: str, runs: Sequence[str], output: str, how: str = "greedy", in
     if jax.process_count() > 1:
         raise UserError("--mode=soup is for one process; start it with --processes=1")
     paths = [workdir, *runs]
-    if len(paths) < 2 or len(set(paths)) < len(paths):
+    if len(paths) < 2 or len({Path(path).expanduser().resolve() for path in paths}) < len(paths):
         raise UserError(
             f"--runs={','.join(runs)}: a mean is of two runs or more, each once; give others than --workdir"
         )
@@ -63,10 +61,11 @@ def soup(workdir: str, runs: Sequence[str], output: str, how: str = "greedy", in
     sources = [plain.opened(path) for path in paths]
     for other in sources[1:]:
         _check_alike(sources[0], other)
-    split = _validation(sources[0], inputs)
-    measure = plain.measuring(sources[0], split, sources[0].sized.hf, sources[0].body.directory)
+    first = sources[0]
+    split = measured.of_model(first.path, first.of_run, inputs, first.experiment, first.table)
+    measure = plain.measuring(first, split, first.sized.hf, first.body.directory)
     alone = [Found((one.path,), one.sized.params, measure(one.sized.params)) for one in sources]
-    found, tried = _best(sources[0].table, measure, alone, how)
+    found, tried = _best(first, measure, alone, how)
     values = {
         "runs": list(found.runs),
         "how": how,
@@ -74,7 +73,7 @@ def soup(workdir: str, runs: Sequence[str], output: str, how: str = "greedy", in
         "metrics": found.metrics,
         "alone": {one.runs[0]: one.metrics for one in alone},
     }
-    _write(target, sources[0], found, values, tried)
+    _write(target, first, found, values, tried)
     say(grid(tried))
     say(f"mean of {len(found.runs)} of {len(paths)} runs: {target}")
     return values
@@ -90,6 +89,8 @@ def _check_alike(first: Source, other: Source) -> None:
     said = f"{other.path} cannot be averaged with {first.path}:"
     if different := sorted(path for path in {**one, **two} if one.get(path) != two.get(path)):
         raise UserError(f"{said} they are models of other sizes ({', '.join(different[:3])})")
+    if first.body.model.cfg != other.body.model.cfg:
+        raise UserError(f"{said} their config.json are of models that compute otherwise")
     tasks = [
         (type(one.experiment.task), *(getattr(one.experiment.task, key, None) for key in ("labels", "problem")))
         for one in (first, other)
@@ -100,19 +101,10 @@ def _check_alike(first: Source, other: Source) -> None:
         raise UserError(f"{said} they have other tokenizers")
 
 
-def _validation(source: Source, inputs: str) -> Split:
-    """What the mean is measured on."""
-    if inputs:
-        return measured.of_file(inputs, source.experiment, source.table)
-    if not source.of_run:
-        raise UserError(f"--input is missing: {source.path} is no run, whose data could be used; give a labelled file")
-    return measured.validation(source.path, measured.of_run(source.experiment, source.table))
-
-
-def _best(table: Table, measure: Measure, alone: list[Found], how: str) -> tuple[Found, list[list[str]]]:
+def _best(source: Source, measure: Measure, alone: list[Found], how: str) -> tuple[Found, list[list[str]]]:
     """The mean that is kept, and a table of what was measured on the way."""
-    metric = table.metric
-    score = lambda one: table.score(metric, one.metrics[metric])  # noqa: E731
+    metric = source.experiment.train.metric or source.table.metric
+    score = lambda one: source.table.score(metric, one.metrics[metric])  # noqa: E731
     heading = ["mean of", *dict.fromkeys(("loss", metric))]
     row = lambda one, runs: [runs, *(number(one.metrics[name]) for name in heading[1:])]  # noqa: E731
     tried = [heading, *(row(one, one.runs[0]) for one in alone)]

@@ -104,6 +104,8 @@ def _places(path: str, teacher: Any, student: Any) -> np.ndarray | None:
     if type(teacher) is not type(student) or getattr(teacher, "problem", "") != getattr(student, "problem", ""):
         kinds = [f"{type(one).__name__} {getattr(one, 'problem', '')}".strip() for one in (teacher, student)]
         raise UserError(f"{KEY} {path}: its task is {kinds[0]}, that of the run {kinds[1]}; take a teacher of the same")
+    if getattr(teacher, "windows", "") != getattr(student, "windows", ""):
+        raise UserError(f"{KEY} {path}: it does not read long texts as the run does; give both the same task.windows")
     mine, theirs = (tuple(getattr(one, "labels", ())) for one in (student, teacher))
     if sorted(mine) != sorted(theirs):
         raise UserError(f"{KEY} {path}: its labels are {', '.join(theirs)}, those of the run {', '.join(mine)}")
