@@ -99,7 +99,7 @@ def _places(tree: ast.Module) -> Iterator[tuple[str, Any, str, Change]]:
         if function and not isinstance(node, ast.Module):
             yield from ((function, node, what, change) for what, change in _changes(node))
         for child in ast.iter_child_nodes(node):
-            if not _annotation(node, child) and not _of_zip(node, child):
+            if not (_annotation(node, child) or _of_zip(node, child) or _of_reshape(node, child)):
                 yield from inside(child, function)
 
     yield from inside(tree, "")
@@ -142,6 +142,11 @@ def _annotation(node: ast.AST, child: ast.AST) -> bool:
 def _of_zip(node: ast.AST, child: ast.AST) -> bool:
     """Whether this is the `strict` of a zip, which is an assertion."""
     return isinstance(node, ast.Call) and _name(node.func) == "zip" and isinstance(child, ast.keyword)
+
+
+def _of_reshape(node: ast.AST, child: ast.AST) -> bool:
+    """Whether this is the -1 of a reshape, for which numpy takes any number below zero."""
+    return isinstance(node, ast.Call) and _name(node.func) == "reshape" and ast.unparse(child) == "-1"
 
 
 def _changes(node: ast.AST) -> Iterator[tuple[str, Change]]:

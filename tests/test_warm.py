@@ -96,6 +96,20 @@ def test_every_batch_has_one_of_the_shapes_and_room(packing, longest):
             assert (part.rows.start + sizes[part.items]).max() <= part.shape.length
 
 
+def test_a_row_has_slots_for_what_lies_in_it():
+    """A text a row has one, the parts of an input four; packed, so many as there may be, fewer where each costs."""
+
+    def slots(packing, **kwargs):
+        experiment = config.Experiment(data=config.Data(max_length=128, packing=packing))
+        return {shape.length: shape.slots for shape in fixed_shapes(experiment, 1, 512, **kwargs)}
+
+    assert slots("auto", together=False) == {32: 4, 64: 8, 128: 16}
+    assert slots("auto", together=False, virtual=True) == {32: 4, 64: 4, 128: 8}
+    assert slots("off", together=False) == slots("off", together=False, virtual=True)
+    assert slots("off", together=False) == dict.fromkeys(range(8, 129, 8), 1)
+    assert set(slots("off", together=True).values()) == {4}
+
+
 def test_a_short_text_alone_has_the_smallest_shape():
     experiment = config.Experiment(data=config.Data(max_length=512))
     fixed = Fixed(fixed_shapes(experiment, 1, 4096, together=False), width=384, each=32)
