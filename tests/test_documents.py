@@ -161,7 +161,7 @@ LONG = [" ".join(["the plot was bad and the movie very very long"] * 4), "good",
 def test_a_graph_reads_the_same_windows(read_in_windows, tmp_path):
     """Those of a text are computed together, as the text has one answer, and counts once in the loss."""
     directory = shutil.copytree(read_in_windows / "export", tmp_path / "model")
-    onnx.write(directory, *of.of_directory(directory))
+    onnx.write(directory, *of.of_directory(directory), hub.digest(directory))
     task = config.SequenceClassification(label="sentiment")
     own, graph = (Predictor.open(directory, task=task, engine=engine) for engine in ("jax", "onnx"))
     texts = [*LONG, "good"]

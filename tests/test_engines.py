@@ -187,10 +187,13 @@ def test_a_graph_that_answers_worse_is_not_written(run, answered, tmp_path, caps
 
 
 def test_a_graph_of_other_weights_is_written_anew(run, answered, tmp_path):
-    """Where a directory was trained on, int8 is not made of the graph that is there."""
+    """Where a directory was trained on, no graph of before answers, nor is int8 made of it."""
     directory = shutil.copytree(run, tmp_path / "run") / "export"
     tensors = load_file(directory / "model.safetensors")
     save_file(tensors | {"classifier.weight": -tensors["classifier.weight"]}, directory / "model.safetensors")
+    for engine, file in graph.GRAPHS.items():
+        with pytest.raises(UserError, match=rf"{file} does not say that it was made of the weights beside it, .*anew"):
+            Predictor.open(directory, engine=engine)
     exporting.export(str(directory.parent), ["int8"], inputs=str(answered), max_loss=1.0)
     wanted = probabilities(directory, "jax")
     np.testing.assert_allclose(probabilities(directory, "onnx"), wanted, atol=1e-5)

@@ -12,7 +12,7 @@ from runs import results
 from safetensors.numpy import load_file, save_file
 
 import jaxft.out
-from jaxft import Predictor, cli
+from jaxft import Predictor, cli, hub
 from jaxft.errors import UserError
 from jaxft.modes import exporting
 from jaxft.out import answers, files, onnx
@@ -105,7 +105,7 @@ def test_what_cannot_be_exported_so(tmp_path):
 def test_a_graph_that_answers_otherwise_is_not_written(run):
     """As if an operation were lowered wrongly: here the parameters are others than the graph's."""
     made, params = answers.of_directory(run / "export")
-    file = onnx.write(run / "export", made, params)
+    file = onnx.write(run / "export", made, params, hub.digest(run / "export"))
     onnx.check(file, made, params)
     params["classifier"]["kernel"] = params["classifier"]["kernel"] * 1.1
     with pytest.raises(UserError, match=r"no ONNX graph: logits of onnxruntime is off by \d"):

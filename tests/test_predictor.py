@@ -11,7 +11,7 @@ import pytest
 from runs import MINILM, TINY, count_compilations
 from support import once, random_params
 
-from jaxft import cli, config, models, modes, tables, tasks
+from jaxft import cli, config, hub, models, modes, tables, tasks
 from jaxft.batch import BatchShape
 from jaxft.data.features import Items
 from jaxft.errors import UserError
@@ -157,7 +157,7 @@ def test_a_graph_answers_as_the_program_does(exports, name):
     """The engine of a directory's ONNX graph, for every task."""
     options, inputs = CASES[name]
     directory = exports / name
-    onnx.write(directory, *answers.of_directory(directory, options))
+    onnx.write(directory, *answers.of_directory(directory, options), hub.digest(directory))
     close(*(Predictor.open(directory, task=options, engine=engine)(inputs) for engine in ("onnx", "jax")))
 
 

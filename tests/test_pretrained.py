@@ -266,6 +266,21 @@ def test_parts_of_tensors(saved, tmp_path, name):
         np.testing.assert_array_equal(weights.read(path, index), value[index], err_msg=path)
 
 
+def test_the_digest_is_of_every_file_that_is_read(tmp_path):
+    first, second = (f"model-0000{n}-of-00002.safetensors" for n in (1, 2))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": first, "b": second}}))
+    (tmp_path / "config.json").write_text("{}")
+    found = []
+    for files in ({first: b"1", second: b"2"}, {second: b"3"}, {first: b"2"}, {"flax_model.msgpack": b"4"}):
+        for name, content in files.items():
+            (tmp_path / name).write_bytes(content)
+        found.append(hub.digest(tmp_path))
+    assert len(set(found)) == 3 and found[2] == found[3], "flax's are not read where there are others"
+    (tmp_path / second).unlink()
+    with pytest.raises(UserError, match=f"names {second}, which is missing"):
+        hub.digest(tmp_path)
+
+
 SHARDED = """
 import sys, jax, numpy as np
 from pathlib import Path

@@ -4,6 +4,7 @@ A parameter path (`bert/encoder/layer/0/output/dense/kernel`) is the name in Fla
 in PyTorch checkpoints.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -103,19 +104,39 @@ def open_weights(directory: Path, base_prefix: str) -> Weights:
     Raises:
       UserError: no weights, pickled ones only, a file that is missing or damaged.
     """
-    for main, reader in ((SAFETENSORS, _open_safetensors), (FLAX, _open_msgpack)):
+    main, files = _files(directory)
+    read = {SAFETENSORS: _open_safetensors, FLAX: _open_msgpack}[main]
+    tensors = {name: tensor for file in files for name, tensor in read(file).items()}
+    return Weights(tensors, base_prefix, from_torch=main == SAFETENSORS)
+
+
+def digest(directory: Path) -> str:
+    """The hash of the files that `open_weights` reads: what was made of other weights has another.
+
+    Raises:
+      UserError: there are none, or one that an index names is missing.
+    """
+    main, files = _files(directory)
+    found = hashlib.blake2b(main.encode(), digest_size=16)
+    for file in files:
+        with file.open("rb") as opened:
+            found.update(hashlib.file_digest(opened, "blake2b").digest())
+    return found.hexdigest()
+
+
+def _files(directory: Path) -> tuple[str, list[Path]]:
+    """Which of the formats a model directory has weights in, the first that is read, and its files."""
+    for main in (SAFETENSORS, FLAX):
         index = directory / f"{main}.index.json"
         if (directory / main).exists():
-            files = [main]
-        elif index.exists():
-            files = sorted(set(read_json(index).get("weight_map", {}).values()))
-        else:
-            continue
-        missing = [file for file in files if not (directory / file).exists()]
-        if missing:
-            raise UserError(f"{index} names {missing[0]}, which is missing ({len(missing)} of {len(files)} files are)")
-        tensors = {name: tensor for file in files for name, tensor in reader(directory / file).items()}
-        return Weights(tensors, base_prefix, from_torch=main == SAFETENSORS)
+            return main, [directory / main]
+        if index.exists():
+            files = [directory / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
+            if missing := [file.name for file in files if not file.exists()]:
+                raise UserError(
+                    f"{index} names {missing[0]}, which is missing ({len(missing)} of {len(files)} files are)"
+                )
+            return main, files
     pickled = sorted([*directory.glob("*.bin"), *directory.glob("*.h5")])
     expected = f"neither {SAFETENSORS} nor {FLAX}"
     if not pickled:

@@ -132,31 +132,21 @@ def _onnx(target: Target) -> Path:
         from jaxft.out import answers, onnx
     except ImportError as error:
         raise _lacking("onnx", error) from error
-    return onnx.write(target.directory, *answers.of_directory(target.directory, target.task))
+    made_of = answers.of_directory(target.directory, target.task)
+    return onnx.write(target.directory, *made_of, hub.digest(target.directory))
 
 
 def _int8(target: Target) -> Path:
     try:
         from jaxft.modes import quantizing
+        from jaxft.out.runtime import is_of_weights
     except ImportError as error:
         raise _lacking("int8", error) from error
-    if not _is_of_these_weights(target):
+    file = target.directory / ONNX / GRAPHS["onnx"]
+    if not (file.is_file() and is_of_weights(file, target.directory)):
         say(f"onnx: {_onnx(target)}")
     path = target.folder or target.directory
     return quantizing.write(target.folder, str(path), target.inputs, target.max_loss)
-
-
-def _is_of_these_weights(target: Target) -> bool:
-    """Whether there is a float32 graph that answers as the directory's weights do: they may have been trained on."""
-    from jaxft.out import answers, onnx
-
-    file = target.directory / ONNX / GRAPHS["onnx"]
-    try:
-        if file.is_file():
-            onnx.check(file, *answers.of_directory(target.directory, target.task))
-    except UserError:
-        return False
-    return file.is_file()
 
 
 def _lacking(name: str, error: ImportError) -> UserError:

@@ -13,6 +13,9 @@ ONNX = "onnx"
 GRAPHS = {"onnx": "model.onnx", "int8": "model_quantized.onnx"}
 """Name of a format, and of the engine that reads it -> the graph, where Optimum and transformers.js look for it."""
 
+WEIGHTS = "jaxft.weights"
+"""In a graph's metadata, the digest of the weights that it was made of; see `jaxft.hub.digest`."""
+
 
 @contextmanager
 def replaced(folder: Path) -> Iterator[Path]:

@@ -70,13 +70,18 @@ def graph_of(answers: Answers, params: Params) -> ir.Model:
     return model
 
 
-def write(directory: Path, answers: Answers, params: Params) -> Path:
+def write(directory: Path, answers: Answers, params: Params, weights: str) -> Path:
     """Writes the graph into a model's directory, whole or not at all, and returns where.
+
+    Args:
+      params: as in `graph_of`.
+      weights: digest of the files that they were read from; the graph's metadata say it.
 
     Raises:
       UserError: as `graph_of` and `check`; or the folder cannot be written.
     """
     model = graph_of(answers, params)
+    model.metadata_props[files.WEIGHTS] = weights
     size = sum(array.nbytes for array in jax.tree.leaves(params))
     name = files.GRAPHS["onnx"]
     with files.replaced(directory / files.ONNX) as folder:

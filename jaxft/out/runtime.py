@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 
+from jaxft import hub
 from jaxft.out.answers import Answers
+from jaxft.out.files import WEIGHTS
 
 
 class Runtime:
@@ -31,3 +34,9 @@ class Runtime:
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns what the graph gives for int64 inputs `[batch, length]`, by name."""
         return {name: np.asarray(x) for name, x in zip(self._names, self._session.run(None, inputs), strict=True)}
+
+
+def is_of_weights(file: Path, directory: Path) -> bool:
+    """Returns whether a graph says that it was made of the weights in a model's directory, which may have changed."""
+    said = {one.key: one.value for one in onnx.load(str(file), load_external_data=False).metadata_props}
+    return said.get(WEIGHTS) == hub.digest(directory)

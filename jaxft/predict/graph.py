@@ -95,7 +95,7 @@ def opened(
       name: the engine, one of `jaxft.out.files.GRAPHS`.
 
     Raises:
-      UserError: there is no such model or graph, or onnxruntime is not installed.
+      UserError: there is no such model or graph, it is of other weights, or onnxruntime is not installed.
     """
     if jax.process_count() > 1:
         raise UserError(f"--engine={name} is for one process; start it with --processes=1")
@@ -109,11 +109,17 @@ def opened(
         experiment = directory.experiment(path, task)
     body = Body.of(experiment.model, experiment.data.max_length)
     file = body.directory / ONNX / GRAPHS[name]
+    write = f"--mode=export --workdir={path} --format={name}"
     if not file.is_file():
-        raise UserError(
-            f"--engine={name}: there is no {file}; write it first: --mode=export --workdir={path} --format={name}"
-        )
+        raise UserError(f"--engine={name}: there is no {file}; write it first: {write}")
     try:
+        from jaxft.out.runtime import is_of_weights
+
+        if not is_of_weights(file, body.directory):
+            raise UserError(
+                f"--engine={name}: {file} does not say that it was made of the weights beside it, which have perhaps "
+                f"been trained on since; write it anew: {write}"
+            )
         return experiment, body, GraphEngine(experiment, tasks.build(experiment.task), body.model, file)
     except ImportError as error:
         raise UserError(f"--engine={name}: {error.name} is not installed; try: pip install 'jaxft[onnx]'") from error

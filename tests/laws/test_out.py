@@ -54,7 +54,7 @@ def test_a_graph_and_a_program_give_the_same(kind: str, name: str, tmp_path: Pat
     """Of packed rows by the task's own function; of one example a row, padded, by the graph and by the program."""
     answers, params, features, host, wanted = small(kind, name)
     batch, task = support.arrays(host), answers.task
-    runtime = Runtime(graphs.write(tmp_path, answers, params), answers)
+    runtime = Runtime(graphs.write(tmp_path, answers, params, "random"), answers)
     onnx.checker.check_model(str(tmp_path / "onnx" / "model.onnx"), full_check=True)
     support.assert_close(support.by_example(runtime(batch), task, host, features), wanted, 1e-4)
 
