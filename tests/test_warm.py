@@ -103,8 +103,8 @@ def test_a_row_has_slots_for_what_lies_in_it():
         experiment = config.Experiment(data=config.Data(max_length=128, packing=packing))
         return {shape.length: shape.slots for shape in fixed_shapes(experiment, 1, 512, **kwargs)}
 
-    assert slots("auto", together=False) == {32: 4, 64: 8, 128: 16}
-    assert slots("auto", together=False, virtual=True) == {32: 4, 64: 4, 128: 8}
+    assert slots("auto", together=False) == {16: 4, 32: 4, 64: 8, 128: 16}
+    assert slots("auto", together=False, virtual=True) == {16: 4, 32: 4, 64: 4, 128: 8}
     assert slots("off", together=False) == slots("off", together=False, virtual=True)
     assert slots("off", together=False) == dict.fromkeys(range(8, 129, 8), 1)
     assert set(slots("off", together=True).values()) == {4}
@@ -113,7 +113,7 @@ def test_a_row_has_slots_for_what_lies_in_it():
 def test_a_short_text_alone_has_the_smallest_shape():
     experiment = config.Experiment(data=config.Data(max_length=512))
     fixed = Fixed(fixed_shapes(experiment, 1, 4096, together=False), width=384, each=32)
-    for size, length in ((9, 32), (33, 64), (100, 128), (300, 512)):
+    for size, length in ((9, 16), (17, 32), (33, 64), (100, 128), (300, 512)):
         (part,) = fixed.parts(items([size]))
         assert (part.shape.rows, part.shape.length) == (1, length)
 

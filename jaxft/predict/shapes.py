@@ -12,7 +12,7 @@ from jaxft.data.features import Items
 from jaxft.data.packing import MULTIPLE, Rows, pack
 from jaxft.errors import UserError
 
-SHORTEST = 32
+SHORTEST = 16
 """Positions of the smallest batch that a service computes: one short text alone."""
 
 ROW = 128
@@ -78,7 +78,7 @@ def fixed_shapes(
         lengths = [min(longest, ROW)]
         while lengths[-1] < longest:
             lengths.append(min(4 * lengths[-1], longest))
-        small = [length for length in (SHORTEST, 2 * SHORTEST) if length < lengths[0]]
+        small = [length for length in (SHORTEST, 2 * SHORTEST, 4 * SHORTEST) if length < lengths[0]]
     else:
         lengths, small = list(range(MULTIPLE, longest + 1, MULTIPLE)), []
     while together and lengths[-1] < max(tokens, 4 * longest):
