@@ -262,11 +262,12 @@ def with_trusted_attention(
 
     Also a line that says so, or that the kernel does not compute such a model's. All processes decide alike.
     """
-    heads = model.facts.heads
-    if model.facts.distances and kernels.serve(experiment.compute, mesh):
+    facts = model.facts
+    if facts.distances and kernels.serve(experiment.compute, mesh):
         why = f"scores of {model.cfg.hf_name} depend on distances, which the kernel for this device does not compute"
         return experiment, [f"attention by plain operations: {why}"]
-    wrong = kernels.trial(experiment.compute, mesh, heads, model.facts.width // heads, length)
+    size = facts.head_size or facts.width // facts.heads
+    wrong = kernels.trial(experiment.compute, mesh, facts.heads, size, length, facts.causal)
     if distributed.every(not wrong):
         return experiment, []
     compute = replace(experiment.compute, attention="xla")

@@ -104,13 +104,29 @@ def packed(lengths: list[int], length: int) -> tuple[np.ndarray, np.ndarray]:
     return segments, positions
 
 
-@pytest.mark.parametrize(("window", "size"), [(4, 4), (0, 9)])
+@pytest.mark.parametrize(
+    ("window", "causal", "seen"),
+    [
+        (0, False, ["1110000", "1110000", "1110000", "0001110", "0001110", "0001110", "0000001"]),
+        (1, False, ["1100000", "1110000", "0110000", "0001100", "0001110", "0000110", "0000001"]),
+        (0, True, ["1000000", "1100000", "1110000", "0001000", "0001100", "0001110", "0000001"]),
+        (1, True, ["1000000", "1100000", "0110000", "0001000", "0001100", "0000110", "0000001"]),
+    ],
+)
+def test_what_a_token_sees(window, causal, seen):
+    """Two examples of three tokens, and padding: which of all each sees."""
+    segments, positions = map(jnp.asarray, packed([3, 3], 7))
+    see = nn.See(segments, segments, (positions, positions), window, causal)
+    assert ["".join(map(str, row)) for row in see.mask()[0, 0].astype(int).tolist()] == seen
+
+
+@pytest.mark.parametrize(("window", "size", "causal"), [(4, 4, False), (0, 9, False), (4, 4, True), (0, 9, True)])
 @pytest.mark.parametrize("rate", [0.0, 0.4])
-def test_attention_in_blocks_is_attention(window, size, rate):
+def test_attention_in_blocks_is_attention(window, size, causal, rate):
     """Within a window, or of examples shorter than a block; values, gradients and dropout masks."""
     lengths = [9, 3, 7, 9, 1] if not window else [20, 3, 7]
     segments, positions = map(jnp.asarray, packed(lengths, 33))
-    see = nn.See(segments, segments, (positions, positions) if window else None, window)
+    see = nn.See(segments, segments, (positions, positions) if window or causal else None, window, causal)
     numbers = segments * 100 + positions
     drop = nn.PairDropout(nn.Rate.of(rate), jax.random.key(1), nn.hash_bits, numbers, positions, 50) if rate else None
     query, key, value, weights = (jnp.asarray(RNG.normal(size=(1, 33, 2, 4)), jnp.float32) for _ in range(4))
@@ -134,14 +150,24 @@ def test_attention_in_blocks_is_attention(window, size, rate):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.parametrize(("reach", "window", "square"), [(0, 0, True), (8, 0, False), (8, 2, False), (16, 0, True)])
-def test_long_rows_are_computed_in_blocks(reach, window, square):
+@pytest.mark.parametrize(
+    ("reach", "window", "causal", "square"),
+    [
+        (0, 0, False, True),
+        (8, 0, False, False),
+        (8, 2, False, False),
+        (16, 0, False, True),
+        (16, 0, True, False),
+        (24, 0, True, True),
+    ],
+)
+def test_long_rows_are_computed_in_blocks(reach, window, causal, square):
     """Where examples, or what is seen, are short beside them: no scores of all positions with all."""
     run = nn.Run(reach=reach)
     segments, positions = map(jnp.asarray, packed([8] * 6, 48))
     stream = nn.Stream(jnp.zeros((1, 48, 4)), run, segments, positions, 6, 50)
     x = jnp.ones((1, 48, 2, 2))
-    lowered = jax.jit(lambda x: nn.attend(x, x, x, stream, stream, window=window)).lower(x).as_text()
+    lowered = jax.jit(lambda x: nn.attend(x, x, x, stream, stream, window=window, causal=causal)).lower(x).as_text()
     assert ("48x48" in lowered) is square
 
 

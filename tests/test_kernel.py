@@ -18,7 +18,9 @@ from jaxft.models import nn
 from jaxft.plan import hlo, reading, topology
 
 
-def arguments(rng: np.random.Generator, heads: int, dim: int, queries: int, length: int, dtype) -> tuple[Any, ...]:
+def arguments(
+    rng: np.random.Generator, heads: int, dim: int, queries: int, length: int, dtype, causal: bool = False
+) -> tuple[Any, ...]:
     """Three rows of examples of random lengths, with padding at the end; the queries are the first positions."""
     draw = lambda n: jnp.asarray(rng.normal(size=(3, n, heads, dim)), dtype)  # noqa: E731
     segments, keys = np.zeros((3, length), np.int32), np.zeros((3, length), np.int32)
@@ -27,22 +29,23 @@ def arguments(rng: np.random.Generator, heads: int, dim: int, queries: int, leng
         for number, size in enumerate(rng.integers(1, length // 3, 3)):
             segments[row, at : at + size], keys[row, at : at + size] = number + 1, np.arange(size)
             at += size
-    marks = jnp.asarray(segments[:, :queries]), jnp.asarray(segments)
-    return draw(queries), draw(length), draw(length), nn.See(*marks), jnp.asarray(keys)
+    marks, places = ((jnp.asarray(x[:, :queries]), jnp.asarray(x)) for x in (segments, keys))
+    see = nn.See(*marks, places if causal else None, causal=causal)
+    return draw(queries), draw(length), draw(length), see, jnp.asarray(keys)
 
 
 @pytest.mark.parametrize(
-    ("heads", "dim", "queries", "dtype", "rate"),
+    ("heads", "dim", "queries", "dtype", "rate", "causal"),
     [
-        (4, 32, 24, jnp.float32, 0.0),
-        (4, 64, 24, jnp.float32, 0.3),
-        (8, 32, 8, jnp.float32, 0.3),
-        (2, 64, 24, jnp.bfloat16, 0.3),
+        (4, 32, 24, jnp.float32, 0.0, True),
+        (4, 64, 24, jnp.float32, 0.3, False),
+        (8, 32, 8, jnp.float32, 0.3, True),
+        (2, 64, 24, jnp.bfloat16, 0.3, False),
     ],
 )
-def test_kernel_is_attention(heads, dim, queries, dtype, rate):
+def test_kernel_is_attention(heads, dim, queries, dtype, rate, causal):
     rng = np.random.default_rng(0)
-    *inputs, see, keys = arguments(rng, heads, dim, queries, 24, dtype)
+    *inputs, see, keys = arguments(rng, heads, dim, queries, 24, dtype, causal)
     numbers = jnp.asarray(rng.integers(0, 2**20, (3, queries)), jnp.int32)
     drop = nn.PairDropout(nn.Rate.of(rate), jax.random.key(1), nn.hash_bits, numbers, keys, 24) if rate else None
     weights = jnp.asarray(rng.normal(size=inputs[0].shape), dtype)
@@ -59,10 +62,12 @@ def test_kernel_is_attention(heads, dim, queries, dtype, rate):
     support.assert_close(run(tpu.attention, interpret=True), run(nn.attention), tolerance)
 
 
-@pytest.mark.parametrize(("queries", "dtype"), [(24, jnp.float32), (8, jnp.bfloat16)])
-def test_the_masks_for_cudnn_are_those_of_attention(queries, dtype):
+@pytest.mark.parametrize(
+    ("queries", "dtype", "causal"), [(24, jnp.float32, True), (24, jnp.float32, False), (8, jnp.bfloat16, True)]
+)
+def test_the_masks_for_cudnn_are_those_of_attention(queries, dtype, causal):
     """By XLA's operations in place of cuDNN's, which no CPU can run."""
-    query, key, value, see, _ = arguments(np.random.default_rng(0), 4, 32, queries, 24, dtype)
+    query, key, value, see, _ = arguments(np.random.default_rng(0), 4, 32, queries, 24, dtype, causal)
     found = cudnn.attention(query, key, value, see, None, implementation="xla")
     plain = nn.attention(query, key, value, see, None)
     support.assert_close({"out": found}, {"out": plain}, 1e-5 if dtype == jnp.float32 else 2e-2)
@@ -86,13 +91,19 @@ def without_masks(query, key, value, see, drop):
     return nn.attention(query, key, value, jax.tree.map(jnp.zeros_like, see), drop)
 
 
+def seeing_what_follows(query, key, value, see, drop):
+    return nn.attention(query, key, value, see.replace(causal=False), drop)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_kernel_is_tried_before_it_is_used(dtype):
-    def trial(attend: Callable, supports: Callable, dim: int) -> str:
-        return kernels.disagreement(attend, supports, dtype, heads=4, dim=dim, length=24)
+    def trial(attend: Callable, supports: Callable, dim: int, causal: bool = False) -> str:
+        return kernels.disagreement(attend, supports, dtype, heads=4, dim=dim, length=24, causal=causal)
 
     assert trial(partial(tpu.attention, interpret=True), tpu.supports, 32) == ""
     assert "differs from plain attention by" in trial(without_masks, tpu.supports, 32)
+    assert trial(partial(tpu.attention, interpret=True), tpu.supports, 32, causal=True) == ""
+    assert "differs from plain attention by" in trial(seeing_what_follows, tpu.supports, 32, causal=True)
     assert trial(without_masks, tpu.supports, 36) == ""  # it will not be asked to
     assert (trial(cudnn.attention, cudnn.supports, 32) == "") == (dtype == jnp.float32)  # no CPU runs cuDNN
 

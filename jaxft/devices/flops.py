@@ -58,7 +58,7 @@ def train_flops(model: Model, task: Task, frozen: Collection[str] = ()) -> Calla
     in_layers = tuple(f"{layer}/" for layer in facts.layers)
     times = {path: facts.repeats if path.startswith(in_layers) else 1 for path in work}
     per_token = sum(n * times[path] for path, n in work.items() if path not in heads)
-    attention = 12 * len(facts.layers) * facts.repeats * facts.width
+    attention = 12 * len(facts.layers) * facts.repeats * (facts.heads * facts.head_size or facts.width)
 
     def count(lengths: np.ndarray) -> float:
         n = np.asarray(lengths, np.float64)

@@ -42,19 +42,28 @@ def serve(compute: config.Compute, mesh: Mesh) -> bool:
     return _kernel(compute, mesh) is not None
 
 
-def trial(compute: config.Compute, mesh: Mesh, heads: int, dim: int, length: int) -> str:
+def trial(compute: config.Compute, mesh: Mesh, heads: int, dim: int, length: int, causal: bool = False) -> str:
     """Why the kernel of these devices is not to be trusted with rows of this length; empty: it is.
 
     It is run once, on one device, and its output and gradients are held against those of plain attention.
+
+    Args:
+      causal: as in `nn.See`.
     """
     kernel = _kernel(compute, mesh)
     if kernel is None:
         return ""
-    return disagreement(kernel.attention, kernel.supports, nn.DTYPES[compute.dtype], heads, dim, length)
+    return disagreement(kernel.attention, kernel.supports, nn.DTYPES[compute.dtype], heads, dim, length, causal)
 
 
 def disagreement(
-    attend: Callable[..., Array], supports: Callable[..., bool], dtype: Any, heads: int, dim: int, length: int
+    attend: Callable[..., Array],
+    supports: Callable[..., bool],
+    dtype: Any,
+    heads: int,
+    dim: int,
+    length: int,
+    causal: bool = False,
 ) -> str:
     """How an attention differs from `jaxft.models.nn.attention`, on two examples a row; empty: not beyond rounding."""
     rng = np.random.default_rng(0)
@@ -62,7 +71,7 @@ def disagreement(
     query, key, value, weights = (jnp.asarray(rng.normal(size=shape), dtype) for _ in range(4))
     at = jnp.broadcast_to(jnp.arange(length), shape[:2])
     segments, positions = 1 + at // (length // 2 + 1), at % (length // 2 + 1)
-    see = nn.See(segments, segments)
+    see = nn.See(segments, segments, (positions, positions) if causal else None, causal=causal)
     drop = nn.PairDropout(nn.Rate.of(0.1), jax.random.key(0), nn.hash_bits, at, positions, length)
     drop = drop if supports(shape, length, dtype, see, drop) else None
     if not supports(shape, length, dtype, see, drop):

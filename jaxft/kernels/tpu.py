@@ -24,12 +24,16 @@ LONGEST = 768
 
 
 class Static(NamedTuple):
-    """What a kernel is made for: size of a head, heads of all devices, whether anything drops out, dropout's span."""
+    """What a kernel is made for: size of a head, heads of all devices, whether anything drops out, dropout's span.
+
+    And whether tokens see no further than themselves.
+    """
 
     dim: int
     heads: int
     drops: bool
     span: int
+    causal: bool
     interpret: bool
 
 
@@ -71,7 +75,10 @@ def attention(
         jnp.broadcast_to(numbers.astype(jnp.uint32), (rows, queries))[:, :, None],
         jnp.broadcast_to(keys.astype(jnp.uint32), see.told.shape)[:, None, :],
     )
-    static = Static(dim, heads or here, drop is not None, drop.span if drop else 0, interpret)
+    if see.causal:
+        assert see.positions is not None, "before is what positions say"
+        marks += see.positions[0][:, :, None], see.positions[1][:, None, :]
+    static = Static(dim, heads or here, drop is not None, drop.span if drop else 0, see.causal, interpret)
     flat = lambda x: x.reshape(*x.shape[:2], here * dim)  # noqa: E731
     out: Array = _attention(static, scalars, flat(query), flat(key), flat(value), marks)  # pyright: ignore
     return out.reshape(query.shape)
@@ -153,9 +160,13 @@ def _probabilities(
     static: Static, group: int, scalars: Any, q: Array, k: Array, marks: list[Any]
 ) -> tuple[Array, Array | None]:
     """Computes the softmax of one head, float32 `[queries, length]`, and which of its entries dropout keeps."""
-    q_segments, segments, numbers, keys = marks
+    q_segments, segments, numbers, keys, *places = marks
     scores = _product(q * static.dim**-0.5, k, ((1,), (1,)))
-    scores = jnp.where(q_segments[0] == segments[0], scores, -jnp.inf)
+    seen = q_segments[0] == segments[0]
+    if static.causal:
+        q_positions, positions = places
+        seen &= q_positions[0] >= positions[0]
+    scores = jnp.where(seen, scores, -jnp.inf)
     shares = jnp.exp(scores - scores.max(-1, keepdims=True))
     probs = shares / shares.sum(-1, keepdims=True)
     if not static.drops:

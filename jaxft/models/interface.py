@@ -33,6 +33,8 @@ class Facts(NamedTuple):
       rates: dropout rates by the names that the model's parts use.
       parts: what dense layers are for -> patterns for their paths; see `PARTS`. What a model has no layer of its own
         for is missing.
+      head_size: numbers of a head; 0: those of the width, divided among the heads.
+      causal: whether a token sees itself and those before it alone.
       states: whether attention may see further keys and values, which have no distance to any token.
       distances: whether scores of attention depend on distances that have parameters: no kernel computes such.
       repeats: how many times each layer is computed, one after the other, with the same parameters.
@@ -53,6 +55,8 @@ class Facts(NamedTuple):
     layers: tuple[str, ...]
     rates: dict[str, float]
     parts: Mapping[str, tuple[str, ...]]
+    head_size: int = 0
+    causal: bool = False
     states: bool = True
     distances: bool = False
     repeats: int = 1

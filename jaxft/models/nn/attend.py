@@ -58,8 +58,9 @@ class See(struct.PyTreeNode):
     Attributes:
       asking: segments of the tokens that ask.
       told: segments of those that are asked.
-      positions: of both, in their examples; for a window.
+      positions: of both, in their examples; for a window, and where it is causal.
       window: how far a token sees to either side, at most; 0: any distance.
+      causal: whether a token sees itself and those before it alone.
       bias: is added to the scores; the same for all rows, or for each its own.
     """
 
@@ -67,16 +68,20 @@ class See(struct.PyTreeNode):
     told: Int[Array, "rows length"]
     positions: tuple[Int[Array, "rows queries"], Int[Array, "rows length"]] | None = None
     window: int = struct.field(pytree_node=False, default=0)
+    causal: bool = struct.field(pytree_node=False, default=False)
     bias: Float[Array, "#rows heads queries length"] | None = None
 
     def mask(self) -> Bool[Array, "rows 1 queries length"]:
         """Returns True where a token sees another, for all heads alike."""
-        same = self.asking[:, None, :, None] == self.told[:, None, None, :]
-        if not self.window:
-            return same
-        assert self.positions is not None, "a window is one of positions"
+        seen = self.asking[:, None, :, None] == self.told[:, None, None, :]
+        if not (self.window or self.causal):
+            return seen
+        assert self.positions is not None, "before and near is what positions say"
         asking, told = self.positions
-        return same & (jnp.abs(asking[:, None, :, None] - told[:, None, None, :]) <= self.window)
+        back = asking[:, None, :, None] - told[:, None, None, :]
+        if self.causal:
+            seen &= back >= 0
+        return seen & (jnp.abs(back) <= self.window) if self.window else seen
 
 
 class PairDropout(NamedTuple):
@@ -139,6 +144,7 @@ def attend(
     *,
     states: tuple[Array, Array] | None = None,
     window: int = 0,
+    causal: bool = False,
     bias: Float[Array, "#rows heads queries length"] | None = None,
 ) -> Float[Array, "rows queries width"]:
     """Computes the attention of one stream to another (or to itself), as its run says, dropout included.
@@ -149,11 +155,11 @@ def attend(
         the parameters of the projections.
       window: as in `See`. Where a stream attends to itself, what is farther away, or than an example is long, is not
         computed.
-      bias: as in `See`.
+      causal, bias: as in `See`.
     """
     segments, positions, span = told.segments, told.positions, told.span
     if states is not None:
-        assert not window and bias is None, "such keys have no distance"
+        assert not window and not causal and bias is None, "such keys have no distance"
         key, value = (_before(_states(own, told, key), x) for own, x in zip(states, (key, value), strict=True))
         # There are as many copies as examples a row, each of an example's segment; their positions come after the span.
         size = len(states[0])
@@ -165,10 +171,11 @@ def attend(
         assert run.key is not None and run.numbers is not None, "set by Stream.of"
         drop = PairDropout(rate, jax.random.fold_in(run.key, 0), run.bits, run.numbers, positions, span)
     compute = run.attention or attention
-    see = See(asking.segments, segments, (asking.positions, positions) if window else None, window, bias)
+    places = (asking.positions, positions) if window or causal else None
+    see = See(asking.segments, segments, places, window, causal, bias)
     near = min(window or told.span, run.reach or told.span)
     length = key.shape[1]  # a symbol in programs for any length, which do without blocks
-    long = isinstance(length, int) and length > NEIGHBOURS * near
+    long = isinstance(length, int) and length > neighbours(see) * near
     if asking is told and states is None and bias is None and long:
         return in_blocks(compute, query, key, value, see, drop, near).reshape(*query.shape[:2], -1)
     return compute(query, key, value, see, drop).reshape(*query.shape[:2], -1)
@@ -185,14 +192,15 @@ def in_blocks(
 ) -> Float[Array, "rows length heads dim"]:
     """Computes attention between tokens that are near, `compute(query, key, value, see, drop)`, in linear time.
 
-    A row is cut into blocks, which ask their own block and the two beside it; these are the rows that attention is then
-    computed of. It asks that the tokens of an example lie side by side.
+    A row is cut into blocks, which ask their own block and the two beside it, or where it is causal the one before it;
+    these are the rows that attention is then computed of. It asks that the tokens of an example lie side by side, in
+    their order.
 
     Args:
       size: of a block: what a token sees is at most so many tokens away.
     """
     rows, length = see.asking.shape
-    count = -(-length // size)
+    count, beside = -(-length // size), neighbours(see)
 
     def cut(x: Array) -> Array:
         x = jnp.pad(x, ((0, 0), (0, count * size - length), *((0, 0),) * (x.ndim - 2)))
@@ -202,15 +210,16 @@ def in_blocks(
         return cut(x).reshape(rows * count, size, *x.shape[2:])
 
     def told(x: Array) -> Array:
-        x = jnp.pad(cut(x), ((0, 0), (1, 1), *((0, 0),) * (x.ndim - 1)))
-        x = jnp.concatenate([x[:, at : at + count] for at in range(NEIGHBOURS)], axis=2)
-        return x.reshape(rows * count, NEIGHBOURS * size, *x.shape[3:])
+        x = jnp.pad(cut(x), ((0, 0), (1, beside - 2), *((0, 0),) * (x.ndim - 1)))
+        x = jnp.concatenate([x[:, at : at + count] for at in range(beside)], axis=2)
+        return x.reshape(rows * count, beside * size, *x.shape[3:])
 
     near = See(
         asking(see.asking),
         told(see.told),  # beyond the first and the last block is padding
         see.positions and (asking(see.positions[0]), told(see.positions[1])),
         see.window,
+        see.causal,
     )
     if drop is not None:
         drop = drop._replace(numbers=asking(drop.numbers), keys=told(drop.keys))
@@ -218,8 +227,9 @@ def in_blocks(
     return out.reshape(rows, count * size, *query.shape[2:])[:, :length]
 
 
-NEIGHBOURS = 3
-"""Blocks that a block asks: the one before it, itself, the one after it."""
+def neighbours(see: See) -> int:
+    """Returns how many blocks a block asks: the one before it, itself and, unless it is causal, the one after it."""
+    return 2 if see.causal else 3
 
 
 def split_heads(x: Float[Array, "rows length width"], heads: int, run: Run) -> Float[Array, "rows length heads dim"]:
