@@ -42,6 +42,7 @@ RULES = Rules({
     "rows": ("data", "fsdp"),
     "vocab": ("tensor",),
     "heads": ("tensor",),
+    "kv_heads": ("tensor",),
     "mlp": ("tensor",),
     "embed": ("fsdp",),
 })  # fmt: skip

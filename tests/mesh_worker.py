@@ -67,7 +67,10 @@ RULED: Meshes = {
     ),
 }
 
-RUNS = MESHES | PARTS | RULED
+APART: Meshes = {"2 data x 4 tensor": ((2, 1, 4), 1, ())}
+"""More parts than a decoder has heads of keys and values."""
+
+RUNS = MESHES | PARTS | RULED | APART
 
 DROPOUT = {
     "off": (0.0, "hash", "full"),
@@ -88,6 +91,9 @@ OTHERS = {"off": MESHES, "hash": MESHES}
 
 FEW = {"off": ("1", "2 x 2 x 2", "8 fsdp"), "hash": ("1", "2 x 2 x 2")}
 """The runs of architectures after the first, which differ in what is laid out over the axes."""
+
+GROUPED = FEW | {"off": (*FEW["off"], *APART)}
+"""The runs of decoders."""
 
 
 def make_mesh(sizes: tuple[int, int, int]) -> jax.sharding.Mesh:
@@ -157,7 +163,8 @@ def curves(name: str, architecture: str) -> dict[str, dict[str, list[float]]]:
         return support.with_layers(hf, 2 if first and kind == "off" else few)
 
     seed = 0 if hf is support.SMALL else sum(map(ord, architecture))
-    cells = FEW if hf is not support.SMALL else CHOSEN if first else OTHERS
+    one = GROUPED if architecture in support.DECODERS else FEW
+    cells = one if hf is not support.SMALL else CHOSEN if first else OTHERS
     return {
         kind: {run: curve(case, *DROPOUT[kind], *RUNS[run], hf=layers(kind), seed=seed) for run in chosen}
         for kind, chosen in cells.items()

@@ -47,6 +47,26 @@ SMALL = {
 
 _ROBERTA = SMALL | {"pad_token_id": 1, "type_vocab_size": 1, "max_position_embeddings": 30}
 
+_LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 28,
+    "rms_norm_eps": 1e-3,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_STRETCHED = {
+    "rope_theta": 50.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 14,
+}
+
 _GTE = SMALL | {"model_type": "gte", "pad_token_id": 1, "layer_norm_eps": 1e-3}
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -122,11 +142,28 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gte": _GTE | {"rope_parameters": {"rope_type": "linear", "rope_theta": 50.0, "factor": 3.0}},
     "new": _GTE | {"model_type": "new", "type_vocab_size": 0, "rope_theta": 30.0, "position_embedding_type": "rope"},
     "jina_embeddings_v3": _ROBERTA | {"model_type": "jina_embeddings_v3", "layer_norm_eps": 1e-3, "rope_theta": 30.0},
+    "llama": _LLAMA
+    | {"rope_parameters": {"rope_type": "llama3", **_STRETCHED, "low_freq_factor": 1.0, "high_freq_factor": 4.0}},
+    "qwen2": _LLAMA | {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    "qwen3": _LLAMA | {"model_type": "qwen3", "head_dim": 6, "tie_word_embeddings": True},
+    "mistral": _LLAMA | {"model_type": "mistral", "sliding_window": 5},
+    "smollm3": _LLAMA
+    | {
+        "model_type": "smollm3",
+        "no_rope_layer_interval": 2,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "rope_parameters": {"rope_type": "yarn", **_STRETCHED},
+    },
 }
 """A small model of each architecture."""
 
-FILES = [kind for kind in ARCHITECTURES if kind not in ("xlm-roberta", "camembert", "new")]
-"""Architectures with a file of their own: those that are left out differ from one in the names of classes alone."""
+DECODERS = [kind for kind, hf in ARCHITECTURES.items() if models.build(hf).facts.causal]
+"""Architectures whose tokens see themselves and those before them alone."""
+
+_SHARED = ("xlm-roberta", "camembert", "new", "qwen2", "qwen3", "mistral", "smollm3")
+FILES = [kind for kind in ARCHITECTURES if kind not in _SHARED]
+"""Architectures to ask of what depends on the file: those that are left out differ from one in names and switches."""
 
 
 def has_head(kind: str, case: "Case") -> bool:

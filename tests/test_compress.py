@@ -128,9 +128,9 @@ def test_a_layer_less_is_pytorchs_model_with_that_layer_deleted(torch, kind: str
     found = prune.with_layers(model, prune.Sized(hf, params), [0, 2])
     (stack,) = [x for x in theirs.modules() if isinstance(x, torch.nn.ModuleList) and len(x) == 3]
     del stack[1]
-    theirs.config.num_hidden_layers = 2
-    if kinds := model.facts.kinds:
-        theirs.config.layer_types = [kinds[0], kinds[2]]
+    theirs.config.num_hidden_layers, theirs.config.use_cache = 2, False
+    for key, values in model.facts.per_layer.items():
+        setattr(theirs.config, key, [values[0], values[2]])
     np.testing.assert_allclose(logits(found), of_torch(torch, theirs, hf), atol=1e-4)
 
 

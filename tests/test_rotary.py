@@ -18,7 +18,7 @@ EUROBERT, NOMIC, NEW = (support.ARCHITECTURES[kind] for kind in ("eurobert", "no
 TEXTS = support.TASKS["single_label"]
 
 
-def rope(kind: str, **keys: object) -> tuple[float, float]:
+def rope(kind: str, **keys: object) -> nn.Rope:
     bare = {k: v for k, v in support.ARCHITECTURES[kind].items() if not k.startswith("rope")}
     return models.build(bare | keys).cfg.rope
 
@@ -26,12 +26,14 @@ def rope(kind: str, **keys: object) -> tuple[float, float]:
 @pytest.mark.parametrize("kind", ROTARY)
 def test_theta_is_read_as_transformers_4_and_5_write_it(kind: str):
     default = {"eurobert": 1e4, "nomic_bert": 1e3, "gte": 1.6e5, "new": 1e4, "jina_embeddings_v3": 2e4}[kind]
-    assert rope(kind) == rope(kind, rope_scaling=None) == (default, 1)
-    assert rope(kind, rope_theta=7) == rope(kind, rope_parameters={"rope_theta": 7, "rope_type": "default"}) == (7, 1)
-    assert rope(kind, rope_theta=7, rope_scaling={"type": "linear", "factor": 4}) == (7, 4)
-    assert rope(kind, rope_theta=7, rope_scaling={"type": "dynamic", "factor": 4}) == (7, 1)
-    with pytest.raises(UserError, match=r"rope_type must be default, linear or dynamic; 'yarn' is not supported"):
-        rope(kind, rope_parameters={"rope_type": "yarn", "factor": 4})
+    assert rope(kind) == rope(kind, rope_scaling=None) == nn.Rope(default)
+    seven = nn.Rope(7)
+    assert rope(kind, rope_theta=7) == rope(kind, rope_parameters={"rope_theta": 7, "rope_type": "default"}) == seven
+    assert rope(kind, rope_theta=7, rope_scaling={"type": "linear", "factor": 4}) == nn.Rope(7, 4)
+    assert rope(kind, rope_theta=7, rope_scaling={"type": "dynamic", "factor": 4}) == seven
+    computed = "dynamic, llama3 or yarn" if kind == "eurobert" else "or dynamic"
+    with pytest.raises(UserError, match=rf"rope_type must be default, linear,? {computed}; 'longrope' is not"):
+        rope(kind, rope_parameters={"rope_type": "longrope", "factor": 4})
     with pytest.raises(UserError, match="partial_rotary_factor must be 1"):
         rope(kind, partial_rotary_factor=0.5)
     with pytest.raises(UserError, match=r"and the size of a head, 3, even"):
@@ -43,7 +45,7 @@ def test_ntk_is_what_the_code_on_the_hub_computes():
     theta, factor, dim = 30.0, 8.0, 8
     expected = np.arange(5)[:, None] / (theta * factor) ** (np.arange(0, dim, 2) / dim) / factor ** (2 / dim)
     read = rope("new", rope_theta=theta, rope_scaling={"type": "ntk", "factor": factor})
-    turn = nn.Rotation.of(jnp.arange(5)[None], dim, *read)
+    turn = nn.Rotation.of(jnp.arange(5)[None], dim, read)
     np.testing.assert_allclose(turn.cos[0, :, 0], np.cos(expected), atol=1e-6)
     np.testing.assert_allclose(turn.sin[0, :, 0], np.sin(expected), atol=1e-6)
     with pytest.raises(UserError, match=r"mixed_b must be null; 0\.5 is not supported"):

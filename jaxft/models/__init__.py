@@ -6,6 +6,8 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any
 
+import jax.numpy as jnp
+
 from jaxft.errors import UserError, nearest
 from jaxft.models import (
     albert,
@@ -16,6 +18,7 @@ from jaxft.models import (
     eurobert,
     gte,
     jina_embeddings_v3,
+    llama,
     modernbert,
     mpnet,
     nn,
@@ -41,6 +44,11 @@ ARCHITECTURES: dict[str, ModuleType] = {
     "gte": gte,
     "new": gte,
     "jina_embeddings_v3": jina_embeddings_v3,
+    "llama": llama,
+    "qwen2": llama,
+    "qwen3": llama,
+    "mistral": llama,
+    "smollm3": llama,
 }
 """`model_type` of config.json -> the module that computes it; what it has is in `jaxft.models.interface`."""
 
@@ -108,12 +116,17 @@ class Model:
         """Returns the head of one of `PURPOSES`; `outputs` is how many numbers a place gets, where that is free.
 
         Raises:
-          UserError: the architecture has none of that purpose.
+          UserError: the architecture has none of that purpose; or one of the last token, and no id is padding.
         """
         found = self.module.head(self.cfg, purpose, outputs)
         if found is None:
             have = [name for name in PURPOSES if self.module.head(self.cfg, name, 1) is not None]
             raise UserError(f"{self.cfg.hf_name} has no head for {purpose!r}; it has heads for {', '.join(have)}")
+        if found.pooling == "last" and self.facts.padding is None:
+            raise UserError(
+                f"config.json: pad_token_id is missing, and {self.cfg.hf_name} answers at the last token that is no "
+                "padding; set it to the tokenizer's, e.g. to eos_token_id"
+            )
         return found
 
     def param_spec(self, *heads: Head) -> nn.Spec:
@@ -127,14 +140,23 @@ class Model:
         return self.module.encode(params, self.cfg, batch, run, at)
 
     def of_examples(self, head: Head, params: Params, batch: Batch, run: nn.Run) -> Float[Array, "rows slots outputs"]:
-        """Applies a head to each example: at its first token, or to all of its tokens as `head.pooling` says."""
+        """Applies a head to each example: at one of its tokens, or to all of them, as `head.pooling` says."""
         of_examples = run.over(batch["order"]).fold(HEAD_SITE)
-        if head.pooling == "first":
-            return head.apply(params, self.encode(params, batch, run, at=batch["starts"]), of_examples)
+        if head.pooling in ("first", "last"):
+            at = batch["starts"] if head.pooling == "first" else self.ends(batch)
+            return head.apply(params, self.encode(params, batch, run, at=at), of_examples)
         mean = lambda x: nn.mean_pool(x, batch["segment_ids"], batch["starts"].shape[1])  # noqa: E731
         if head.pooling == "mean":
             return head.apply(params, mean(self.encode(params, batch, run)).astype(run.dtype), of_examples)
         return mean(self.of_tokens(head, params, batch, run))
+
+    def ends(self, batch: Batch) -> Int[Array, "rows slots"]:
+        """Returns where the last token of each example stands that is no padding by its id; if all are, its first.
+
+        As transformers/modeling_layers.py finds it: a text may end with the token that stands for padding.
+        """
+        starts, counted = batch["starts"], batch["input_ids"] != self.facts.padding
+        return jnp.maximum(nn.last_places(batch["segment_ids"], starts.shape[1], counted), starts)
 
     def of_tokens(self, head: Head, params: Params, batch: Batch, run: nn.Run) -> Float[Array, "rows length outputs"]:
         """Applies a head to each token."""

@@ -59,30 +59,6 @@ def check_values(hf: Mapping[str, Any], computed: Mapping[str, Any]) -> None:
             raise UserError(f"config.json: {key} must be {here}; {there} is not supported")
 
 
-def read_rope(hf: Mapping[str, Any], theta: float, dim: int) -> tuple[float, float]:
-    """Returns what `nn.Rotation.of` takes of a config.json of transformers 4 or 5: theta, and what divides the angles.
-
-    Scaling of type dynamic is for what lies beyond max_position_embeddings alone (transformers/modeling_rope_utils.py),
-    where no example has tokens.
-
-    Args:
-      theta: where config.json has none.
-      dim: size of a head.
-
-    Raises:
-      UserError: scaling of another type, or heads that are not turned as a whole.
-    """
-    own = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
-    kind = own.get("rope_type") or own.get("type") or "default"
-    if kind not in ("default", "linear", "dynamic"):
-        raise UserError(f"config.json: rope_type must be default, linear or dynamic; {kind!r} is not supported")
-    part = own.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or 1
-    if part != 1 or dim % 2:
-        raise UserError(f"config.json: partial_rotary_factor must be 1, and the size of a head, {dim}, even")
-    factor = float(own.get("factor") or 1) if kind == "linear" else 1.0
-    return float(own.get("rope_theta") or hf.get("rope_theta") or theta), factor
-
-
 def embeddings_spec(size: int, stddev: float, words: int, positions: int = 0, types: int = 0) -> nn.Spec:
     """Declares tables of words, positions and token types (0: none), and the normalization of their sum."""
 
@@ -256,7 +232,7 @@ def add_norm(
 def rotary_attention(
     fused: Params,
     heads: int,
-    rope: tuple[float, float],
+    rope: nn.Rope,
     stream: nn.Stream,
     at: Int[Array, "rows places"] | None,
     window: int = 0,
@@ -265,14 +241,13 @@ def rotary_attention(
 
     Args:
       fused: the dense layer that gives query, key and value side by side.
-      rope: of the rotation; see `read_rope`.
       stream: of all tokens.
       window: as `nn.attend` takes it.
     """
     told = stream.put(stream.run.constrain(stream.x, ("rows", None, None)), stream.run.key)
     parts = jnp.split(nn.dense(fused, told.x, told.run), 3, axis=-1)
     query, key, value = (nn.split_heads(x, heads, told.run) for x in parts)
-    turn = nn.Rotation.of(told.positions, key.shape[-1], *rope)
+    turn = nn.Rotation.of(told.positions, key.shape[-1], rope)
     query, key = turn(query), turn(key)
     if at is None:
         return nn.attend(query, key, value, told, told, window=window)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxft.models import blocks, heads, nn
+from jaxft.models import blocks, heads, nn, rope
 from jaxft.models.interface import Facts, Head
 from jaxft.types import Array, Batch, Float, Int, Params
 
@@ -34,7 +34,7 @@ class Config:
     """Sizes and rates, under the names of the Hugging Face config.json.
 
     Attributes:
-      rope: see `jaxft.models.blocks.read_rope`.
+      rope: see `jaxft.models.rope.read`.
     """
 
     model_type: str = "gte"
@@ -51,7 +51,7 @@ class Config:
     type_vocab_size: int = 1
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
-    rope: tuple[float, float] = (160_000.0, 1.0)
+    rope: nn.Rope = nn.Rope(160_000.0)
     tie_word_embeddings: bool = True
 
     @classmethod
@@ -59,14 +59,14 @@ class Config:
         """Reads a config.json, with the keys of transformers 5 or those of the code on the Hub.
 
         Raises:
-          UserError: as `jaxft.models.blocks.check_config`, `check_values` and `read_rope`.
+          UserError: as `jaxft.models.blocks.check_config`, `check_values` and `rope.read`.
         """
         blocks.check_values(hf, COMPUTED)
         cfg = blocks.read_config(cls, hf)
         blocks.check_config(hf, cfg.hidden_act, cfg.hidden_size, cfg.num_attention_heads, absolute=False)
         dim = cfg.hidden_size // cfg.num_attention_heads
         theta = THETA[cfg.model_type]
-        return dataclasses.replace(cfg, rope=blocks.read_rope(_plain(hf, theta, dim), theta, dim))
+        return dataclasses.replace(cfg, rope=rope.read(_plain(hf, theta, dim), theta, dim))
 
     def with_dropout(self, rate: float) -> "Config":
         """Returns the same with all dropout rates replaced."""

@@ -11,13 +11,13 @@ from jaxft.models.interface import Head
 from jaxft.types import Array, Float, Params
 
 
-def linear(path: str, width: int, outputs: int, stddev: float, drops: str = "classifier") -> Head:
+def linear(path: str, width: int, outputs: int, stddev: float, drops: str = "classifier", bias: bool = True) -> Head:
     """Returns a dense layer at `path`, behind dropout at the rate that `drops` names; empty: behind none."""
 
     def apply(params: Params, x: Array, run: nn.Run) -> Array:
         return nn.dense(at(params, path), run.drop(x, drops) if drops else x).astype(jnp.float32)
 
-    return Head(nn.unflatten({path: nn.dense_spec(width, outputs, ("embed", None), stddev)}), apply)
+    return Head(nn.unflatten({path: nn.dense_spec(width, outputs, ("embed", None), stddev, bias)}), apply)
 
 
 def over(below: Head, top: Head) -> Head:

@@ -42,7 +42,8 @@ class Facts(NamedTuple):
       depth_key: what config.json calls the number of layers, repeats counted.
       groups: of layers that share parameters: no layer can be taken out alone, and their number is a multiple of it.
         0: each layer has its own.
-      kinds: the kind of each layer, as `layer_types` of config.json has it; empty: all layers are of one kind.
+      per_layer: keys of config.json that say something of each layer, such as its kind -> what they say.
+      padding: the id that stands for padding, with which no example ends; None: there is none.
     """
 
     width: int
@@ -63,7 +64,8 @@ class Facts(NamedTuple):
     inner_key: str = "intermediate_size"
     depth_key: str = "num_hidden_layers"
     groups: int = 0
-    kinds: tuple[str, ...] = ()
+    per_layer: Mapping[str, tuple[str | int, ...]] = {}
+    padding: int | None = None
 
 
 PARTS = ("key", "value", "attention", "mlp")
@@ -76,8 +78,9 @@ class Head(NamedTuple):
     Attributes:
       spec: its parameters, those in the body's own tree (a pooler) included.
       apply: `(params, x [rows, places, width], run of these places) -> [rows, places, outputs]`, logits in float32.
-      pooling: what it is applied to where an example gets one answer: "first", its first token; "mean", the mean of its
-        tokens; "late": to each of them, and the mean is taken of the answers.
+      pooling: what it is applied to where an example gets one answer: "first", its first token; "last", its last one
+        that is not padding; "mean", the mean of its tokens; "late": to each of them, and the mean is taken of the
+        answers.
     """
 
     spec: nn.Spec

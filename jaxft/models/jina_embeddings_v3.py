@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import jax
 
-from jaxft.models import blocks, heads, nn
+from jaxft.models import blocks, heads, nn, rope
 from jaxft.models.interface import Facts, Head
 from jaxft.types import Array, Batch, Float, Int, Params
 
@@ -22,7 +22,7 @@ class Config:
     """Sizes and rates, under the names of the Hugging Face config.json.
 
     Attributes:
-      rope: see `jaxft.models.blocks.read_rope`.
+      rope: see `jaxft.models.rope.read`.
     """
 
     prefix: ClassVar[str] = "roberta"
@@ -41,16 +41,16 @@ class Config:
     type_vocab_size: int = 1
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-5
-    rope: tuple[float, float] = (20_000.0, 1.0)
+    rope: nn.Rope = nn.Rope(20_000.0)
     tie_word_embeddings: bool = True
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> "Config":
-        """Reads a config.json. Raises UserError as `jaxft.models.blocks.check_config` and `read_rope`."""
+        """Reads a config.json. Raises UserError as `jaxft.models.blocks.check_config` and `rope.read`."""
         cfg = blocks.read_config(cls, hf)
         blocks.check_config(hf, cfg.hidden_act, cfg.hidden_size, cfg.num_attention_heads, absolute=False)
         dim = cfg.hidden_size // cfg.num_attention_heads
-        return dataclasses.replace(cfg, rope=blocks.read_rope(hf, cls.rope[0], dim))
+        return dataclasses.replace(cfg, rope=rope.read(hf, cls.rope.theta, dim))
 
     def with_dropout(self, rate: float) -> "Config":
         """Returns the same with all dropout rates replaced."""

@@ -109,7 +109,7 @@ def facts(cfg: Config) -> Facts:
         rates={name: getattr(cfg, f"{name}_dropout") for name in DROPOUTS},
         parts={"attention": ("attn/Wo",), "mlp": ("mlp/Wo",)},
         states=False,
-        kinds=cfg.layer_types,
+        per_layer={"layer_types": cfg.layer_types},
     )
 
 
@@ -187,7 +187,7 @@ def _layer(cfg: Config, window: int, theta: float, p: Params, stream: nn.Stream,
     with jax.named_scope("attention"):
         # The first layer has no normalization of its own: embeddings have just been normalized.
         told = nn.layer_norm(p["attn_norm"], stream.x, cfg.norm_eps) if "attn_norm" in p else stream.x
-        told, rope = stream.put(told, stream.run.key), (theta, 1.0)
+        told, rope = stream.put(told, stream.run.key), nn.Rope(theta)
         attended = blocks.rotary_attention(p["attn"]["Wqkv"], cfg.num_attention_heads, rope, told, at, window)
         added = run.drop(nn.dense(p["attn"]["Wo"], attended, run), "attention", site=1)
         hidden = run.constrain(asking.x + added, ("rows", None, None))

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import jax
 
 from jaxft.errors import UserError, nearest
-from jaxft.models import blocks, heads, nn
+from jaxft.models import blocks, heads, nn, rope
 from jaxft.models.interface import Facts, Head
 from jaxft.types import Array, Batch, Float, Int, Params
 
@@ -48,7 +48,7 @@ class Config:
     """Sizes and rates, under the names of the Hugging Face config.json.
 
     Attributes:
-      rope: see `jaxft.models.blocks.read_rope`.
+      rope: see `jaxft.models.rope.read`.
     """
 
     prefix: ClassVar[str] = "nomic_bert"
@@ -67,7 +67,7 @@ class Config:
     type_vocab_size: int = 2
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
-    rope: tuple[float, float] = (1_000.0, 1.0)
+    rope: nn.Rope = nn.Rope(1_000.0)
     tie_word_embeddings: bool = True
 
     @classmethod
@@ -75,7 +75,7 @@ class Config:
         """Reads a config.json, with the keys of transformers 5 or those of the code on the Hub.
 
         Raises:
-          UserError: as `jaxft.models.blocks.check_config`, `check_values` and `read_rope`; or no gated feed-forward
+          UserError: as `jaxft.models.blocks.check_config`, `check_values`, `rope.read`; or no gated feed-forward
             net, or heads of another size than the width divided among them.
         """
         blocks.check_values(hf, COMPUTED)
@@ -89,7 +89,7 @@ class Config:
         dim = cfg.hidden_size // cfg.num_attention_heads
         if (hf.get("head_dim") or dim) != dim:
             raise UserError(f"config.json: head_dim must be hidden_size / num_attention_heads, {dim}")
-        return dataclasses.replace(cfg, rope=blocks.read_rope(hf, cls.rope[0], dim))
+        return dataclasses.replace(cfg, rope=rope.read(hf, cls.rope.theta, dim))
 
     def with_dropout(self, rate: float) -> "Config":
         """Returns the same with all dropout rates replaced."""

@@ -64,11 +64,8 @@ def attention(
     counts for nothing.
     """
     assert drop is None, "nothing drops out where nothing is learned"
-    there = see.told[:, None, None, :] > 0
-    if see.window:
-        assert see.positions is not None, "a window is one of positions"
-        asking, told = see.positions
-        there = there & (jnp.abs(asking[:, None, :, None] - told[:, None, None, :]) <= see.window)
+    there, placed = see.told[:, None, None, :] > 0, see.placed()
+    there = there if placed is None else there & placed
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     scores = query * query.shape[-1] ** -0.5 @ key.swapaxes(2, 3)
     scores = scores if see.bias is None else scores + see.bias

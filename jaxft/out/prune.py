@@ -150,9 +150,9 @@ def with_layers(model: Model, sized: Sized, keep: Sequence[int]) -> Sized:
         if within(layers[old]).keys() != within(layers[new]).keys():
             raise UserError(f"{model.cfg.hf_name} begins with a layer of its own; layer 0 must stay")
         moved |= {layers[new] + rest: x for rest, x in within(layers[old]).items()}
-    if facts.kinds:
+    if facts.per_layer:
         hf = {key: value for key, value in hf.items() if key != "global_attn_every_n_layers"}
-        hf["layer_types"] = [facts.kinds[old] for old in keep]
+        hf |= {key: [values[old] for old in keep] for key, values in facts.per_layer.items()}
     return Sized(hf, nn.unflatten(moved))
 
 

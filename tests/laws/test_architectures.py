@@ -29,15 +29,17 @@ LENGTHS = [7, 3, 9, 5, 4, 6]
 HEADS = {name: case for name, case in support.TASKS.items() if name != "documents"}
 """Tasks with heads of their own, or other places that they are applied to."""
 CELLS = [(kind, name) for kind in support.ARCHITECTURES for name, case in HEADS.items() if support.has_head(kind, case)]
-OTHERS = [kind for kind in support.FILES if kind != "bert"]
-ONCE = [(kind, name) for kind in OTHERS for name in ("single_label", "masked_lm")]
+ENCODERS = [kind for kind in support.FILES if kind not in support.DECODERS]
+OTHERS = [*ENCODERS[1:], *support.DECODERS]
+ONCE = [(kind, name) for kind in ENCODERS[1:] for name in ("single_label", "masked_lm")] + [("llama", "single_label")]
 """Of architectures that tests/laws/test_parity.py does not ask the same of: a few tokens, and all of them, alone."""
-NO_CHOICES = ("eurobert", "nomic_bert", "gte", "new", "jina_embeddings_v3")
+NO_CHOICES = ("eurobert", "nomic_bert", "gte", "new", "jina_embeddings_v3", *support.DECODERS)
 """Architectures whose classes in transformers are fewer."""
 MISSING = {
     *((kind, "next_sentence") for kind in support.ARCHITECTURES if kind != "bert"),
     *((kind, "choices") for kind in NO_CHOICES),
     *((kind, "answers") for kind in NO_CHOICES if kind != "jina_embeddings_v3"),
+    *((kind, "masked_lm") for kind in support.DECODERS),
 }
 """What there is no class of in transformers that asks the same."""
 
@@ -71,7 +73,7 @@ def test_it_is_the_model_of_transformers(torch, kind: str, name: str, tiny_model
     assert all((here[name] == there[name]).all() for name in there)
 
 
-@pytest.mark.parametrize("kind", support.once(support.FILES, "bert", "modernbert"))
+@pytest.mark.parametrize("kind", support.once(ENCODERS, "bert", "modernbert"))
 def test_a_decoder_that_is_no_table_of_embeddings(torch, kind: str, tmp_path: Path):
     """As config.json says by tie_word_embeddings: scores of words are those of the table that is stored for them."""
     case, hf = support.TASKS["masked_lm"], support.ARCHITECTURES[kind] | {"tie_word_embeddings": False}
@@ -89,10 +91,12 @@ def test_a_decoder_that_is_no_table_of_embeddings(torch, kind: str, tmp_path: Pa
     support.assert_close(found, {name: x[mask].numpy() for name, x in wanted.items()}, 1e-4)
 
 
-PACKED = list(itertools.product(OTHERS, ("single_label", "token", "masked_lm")))
+PACKED = [cell for cell in itertools.product(OTHERS, ("single_label", "token", "masked_lm")) if cell in CELLS]
 
 
-@pytest.mark.parametrize(("kind", "name"), support.once(PACKED, *((kind, "single_label") for kind in OTHERS)))
+@pytest.mark.parametrize(
+    ("kind", "name"), support.once(PACKED, *((kind, "single_label") for kind in (*ENCODERS[1:], "llama")))
+)
 def test_packed_is_padded(kind: str, name: str):
     """Law 2, dropout on: the loss and the gradients."""
     case, hf = support.TASKS[name], support.ARCHITECTURES[kind]

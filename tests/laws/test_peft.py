@@ -42,6 +42,7 @@ class Modules(NamedTuple):
 
 
 BERT = Modules(["query", "value"], ["key", "value", "output.dense"], ["output.dense"], "intermediate.dense", HEAD)
+LLAMA = Modules(["q_proj", "v_proj"], ["k_proj", "v_proj", "down_proj"], ["down_proj"], "up_proj", ["score"])
 OF = {
     "bert": BERT,
     **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "electra"), BERT._replace(head=["classifier"])),
@@ -56,18 +57,19 @@ OF = {
     "mpnet": BERT._replace(
         attention=["attn.q", "attn.v"], scaled=["attn.k", "attn.v", "output.dense"], head=["classifier"]
     ),
-    "eurobert": Modules(
-        ["q_proj", "v_proj"], ["k_proj", "v_proj", "down_proj"], ["down_proj"], "up_proj", ["dense", "classifier"]
-    ),
+    "eurobert": LLAMA._replace(head=["dense", "classifier"]),
+    **dict.fromkeys(("llama", "mistral"), LLAMA),
+    **dict.fromkeys(("qwen2", "qwen3"), LLAMA._replace(scaled=["q_proj", "v_proj", "down_proj"])),
 }
 """Not those of which the class of transformers has several layers that are one on the Hub and here (`nomic_bert`,
 `gte`, `new`, `jina_embeddings_v3`): adapters of the one do not fit the other."""
 WITHOUT = {
-    "prefix": ("distilbert", "modernbert", "deberta-v2", "albert", "mpnet", "eurobert"),
-    "prompt": ("distilbert", "electra", "albert"),
+    "prefix": ("distilbert", "modernbert", "deberta-v2", "albert", "mpnet", "eurobert", *support.DECODERS),
+    "prompt": ("distilbert", "electra", "albert", *support.DECODERS),
 }
-"""Architectures of which transformers takes no keys and values of a prefix; of which `peft` mistakes the size of an
-embedding for that of a hidden state."""
+"""Architectures of which transformers takes no keys and values of a prefix, or that turn keys, which a prefix is not;
+of which `peft` mistakes the size of an embedding for that of a hidden state, or which it hands embeddings, among which
+their class cannot tell padding."""
 
 
 def arguments(kind: str, modules: Modules) -> tuple[str, dict[str, Any]]:

@@ -12,9 +12,9 @@ from jaxft.models.nn.dense import ACTIVATIONS, Change, dense, embed, gelu, linea
 from jaxft.models.nn.leaf import Leaf, Spec, dense_spec, flatten, layer_norm_spec, merged, path_key, unflatten
 from jaxft.models.nn.norm import layer_norm, rms_norm
 from jaxft.models.nn.operator import OPERATOR, operator
-from jaxft.models.nn.pool import mean_pool
+from jaxft.models.nn.pool import last_places, mean_pool
 from jaxft.models.nn.relative import disentangled, log_buckets, of_distances, toeplitz
-from jaxft.models.nn.rotary import Rotation
+from jaxft.models.nn.rotary import Rope, Rotation, ramp_shares, slow_shares
 from jaxft.models.nn.run import (
     DTYPES,
     Rate,
@@ -31,9 +31,9 @@ from jaxft.models.nn.run import (
 from jaxft.models.nn.stack import repeat
 
 __all__ = [
-    "ACTIVATIONS", "DTYPES", "OPERATOR", "Change", "Leaf", "PairDropout", "Rate", "Rotation", "Run", "See", "Spec",
-    "Stream", "attend", "attention", "count", "dense", "dense_spec", "disentangled", "dropout", "embed", "flatten",
-    "gelu", "hash_bits", "kept", "layer_norm", "layer_norm_spec", "linear", "log_buckets", "mean_pool", "merged",
-    "mix", "of_distances", "operator", "path_key", "pick", "product", "repeat", "rms_norm", "split_heads",
-    "threefry_bits", "toeplitz", "token_numbers", "unflatten",
+    "ACTIVATIONS", "DTYPES", "OPERATOR", "Change", "Leaf", "PairDropout", "Rate", "Rope", "Rotation", "Run", "See",
+    "Spec", "Stream", "attend", "attention", "count", "dense", "dense_spec", "disentangled", "dropout", "embed",
+    "flatten", "gelu", "hash_bits", "kept", "last_places", "layer_norm", "layer_norm_spec", "linear", "log_buckets",
+    "mean_pool", "merged", "mix", "of_distances", "operator", "path_key", "pick", "product", "ramp_shares", "repeat",
+    "rms_norm", "slow_shares", "split_heads", "threefry_bits", "toeplitz", "token_numbers", "unflatten",
 ]  # fmt: skip

@@ -73,15 +73,20 @@ class See(struct.PyTreeNode):
 
     def mask(self) -> Bool[Array, "rows 1 queries length"]:
         """Returns True where a token sees another, for all heads alike."""
-        seen = self.asking[:, None, :, None] == self.told[:, None, None, :]
+        same, placed = self.asking[:, None, :, None] == self.told[:, None, None, :], self.placed()
+        return same if placed is None else same & placed
+
+    def placed(self) -> Bool[Array, "rows 1 queries length"] | None:
+        """Returns True where one token may see another by their positions; None: all may."""
         if not (self.window or self.causal):
-            return seen
+            return None
         assert self.positions is not None, "before and near is what positions say"
         asking, told = self.positions
         back = asking[:, None, :, None] - told[:, None, None, :]
-        if self.causal:
-            seen &= back >= 0
-        return seen & (jnp.abs(back) <= self.window) if self.window else seen
+        if not self.window:
+            return back >= 0
+        near = jnp.abs(back) <= self.window
+        return near & (back >= 0) if self.causal else near
 
 
 class PairDropout(NamedTuple):
@@ -232,9 +237,11 @@ def neighbours(see: See) -> int:
     return 2 if see.causal else 3
 
 
-def split_heads(x: Float[Array, "rows length width"], heads: int, run: Run) -> Float[Array, "rows length heads dim"]:
-    """Returns what a projection gives, each head's part by itself."""
-    return run.constrain(x.reshape(*x.shape[:2], heads, -1), ("rows", None, "heads", None))
+def split_heads(
+    x: Float[Array, "rows length width"], heads: int, run: Run, axis: str = "heads"
+) -> Float[Array, "rows length heads dim"]:
+    """Returns what a projection gives, each head's part by itself; `axis` is the logical axis of these heads."""
+    return run.constrain(x.reshape(*x.shape[:2], heads, -1), ("rows", None, axis, None))
 
 
 def _states(states: Float[Array, "size width"], told: Stream, like: Array) -> Array:

@@ -1,0 +1,144 @@
+"""Llama (Touvron et al. 2023) and its kin, as transformers/models/llama/modeling_llama.py computes them.
+
+Llama 2 and 3, SmolLM2 and TinyLlama are of type `llama`; Qwen 2 and 3, Mistral and SmolLM3 are the same under the same
+names but for biases, normalized queries and keys, windows, and layers that turn nothing (`jaxft.models.llama_config`).
+Each token sees itself and those before it; normalization by the root mean square comes before attention and the gated
+feed-forward net; positions turn queries and keys; several heads of queries may share one of keys and values.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxft.models import blocks, heads, nn
+from jaxft.models.interface import Facts, Head
+from jaxft.models.llama_config import Config
+from jaxft.types import Array, Batch, Float, Int, Params
+
+__all__ = ["Config", "encode", "facts", "head", "param_spec"]
+
+
+def facts(cfg: Config) -> Facts:
+    """Returns what others ask about the model."""
+    return Facts(
+        width=cfg.hidden_size,
+        heads=cfg.num_attention_heads,
+        vocabulary=cfg.vocab_size,
+        longest=cfg.max_position_embeddings,
+        segment_types=0,
+        words="model/embed_tokens",
+        embeddings=("model/embed_tokens",),
+        layers=tuple(f"model/layers/{i}" for i in range(cfg.num_hidden_layers)),
+        rates={"attention": cfg.attention_dropout, "classifier": cfg.classifier_dropout},
+        parts={"key": ("k_proj",), "value": ("v_proj",), "attention": ("o_proj",), "mlp": ("down_proj",)},
+        head_size=cfg.head_size,
+        causal=cfg.causal,
+        states=False,
+        padding=cfg.pad_token_id,
+        per_layer={
+            **({"layer_types": cfg.layer_types} if cfg.layer_types else {}),
+            **({"no_rope_layers": tuple(map(int, cfg.turned))} if not all(cfg.turned) else {}),
+        },
+    )
+
+
+def param_spec(cfg: Config) -> nn.Spec:
+    """Declares every parameter of the body."""
+    size, inner, std = cfg.hidden_size, cfg.intermediate_size, cfg.initializer_range
+    queries, keys = cfg.num_attention_heads * cfg.head_size, cfg.key_heads * cfg.head_size
+    norm = nn.layer_norm_spec(size, bias=False)
+    normed = {"scale": nn.Leaf((cfg.head_size,), (None,), "ones")}
+
+    def layer() -> nn.Spec:
+        projections = {"q_proj": (queries, "heads"), "k_proj": (keys, "kv_heads"), "v_proj": (keys, "kv_heads")}
+        inward, outward = ("embed", "mlp"), ("mlp", "embed")
+        return {
+            "input_layernorm": norm,
+            "self_attn": {
+                **{
+                    name: nn.dense_spec(size, outputs, ("embed", axis), std, cfg.attention_bias)
+                    for name, (outputs, axis) in projections.items()
+                },
+                **({"q_norm": normed, "k_norm": normed} if cfg.qk_norm else {}),
+                "o_proj": nn.dense_spec(queries, size, ("heads", "embed"), std, cfg.output_bias),
+            },
+            "post_attention_layernorm": norm,
+            "mlp": {
+                "gate_proj": nn.dense_spec(size, inner, inward, std, cfg.mlp_bias),
+                "up_proj": nn.dense_spec(size, inner, inward, std, cfg.mlp_bias),
+                "down_proj": nn.dense_spec(inner, size, outward, std, cfg.mlp_bias),
+            },
+        }
+
+    return {
+        "model": {
+            "embed_tokens": {"embedding": nn.Leaf((cfg.vocab_size, size), ("vocab", "embed"), stddev=std)},
+            "layers": {str(i): layer() for i in range(cfg.num_hidden_layers)},
+            "norm": norm,
+        }
+    }
+
+
+def head(cfg: Config, purpose: str, outputs: int) -> Head | None:
+    """Returns the head of a purpose, as the class of transformers for it has one; None: there is no such class."""
+    size, std = cfg.hidden_size, cfg.initializer_range
+    if purpose == "text":
+        return heads.linear("score", size, outputs, std, drops="", bias=False)._replace(pooling="last")
+    if purpose == "token":
+        return heads.linear("score", size, outputs, std)
+    return None
+
+
+def encode(
+    params: Params, cfg: Config, batch: Batch, run: nn.Run, at: Int[Array, "rows slots"] | None = None
+) -> Float[Array, "rows positions embed"]:
+    """Computes hidden states of the last layer: at every position, or only at those of each row that `at` names."""
+    p, longest = params["model"], facts(cfg).longest
+    run = run.over(nn.token_numbers(batch, longest))
+    with jax.named_scope("embeddings"):
+        hidden = run.constrain(nn.embed(p["embed_tokens"], batch["input_ids"], run.dtype), ("rows", None, None))
+    stream = nn.Stream.of(hidden, batch, run, longest)
+    # One function for each kind of layer, so that each kind is traced once.
+    kinds = list(zip(cfg.windows, cfg.turned, strict=True))
+    each = {kind: partial(_layer, cfg, *kind) for kind in kinds}
+    stack = [p["layers"][str(i)] for i in range(cfg.num_hidden_layers)]
+    x = blocks.through([each[kind] for kind in kinds], stack, stream, at)
+    return nn.rms_norm(p["norm"], x, cfg.rms_norm_eps)
+
+
+def _layer(cfg: Config, window: int, turned: bool, p: Params, stream: nn.Stream, at: Array | None) -> Array:
+    """One layer, of all tokens or of those at `at`: attention and a gated feed-forward net, each normalized before."""
+    before = stream.pick(at)
+    run, mlp = before.run, p["mlp"]
+    with jax.named_scope("attention"):
+        told = nn.rms_norm(p["input_layernorm"], stream.x, cfg.rms_norm_eps)
+        told = stream.put(stream.run.constrain(told, ("rows", None, None)), stream.run.key)
+        attended = _attend(p["self_attn"], cfg, window, turned, told.pick(at), told)
+        hidden = run.constrain(before.x + nn.dense(p["self_attn"]["o_proj"], attended, run), ("rows", None, None))
+    with jax.named_scope("mlp"):
+        normed = nn.rms_norm(p["post_attention_layernorm"], hidden, cfg.rms_norm_eps)
+        inner = blocks.gated(mlp["gate_proj"], mlp["up_proj"], normed, cfg.hidden_act, run)
+        return run.constrain(hidden + nn.dense(mlp["down_proj"], inner, run), ("rows", None, None))
+
+
+def _attend(p: Params, cfg: Config, window: int, turned: bool, asking: nn.Stream, told: nn.Stream) -> Array:
+    """Attention in which groups of heads of queries share keys and values (Ainslie et al. 2023)."""
+
+    def project(name: str, stream: nn.Stream, count: int, axis: str) -> Array:
+        return nn.split_heads(nn.dense(p[name], stream.x, stream.run), count, stream.run, axis)
+
+    def placed(x: Array, norm: str, stream: nn.Stream) -> Array:
+        """Queries or keys, normalized and turned where the layer does so."""
+        x = nn.rms_norm(p[norm], x, cfg.rms_norm_eps) if cfg.qk_norm else x
+        return nn.Rotation.of(stream.positions, cfg.head_size, cfg.rope)(x) if turned else x
+
+    def shared(x: Array) -> Array:
+        """Keys or values, once for each head of queries."""
+        every = jnp.repeat(x, cfg.num_attention_heads // cfg.key_heads, axis=2)
+        return told.run.constrain(every, ("rows", None, "heads", None))
+
+    query = placed(project("q_proj", asking, cfg.num_attention_heads, "heads"), "q_norm", asking)
+    key = placed(project("k_proj", told, cfg.key_heads, "kv_heads"), "k_norm", told)
+    value = project("v_proj", told, cfg.key_heads, "kv_heads")
+    return nn.attend(query, shared(key), shared(value), asking, told, window=window, causal=cfg.causal)
