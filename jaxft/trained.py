@@ -1,4 +1,4 @@
-"""What a run leaves behind: the weights that are its best, its thresholds and its model."""
+"""What a run leaves behind: the weights that are its best, its thresholds, its model, and how sure that is."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,6 +12,8 @@ from jaxft.errors import UserError
 from jaxft.pretrained import load
 from jaxft.storage import fingerprint
 from jaxft.storage.workdir import Workdir
+from jaxft.sure import kept
+from jaxft.tables import Table
 from jaxft.train.checkpoint import Checkpoints
 from jaxft.types import Params
 
@@ -60,6 +62,14 @@ def thresholds(validated: Mapping[str, float]) -> dict[str, float]:
     """Those that validation has chosen, by name; see `jaxft.tables.Table.decide`."""
     prefix = "threshold/"
     return {name.removeprefix(prefix): value for name, value in validated.items() if name.startswith(prefix)}
+
+
+def calibrated(table: Table, directory: Path, engine: str) -> Table:
+    """The table, whose answers are as `--mode=calibrate` has left it in the directory of their model; says so."""
+    calibration, lines = kept.read(directory, engine)
+    for line in lines:
+        say(line)
+    return table.calibrated(calibration)
 
 
 def model_of(folder: Workdir, experiment: config.Experiment) -> config.Model:

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 SURVIVORS = ROOT / "tests" / "survivors.md"
 
 PLACES = (
-    *("data/*.py", "tables/*.py", "metrics/*.py", "storage/*.py", "hub/*.py", "adapt/*.py", "tasks/*.py"),
+    *("data/*.py", "tables/*.py", "metrics/*.py", "storage/*.py", "hub/*.py", "adapt/*.py", "tasks/*.py", "sure/*.py"),
     *("cli/*.py", "modes/*.py", "predict/*.py"),
     *("train/loop.py", "train/checkpoint.py", "train/evaluate.py", "sharding.py", "batch.py", "trained.py"),
 )

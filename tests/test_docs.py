@@ -14,6 +14,8 @@ from jaxft.report.watch import Watch
 from jaxft.serve.limits import Limits
 from jaxft.serve.measures import Measures
 from jaxft.sharding import RULES
+from jaxft.sure import conformal, temperature
+from jaxft.sure.calibration import SHARES
 
 
 def test_the_sharding_page_names_every_axis_and_key():
@@ -43,6 +45,17 @@ def test_the_page_of_runs_names_what_prometheus_reads():
     assert len(families) == len({family.name for family in families}) == 13
     for family in families:
         assert f"`{family.name}_total`" in page if family.type == "counter" else f"`{family.name}`" in page
+
+
+def test_the_page_of_how_sure_names_every_flag_and_kind_of_sets():
+    page = (ROOT / "docs" / "sure.md").read_text()
+    for flag in (name for name in OF_MODES if name.startswith("calibrate.")):
+        assert f"| `--{flag}` |" in page
+    for kind in conformal.SETS:
+        assert f"- `{kind}`: " in page
+    assert f"between {temperature.COLDEST:g} and {temperature.HOTTEST:g}" in page
+    assert f"surest {', '.join(f'{100 * share:g}' for share in SHARES[1:-1])} and {100 * SHARES[-1]:g}%" in page
+    assert "[docs/sure.md](docs/sure.md)" in (ROOT / "README.md").read_text()
 
 
 def test_the_page_of_smaller_models_names_every_flag_and_kind():

@@ -28,6 +28,7 @@ from mistakes_command_line import COMMAND_LINE, CONFIG_FILES
 from mistakes_compress import COMPRESS
 from mistakes_methods import METHODS
 from mistakes_spans import ANSWERS, CHOICES, TAGS
+from mistakes_sure import SURE
 from mistakes_texts import TEXTS
 from runs import ROOT, command, lines
 
@@ -183,7 +184,7 @@ def said(rows: Rows) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("setup", "parts"), [pytest.param(*row, id=name) for name, row in rows.items()])
 
 
-@said(COMMAND_LINE | CONFIG_FILES | MODELS | DATA | TAGS | ANSWERS | CHOICES | TEXTS | METHODS | COMPRESS | RUNS)
+@said(COMMAND_LINE | CONFIG_FILES | MODELS | DATA | TAGS | ANSWERS | CHOICES | TEXTS | METHODS | COMPRESS | SURE | RUNS)
 def test_a_mistake_is_one_line(room, capsys, setup, parts):
     argv = ["run.py", *setup(room)]
     before = states(room.path, room.run, room.model)
@@ -201,7 +202,7 @@ def test_a_mistake_is_one_line(room, capsys, setup, parts):
 
 
 def test_all_rows_have_names_of_their_own():
-    tables = [COMMAND_LINE, CONFIG_FILES, MODELS, DATA, TAGS, ANSWERS, CHOICES, TEXTS, METHODS, COMPRESS, RUNS]
+    tables = [COMMAND_LINE, CONFIG_FILES, MODELS, DATA, TAGS, ANSWERS, CHOICES, TEXTS, METHODS, COMPRESS, SURE, RUNS]
     assert sum(map(len, tables)) == len({name for table in tables for name in table})
 
 

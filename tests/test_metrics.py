@@ -166,7 +166,7 @@ def test_calibration_by_hand():
     confidence = np.array([0.55, 0.6, 0.9, 0.95, 1.0])
     probabilities = np.stack([confidence, 1 - confidence], 1)
     labels = np.array([0, 1, 0, 0, 1])
-    mean, accuracy, count = classification.calibration(labels, probabilities)
+    mean, accuracy, count = classification.reliability(labels, probabilities)
     np.testing.assert_array_equal(count, [0, 0, 0, 0, 0, 2, 0, 0, 1, 2])  # (0.8, 0.9] holds 0.9
     np.testing.assert_allclose(mean[[5, 8, 9]], [0.575, 0.9, 0.975])
     np.testing.assert_allclose(accuracy[[5, 8, 9]], [0.5, 1.0, 0.5])

@@ -42,14 +42,14 @@ config_flags.register_flag_parser_for_type(tuple[str, ...], _Texts())
 OF_MODES: dict[str, tuple[Any, str]] = {
     "workdir": (
         None,
-        "folder of the run: train writes it; evaluate, predict, explain, export, compress, soup, serve and inspect "
-        "read it; predict, explain, compress, soup, serve, export --format: or that of any model; plan: where "
-        "plan.json is written",
+        "folder of the run: train writes it; evaluate, predict, explain, calibrate, export, compress, soup, serve and "
+        "inspect read it; predict, explain, calibrate, compress, soup, serve, export --format: or that of any model; "
+        "plan: where plan.json is written",
     ),
     "input": (
         None,
-        "predict, explain: a text, CSV, JSON or Parquet file; evaluate, compress, soup, export --format=int8: a "
-        "labelled file, instead of the run's own splits; compress, for words alone: any text",
+        "predict, explain: a text, CSV, JSON or Parquet file; evaluate, calibrate, compress, soup, export "
+        "--format=int8: a labelled file, instead of the run's own splits; compress, for words alone: any text",
     ),
     "output": (
         "",
@@ -65,8 +65,8 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     ),
     "engine": (
         "jax",
-        "predict, evaluate, serve: what computes: jax; onnx or int8: the graph of that format in the export, by "
-        "onnxruntime on the CPU",
+        "predict, evaluate, calibrate, serve: what computes: jax; onnx or int8: the graph of that format in the "
+        "export, by onnxruntime on the CPU",
     ),
     "host": ("127.0.0.1", "serve, train --metrics_port: address to listen at; 0.0.0.0: all of this machine"),
     "port": (8000, "serve: port to listen at; 0: any that is free"),
@@ -84,6 +84,11 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "profile": (0, "train: write a trace of so many steps into WORKDIR/profile"),
     "metrics_port": (0, "train: port at which Prometheus reads how far it is; 0: none"),
     "topology": ("", "plan: devices to plan for, e.g. v5e:4x4, cpu:8 (simulated), gpu"),
+    "calibrate.coverage": (
+        0.0,
+        "calibrate: answers have sets, or intervals of scores, that hold the truth so often, e.g. 0.9; 0: none",
+    ),
+    "calibrate.sets": ("", "calibrate: how sets are made: plain or adaptive; empty: plain"),
     "compress.layers": (0, "compress: keep so many layers; 0: all"),
     "compress.inner": (0, "compress: keep so many units of each feed-forward net; 0: all"),
     "compress.words": ("", "compress: used: keep the words that the run's texts use, or those of --input; empty: all"),

@@ -139,6 +139,19 @@ MODES = {
         needs=("workdir", "input"),
         uses=("output", "adapter", "engine"),
     ),
+    "calibrate": Mode(
+        _together(
+            lambda modes, given: modes.calibrate(
+                given.workdir,
+                inputs=given.input or "",
+                coverage=given["calibrate.coverage"].value,
+                sets=given["calibrate.sets"].value,
+                engine=given.engine,
+            )
+        ),
+        needs=("workdir",),
+        uses=("input", "engine", "calibrate.coverage", "calibrate.sets"),
+    ),
     "explain": Mode(
         _together(_explain),
         needs=("workdir", "input"),

@@ -123,7 +123,7 @@ def explained(predictor: Predictor, data: Split | Sequence[str] | Rows, options:
     wanted = [rows_of.aims(options.target, task, one) for one in logits]
     texts = inputs.split.table.select(list(predictor.table.inputs)).to_pylist()
     by_method = _by_gradients if METHODS[options.method].gradient else _by_ablations
-    names, chance = task.labels or (rows_of.SCORE,), rows_of.probabilities(task, logits)
+    names, chance = task.labels or (rows_of.SCORE,), rows_of.probabilities(predictor, logits)
     for start in range(0, len(readings), GROUP):
         group = range(start, min(start + GROUP, len(readings)))
         part, aims = [readings[i] for i in group], [wanted[i] for i in group]
@@ -307,11 +307,10 @@ def _faithful(
     """Of each row and target what `faithfulness` measures; None where it was not asked for."""
     if not options.faithfulness:
         return [None] * len(readings)
-    task = rows_of.task_of(predictor)
     orders = [faithfulness.orders(scores, np.random.default_rng(options.seed)) for scores in values]
     jobs = [(one, faithfulness.ablations(order)) for one, order in zip(readings, orders, strict=True)]
     deleting = dataclasses.replace(options, baseline="delete")
     found: list[list[dict[str, Any]] | None] = []
     for wanted, (logits, _) in zip(aims, _outputs(predictor, jobs, deleting), strict=True):
-        found.append(faithfulness.measured(rows_of.probabilities(task, logits)[:, list(wanted)]))
+        found.append(faithfulness.measured(rows_of.probabilities(predictor, logits)[:, list(wanted)]))
     return found

@@ -11,9 +11,9 @@ from jaxft.data.rows import Rows
 from jaxft.data.sources import Split
 from jaxft.errors import UserError, nearest
 from jaxft.explain.units import Reading, reading
+from jaxft.metrics.probabilities import sigmoid
 from jaxft.predict.predictor import Inputs, Predictor
-from jaxft.tables.base import sigmoid, softmax
-from jaxft.tables.sequence_classification import LIKELY
+from jaxft.tables.sequence_classification import LIKELY, SequenceClassification
 
 SCORE = "score"
 """The one output of a regression."""
@@ -90,17 +90,17 @@ def aims(target: str, options: config.SequenceClassification, logits: np.ndarray
         return [labels.index(name) for name in names]
     if options.problem == "multi_label":
         least = np.asarray(options.thresholds or [LIKELY] * len(labels))
-        held = np.flatnonzero(probabilities(options, logits[None])[0] >= least)
+        held = np.flatnonzero(sigmoid(logits) >= least)
         if len(held):
             return [int(one) for one in held]
     return [int(logits.argmax())]
 
 
-def probabilities(options: config.SequenceClassification, logits: np.ndarray) -> np.ndarray:
-    """Returns the probabilities of the labels, `[n, labels]`; of a score, the score itself."""
-    if not options.labels:
-        return logits.astype(np.float64)
-    return sigmoid(logits) if options.problem == "multi_label" else softmax(logits)
+def probabilities(predictor: Predictor, logits: np.ndarray) -> np.ndarray:
+    """Returns the probabilities of the labels, `[n, labels]`, as answers have them; of a score, the score itself."""
+    table = predictor.table
+    assert isinstance(table, SequenceClassification)
+    return table.probabilities(logits) if table.options.labels else logits.astype(np.float64)
 
 
 def stand_in(tokenizer: Any, baseline: str) -> int:

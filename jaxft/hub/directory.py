@@ -17,6 +17,9 @@ FLAX = "flax_model.msgpack"
 
 CARD = "README.md"
 
+CALIBRATION = "calibration.json"
+"""What `jaxft.sure` keeps beside a model."""
+
 VOCABULARIES = (
     *("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model"),
     *("tokenizer.model", "spm.model"),
@@ -49,7 +52,8 @@ def _snapshot(name: str, revision: str) -> Path:
 
     def fetch(weights: str) -> Path:
         stem, suffix = weights.split(".")
-        files = ["config.json", CARD, *TOKENIZER_FILES, weights, f"{stem}-*-of-*.{suffix}", f"{weights}.index.json"]
+        beside = ["config.json", CARD, CALIBRATION, *TOKENIZER_FILES]
+        files = [*beside, weights, f"{stem}-*-of-*.{suffix}", f"{weights}.index.json"]
         return Path(snapshot_download(name, revision=revision, allow_patterns=files))
 
     # OWNER/NAME with a directory OWNER here may well have been meant as a local path.

@@ -4,7 +4,6 @@ A parameter path (`bert/encoder/layer/0/output/dense/kernel`) is the name in Fla
 in PyTorch checkpoints.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from jaxft.errors import UserError
 from jaxft.hub.directory import FLAX, SAFETENSORS, conversion, first_line, read_json
 from jaxft.models import nn
+from jaxft.storage import fingerprint
 
 _FLOATS = {"F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"}
 """Floating-point dtypes as safetensors and as numpy name them."""
@@ -116,12 +116,7 @@ def digest(directory: Path) -> str:
     Raises:
       UserError: there are none, or one that an index names is missing.
     """
-    main, files = _files(directory)
-    found = hashlib.blake2b(main.encode(), digest_size=16)
-    for file in files:
-        with file.open("rb") as opened:
-            found.update(hashlib.file_digest(opened, "blake2b").digest())
-    return found.hexdigest()
+    return fingerprint.of_files(_files(directory)[1])
 
 
 def _files(directory: Path) -> tuple[str, list[Path]]:

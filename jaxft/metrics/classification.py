@@ -57,7 +57,7 @@ def single_label(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[
     if (auc := _roc_auc(labels, probabilities)) is not None:
         results["roc_auc"] = auc
     if np.isfinite(probabilities).all():
-        results["ece"] = expected_calibration_error(*calibration(labels, probabilities))
+        results["ece"] = expected_calibration_error(*reliability(labels, probabilities))
     for kind, values in zip(("precision", "recall", "f1", "support"), each, strict=True):
         convert = int if kind == "support" else float
         results |= {f"{kind}/{name}": convert(v) for name, v in zip(names, np.asarray(values), strict=True)}
@@ -173,7 +173,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.nda
     return np.bincount(flat, minlength=classes * classes).reshape(classes, classes)
 
 
-def calibration(
+def reliability(
     labels: np.ndarray, probabilities: np.ndarray, bins: int = 10
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Confidence and accuracy in `bins` equal intervals `(a, b]` of confidence (Guo et al. 2017, section 2).
@@ -201,6 +201,6 @@ def calibration(
 
 
 def expected_calibration_error(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray) -> float:
-    """Mean |accuracy - confidence| over the predictions, by bin (Guo et al. 2017, equation 3), from `calibration`."""
+    """Mean |accuracy - confidence| over the predictions, by bin (Guo et al. 2017, equation 3), from `reliability`."""
     filled = count > 0
     return float(np.sum(np.abs(accuracy - confidence)[filled] * count[filled]) / count.sum())

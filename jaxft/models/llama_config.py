@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from jaxft.errors import UserError
 from jaxft.models import blocks, nn, rope
+
+Own = TypeVar("Own", bound="Config")
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 """What layers see of what comes before: all, or what is near; as `layer_types` of config.json says it."""
@@ -122,7 +124,7 @@ class Config:
         kinds = _layer_types(hf, turned)
         return cfg.checked(hf, layer_types=kinds, windows=_windows(hf, kinds, cfg), turned=turned)
 
-    def checked(self, hf: Mapping[str, Any], **read: Any) -> Self:
+    def checked(self: Own, hf: Mapping[str, Any], **read: Any) -> Own:
         """Returns the config with the rotation that config.json describes, and with other values that have been read.
 
         Raises:

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxft.modes.calibrating import calibrate
     from jaxft.modes.compressing import compress
     from jaxft.modes.evaluating import evaluate
     from jaxft.modes.explaining import explain
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from jaxft.modes.watching import watch
 
 _FILES = {
+    "calibrate": "calibrating",
     "compress": "compressing",
     "evaluate": "evaluating",
     "explain": "explaining",
@@ -38,4 +40,16 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
 
 
-__all__ = ["compress", "evaluate", "explain", "export", "inspect", "predict", "serve", "soup", "train", "watch"]
+__all__ = [
+    "calibrate",
+    "compress",
+    "evaluate",
+    "explain",
+    "export",
+    "inspect",
+    "predict",
+    "serve",
+    "soup",
+    "train",
+    "watch",
+]

@@ -13,7 +13,7 @@ from jaxft.modes.shared import compiled_evaluation, measure
 from jaxft.predict.predictor import JAX, Predictor
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
-from jaxft.trained import best_weights, on_these_devices, thresholds
+from jaxft.trained import best_weights, calibrated, on_these_devices, thresholds
 
 
 def evaluate(
@@ -45,6 +45,8 @@ def evaluate(
     experiment, given = rows.given(on_these_devices(folder.experiment()), data)
     job = prepare(experiment, given=given)
     weights, _ = best_weights(folder, job.program, job.body.directory)
+    if export := folder.exported():
+        job = dataclasses.replace(job, table=calibrated(job.table, export, JAX))
     step = compiled_evaluation(job)
     results = {}
     for split in (name for name in ("validation", "test") if name in job.features):

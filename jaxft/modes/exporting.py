@@ -78,6 +78,8 @@ def _export_run(folder: Workdir) -> None:
     body, task = Body.of(experiment.model, experiment.data.max_length), tasks.build(experiment.task)
     composed = program.compose(experiment, body.model, task, steps=10**9)
     distributed.wait_for_all("prepared")
+    if (exported := folder.exported()) and (exported / hub.CALIBRATION).exists():
+        say(f"{exported / hub.CALIBRATION} goes with the export that is replaced; --mode=calibrate makes it anew")
     best = best_weights(folder, composed, body.directory, checkpoint=True)
     trained = Trained(experiment, body, task, tables.build(experiment.task), composed, {})
     write_export(trained, folder, *best, folder.results() or {})

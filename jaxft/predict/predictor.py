@@ -28,7 +28,8 @@ from jaxft.predict.engine import CompiledEngine, Engine
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
 from jaxft.tables import census
-from jaxft.trained import best_weights, model_of, on_these_devices
+from jaxft.train.evaluate import Evaluated
+from jaxft.trained import best_weights, calibrated, model_of, on_these_devices
 
 JAX = "jax"
 """Name of the engine that computes with the parameters of a run or directory themselves."""
@@ -142,6 +143,8 @@ class Predictor:
             thresholds = {} if chosen else body.hf.get("thresholds", {})
             thresholds = meaning.thresholds if meaning else thresholds
         table = tables.build(experiment.task).decide(thresholds)
+        if not chosen and (not folder or folder.exported()):
+            table = calibrated(table, body.directory, engine)
         return cls(experiment, body, table, CompiledEngine(experiment, composed, weights))
 
     @classmethod
@@ -154,7 +157,7 @@ class Predictor:
             raise UserError(f"--engine={engine} computes a graph, on which {adapter} cannot be put; use --engine={JAX}")
         experiment, body, made = graph.opened(folder, path, task, engine)
         table = tables.build(experiment.task).decide(body.hf.get("thresholds", {}))
-        return cls(experiment, body, table, made)
+        return cls(experiment, body, calibrated(table, body.directory, engine), made)
 
     @property
     def width(self) -> int:
@@ -261,19 +264,24 @@ class Predictor:
         if not split.table.num_rows:
             raise UserError(f"{given.origin}: none of its {given.table.num_rows:,} rows is left to measure on")
         self.table.check_labels(split)
-        features = self._features(split, labelled=True)
-        distributed.wait_for_all("tokenized")  # nobody is still at it when the first collective runs
+        features, found = self.measured(split)
         notes = [*split.notes, *census.of_classes(options, {split.origin: split})]
         notes += census.of_tokens(options, {split.origin: features}, self.experiment.data.max_length)
         if undecided := self.table.undecided():
             notes.append(
                 f"no validation split has chosen thresholds: {next(iter(undecided.values()))} for each, as in answers"
             )
-        table, found = self.table.decide(undecided), self.engine.evaluate(features)
+        table = self.table.decide(undecided)
         # By one process, as rounding may differ on their machines.
         metrics = distributed.once(lambda: {"loss": found.loss} | table.metrics(found.outputs, features, split))
         classes = table.plots(found.outputs, features, split).get("names", ())
         return Evaluation(metrics, split.table.num_rows, given.table.num_rows, classes, notes)
+
+    def measured(self, split: Split) -> tuple[Features, Evaluated]:
+        """Returns the tokens of labelled rows, as the table has read them, and what the model makes of them."""
+        features = self._features(split, labelled=True)
+        distributed.wait_for_all("tokenized")  # nobody is still at it when the first collective runs
+        return features, self.engine.evaluate(features)
 
     def split_of(self, data: Sequence[str] | rows.Rows) -> Split | None:
         """Texts or rows as a table; None where there are none."""

@@ -261,7 +261,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -
     """Accuracy by confidence (Guo et al. 2017, figure 1) over a histogram; None if a probability is not finite."""
     if not len(labels) or not np.isfinite(probabilities).all():
         return None
-    confidence, accuracy, count = classification.calibration(labels, probabilities, bins)
+    confidence, accuracy, count = classification.reliability(labels, probabilities, bins)
     error = classification.expected_calibration_error(confidence, accuracy, count)
     figure = Figure(figsize=(5.0, 4.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])

@@ -14,6 +14,7 @@ from jaxft.errors import UserError
 from jaxft.models import nn
 from jaxft.predict.engine import CompiledEngine
 from jaxft.predict.predictor import JAX, Predictor
+from jaxft.tables.sequence_classification import SequenceClassification
 
 
 class Tensor(NamedTuple):
@@ -58,8 +59,10 @@ class Served:
         found: dict[str, Any] = {"name": self.name, "task": self.task, "inputs": list(self.inputs)}
         found |= {"labels": list(self.labels)} if self.labels else {}
         found |= {"problem": options.problem} if hasattr(options, "problem") else {}
-        if thresholds := getattr(options, "thresholds", ()):
-            found["thresholds"] = dict(zip(self.labels, thresholds, strict=True))
+        table = self.predictor.table
+        if isinstance(table, SequenceClassification):
+            found |= {"thresholds": thresholds} if (thresholds := table.thresholds()) else {}
+            found |= {"calibration": table.calibration.says()} if table.calibration else {}
         data = self.predictor.experiment.data
         found |= {"max_length": data.max_length, "truncate": data.truncate}
         return found | {"shapes": [[shape.rows, shape.length] for shape in self.shapes]}

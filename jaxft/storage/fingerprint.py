@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +23,15 @@ def of_columns(columns: Mapping[str, np.ndarray]) -> str:
     """Of the names, types and contents of host arrays."""
     parts = [f"{name} {array.dtype} {array.shape}".encode() for name, array in sorted(columns.items())]
     return _hash(*parts, *(np.ascontiguousarray(array) for _, array in sorted(columns.items())))
+
+
+def of_files(files: Sequence[Path]) -> str:
+    """Of the contents of files, in this order."""
+    digests = []
+    for file in files:
+        with open(file, "rb") as opened:
+            digests.append(hashlib.file_digest(opened, hashlib.blake2b).digest())
+    return _hash(*digests)
 
 
 def of_params(params: Params) -> str:

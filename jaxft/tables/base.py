@@ -11,6 +11,7 @@ import numpy as np
 from jaxft.data.features import Features
 from jaxft.data.sources import Split
 from jaxft.models import Model
+from jaxft.sure.calibration import Calibration
 
 Host = Mapping[str, np.ndarray]
 """Outputs by name: `[examples, ...]` or, per token, `[tokens, ...]`, flat as in `Features`."""
@@ -117,6 +118,10 @@ class Table(ABC):
         """Returns the same table with the thresholds, by NAME, that its metrics have chosen on the validation split."""
         return self
 
+    def calibrated(self, calibration: Calibration | None) -> Table:
+        """Returns the same table, with probabilities as the calibration has them, where its task has such."""
+        return self
+
     def undecided(self) -> dict[str, float]:
         """Returns the thresholds, by NAME, that nothing has chosen, with the values that predictions take for them."""
         return {}
@@ -132,17 +137,6 @@ class Table(ABC):
     @abstractmethod
     def published(self, model: Model, max_length: int) -> Published:
         """Returns what an export of such a model, trained on texts of so many tokens, says beside its parameters."""
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Computes the softmax of `[n, classes]` in float64."""
-    e = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Computes 1 / (1 + exp(-logit)) elementwise, in float64."""
-    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
 
 
 def named(labels: Sequence[str]) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import numpy as np
 from jaxft import config
 from jaxft.data.features import Features
 from jaxft.data.sources import Split
+from jaxft.metrics.probabilities import softmax
 from jaxft.models import Model
 from jaxft.tables import choices
-from jaxft.tables.base import Host, Published, Table, softmax
+from jaxft.tables.base import Host, Published, Table
 from jaxft.tables.choices import CHOICES, RIGHT
 
 USAGE = """from transformers import AutoModelForMultipleChoice, AutoTokenizer

@@ -13,8 +13,9 @@ import numpy as np
 from jaxft.data.features import Features
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
+from jaxft.metrics.probabilities import softmax
 from jaxft.tables import sentences
-from jaxft.tables.base import Host, softmax
+from jaxft.tables.base import Host
 from jaxft.tables.masked_lm import MaskedLM
 
 

@@ -14,9 +14,11 @@ from jaxft.data.features import Features
 from jaxft.data.sources import Split, require_columns
 from jaxft.errors import UserError
 from jaxft.metrics import classification
+from jaxft.metrics.probabilities import sigmoid, softmax
 from jaxft.models import Model
+from jaxft.sure.calibration import Calibration
 from jaxft.tables import labels, windows
-from jaxft.tables.base import Host, Published, Table, named, sigmoid, softmax
+from jaxft.tables.base import Host, Published, Table, named
 
 LIKELY = 0.5
 """The probability from which a label is predicted where validation has chosen none."""
@@ -43,10 +45,15 @@ HOW = {"mean": "mean(0)", "max": "amax(0)"}
 
 @dataclasses.dataclass(frozen=True)
 class SequenceClassification(Table):
-    """Without labels it is a regression with one output."""
+    """Without labels it is a regression with one output.
+
+    Attributes:
+      calibration: of the probabilities that answers have; what is predicted does not depend on it.
+    """
 
     options: config.SequenceClassification
     lower: frozenset[str] = frozenset({"mse", "ece"})
+    calibration: Calibration | None = None
 
     @property
     def metric(self) -> str:
@@ -100,8 +107,7 @@ class SequenceClassification(Table):
         return columns | ({"labels": labels.ids(self.options, split)} if labelled else {})
 
     def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
-        labels, names = _of_rows(features.examples["labels"], features), self.options.labels
-        logits = _of_rows(outputs["logits"], features)
+        (logits, labels), names = self.rows(outputs, features), self.options.labels
         if not names:
             return classification.regression(labels, logits[:, 0])
         if self.options.problem == "multi_label":
@@ -109,7 +115,27 @@ class SequenceClassification(Table):
             thresholds = self.options.thresholds or classification.best_thresholds(labels, probabilities)
             chosen = {f"threshold/{name}": value for name, value in zip(names, thresholds, strict=True)}
             return classification.multi_label(labels, probabilities, thresholds, names) | chosen
-        return classification.single_label(labels, softmax(logits), names)
+        return classification.single_label(labels, self.probabilities(logits), names)
+
+    def rows(self, outputs: Host, features: Features) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the logits of each row of a labelled split, `[rows, labels]`, and labels as `labels.ids` gives."""
+        return _of_rows(outputs["logits"], features), _of_rows(features.examples["labels"], features)
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Computes the probabilities of the labels, `[n, labels]`, at the temperature that was fitted."""
+        scaled = logits.astype(np.float64) / (self.calibration.temperature if self.calibration else 1)
+        return sigmoid(scaled) if self.options.problem == "multi_label" else softmax(scaled)
+
+    def calibrated(self, calibration: Calibration | None) -> SequenceClassification:
+        return dataclasses.replace(self, calibration=calibration)
+
+    def thresholds(self) -> dict[str, float]:
+        """Returns the thresholds of several labels, by name, of the probabilities that answers have; of none: empty."""
+        over = np.asarray(self.options.thresholds)
+        if self.calibration:
+            with np.errstate(divide="ignore"):
+                over = sigmoid((np.log(over) - np.log1p(-over)) / self.calibration.temperature)
+        return {name: float(one) for name, one in zip(self.options.labels, over, strict=False)}
 
     def undecided(self) -> dict[str, float]:
         open_ = self.options.problem == "multi_label" and not self.options.thresholds
@@ -123,17 +149,22 @@ class SequenceClassification(Table):
 
     def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
         logits = _of_rows(outputs["logits"], features)
+        beside = self.calibration.beside(logits, self.options.labels) if self.calibration else [{}] * len(logits)
+        for answer, further in zip(self._answers(logits), beside, strict=True):
+            yield answer | further
+
+    def _answers(self, logits: np.ndarray) -> Iterator[dict[str, Any]]:
         if not self.options.labels:
             yield from ({"score": float(score)} for score in logits[:, 0])
             return
         if self.options.problem == "multi_label":
-            least = np.asarray(self.options.thresholds or [LIKELY] * len(self.options.labels))
-            for probabilities in sigmoid(logits):
+            over = sigmoid(logits) >= np.asarray(self.options.thresholds or [LIKELY] * len(self.options.labels))
+            for held, probabilities in zip(over, self.probabilities(logits), strict=True):
                 named = {name: float(p) for name, p in zip(self.options.labels, probabilities, strict=True)}
-                held = [name for name, over in zip(self.options.labels, probabilities >= least, strict=True) if over]
-                yield {"prediction": held, "probabilities": named}
+                predicted = [name for name, one in zip(self.options.labels, held, strict=True) if one]
+                yield {"prediction": predicted, "probabilities": named}
             return
-        for probabilities in softmax(logits):
+        for probabilities in self.probabilities(logits):
             best = int(probabilities.argmax())
             named = {name: float(p) for name, p in zip(self.options.labels, probabilities, strict=True)}
             yield {
@@ -143,12 +174,12 @@ class SequenceClassification(Table):
             }
 
     def plots(self, outputs: Host, features: Features, split: Split) -> dict[str, Any]:
-        logits, labels = (_of_rows(x, features) for x in (outputs["logits"], features.examples["labels"]))
+        logits, labels = self.rows(outputs, features)
         if not self.options.labels:
             return {"labels": labels, "scores": logits[:, 0]}
         if self.options.problem == "multi_label":
             return {"names": self.options.labels}
-        return {"labels": labels, "probabilities": softmax(logits), "names": self.options.labels}
+        return {"labels": labels, "probabilities": self.probabilities(logits), "names": self.options.labels}
 
     def published(self, model: Model, max_length: int) -> Published:
         names = self.options.labels or ("LABEL_0",)

@@ -17,9 +17,10 @@ from jaxft.data.features import Features
 from jaxft.data.sources import Split
 from jaxft.errors import UserError, nearest
 from jaxft.metrics import classification, entities
+from jaxft.metrics.probabilities import softmax
 from jaxft.models import Model
 from jaxft.tables import weighting, windows, words
-from jaxft.tables.base import Host, Published, Table, named, softmax
+from jaxft.tables.base import Host, Published, Table, named
 from jaxft.tables.words import STARTS, TEXT
 
 USAGE = """from transformers import pipeline
