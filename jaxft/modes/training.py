@@ -73,10 +73,7 @@ def train(
         raise UserError("--extend goes on with the run that --overwrite deletes; give one of them")
     started = began.get() or time.time()
     cache_programs(experiment.data.cache)
-    experiment, given = rows.given(experiment, data)
-    job = prepare(adapters.adopted(config.check(experiment)), loss, given=given)
-    check_metric(job)
-    job = teacher.taught(job)
+    job = _prepared(experiment, data, loss)
     folder = Workdir(workdir)
     longer = _claim(job, folder, overwrite, extend)
     if not longer and (results := distributed.once(folder.results)) is not None:
@@ -115,6 +112,14 @@ def train(
     checkpoints.close()
     say(f"report: {folder}/report/index.html  results: {folder}/results.json")
     return results
+
+
+def _prepared(experiment: config.Experiment, data: Mapping[str, rows.Rows] | None, loss: program.Loss | None) -> Job:
+    """The job, with what its teachers say; each argument is as in `train`."""
+    experiment, given = rows.given(experiment, data)
+    job = prepare(adapters.adopted(config.check(experiment)), loss, given=given)
+    check_metric(job)
+    return teacher.taught(job)
 
 
 def _claim(job: Job, folder: Workdir, overwrite: bool, extend: bool) -> bool:
