@@ -42,7 +42,7 @@ def test_it_is_fitted_on_validation_and_measured_on_test(run, values, finished):
         assert measured["log_loss_before"] == pytest.approx(own[f"{name}/loss"], rel=1e-4)
         assert measured["ece_before"] == pytest.approx(own[f"{name}/ece"], abs=1e-5)
         assert measured["error_of_surest/1"] == pytest.approx(1 - own[f"{name}/accuracy"])
-    assert temperature.COLDEST < values["applied"]["temperature"] < temperature.HOTTEST
+    assert 1 / temperature.MOST < values["applied"]["temperature"] < temperature.MOST
     assert tested["size"] >= 1
 
 

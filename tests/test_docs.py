@@ -53,7 +53,7 @@ def test_the_page_of_how_sure_names_every_flag_and_kind_of_sets():
         assert f"| `--{flag}` |" in page
     for kind in conformal.SETS:
         assert f"- `{kind}`: " in page
-    assert f"between {temperature.COLDEST:g} and {temperature.HOTTEST:g}" in page
+    assert f"between {1 / temperature.MOST:g} and {temperature.MOST:g}" in page
     assert f"surest {', '.join(f'{100 * share:g}' for share in SHARES[1:-1])} and {100 * SHARES[-1]:g}%" in page
     assert "[docs/sure.md](docs/sure.md)" in (ROOT / "README.md").read_text()
 

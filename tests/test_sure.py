@@ -37,11 +37,11 @@ def several(rng: np.random.Generator, rows: int, degrees: float = 1.0) -> tuple[
 
 
 @pytest.mark.parametrize("draw", [classes, several])
-@pytest.mark.parametrize("degrees", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("degrees", [0.1, 1.0, 15.0])
 def test_the_temperature_that_labels_were_drawn_at_is_found(draw, degrees):
     logits, labels = draw(np.random.default_rng(0), 20_000, degrees)
     found = temperature.fit(logits, labels)
-    assert found == pytest.approx(degrees, rel=0.05)
+    assert found == pytest.approx(degrees, rel=0.1)
     best = temperature.log_loss(logits, labels, found)
     for other in (1.0, found * 0.99, found * 1.01):
         assert best <= temperature.log_loss(logits, labels, other)
@@ -55,12 +55,12 @@ def test_a_temperature_never_worsens_the_rows_that_it_was_fitted_on(draw):
         for degrees in (0.3, 1.0, 4.0, 1e9):
             logits, labels = draw(rng, rows, degrees)
             found = temperature.fit(logits, labels)
-            assert temperature.COLDEST <= found <= temperature.HOTTEST
+            assert 1 / temperature.MOST <= found <= temperature.MOST
             assert temperature.log_loss(logits, labels, found) <= temperature.log_loss(logits, labels) + 1e-12
     logits = np.asarray([[2.0, -1.0], [3.0, 0.0]])
-    assert temperature.fit(logits, np.asarray([0, 0])) == temperature.COLDEST, "nothing that would tell of errors"
-    assert temperature.fit(logits, np.asarray([1, 1])) == temperature.HOTTEST
-    assert temperature.fit(logits, np.asarray([[1, 0], [1, 0]])) == pytest.approx(temperature.COLDEST)
+    assert temperature.fit(logits, np.asarray([0, 0])) < 0.1, "no errors at all"
+    assert temperature.fit(logits, np.asarray([1, 1])) == pytest.approx(temperature.MOST)
+    assert temperature.fit(np.zeros((2, 2)), np.asarray([0, 1])) == 1, "all are as good"
 
 
 def test_log_losses_are_those_of_scikit_learn():

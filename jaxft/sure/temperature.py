@@ -4,38 +4,27 @@ from typing import Any
 
 import numpy as np
 
-from jaxft.metrics.probabilities import sigmoid, softmax
-
-COLDEST, HOTTEST = 0.05, 20.0
-"""Bounds of a temperature: beyond them nothing is left of what the model said, or of a doubt."""
+MOST = 20.0
+"""The highest temperature, and one over the lowest: beyond it nothing is left of what a model said, or of a doubt."""
 
 
 def fit(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the temperature, from `COLDEST` to `HOTTEST`, of the smallest log loss.
+    """Returns the temperature of the smallest log loss, from 1 / `MOST` to `MOST`; 1 where no other one is better.
 
-    The log loss is convex in 1 / temperature, so that there is one such temperature, and it is never worse than 1.
+    The log loss is convex in 1 / temperature, so that it has one minimum over temperatures.
 
     Args:
       logits: `[n, labels]`.
       labels: `[n]` class ids, or, where several can hold, `[n, labels]` of 0 and 1.
     """
-    from scipy.optimize import brentq
+    from scipy.optimize import minimize_scalar
 
-    logits = np.asarray(logits, np.float64)
-    several = labels.ndim == 2
-    held = labels if several else np.eye(logits.shape[1])[labels]
-
-    def slope(inverse: float) -> float:
-        """The derivative of the log loss by 1 / temperature."""
-        expected = (sigmoid if several else softmax)(logits * inverse)
-        return float(((expected - held) * logits).sum(1).mean())
-
-    if slope(1 / HOTTEST) >= 0:
-        return HOTTEST
-    if slope(1 / COLDEST) <= 0:
-        return COLDEST
-    best: Any = brentq(slope, 1 / HOTTEST, 1 / COLDEST)  # its type depends on arguments that are not given here
-    return 1 / float(best)
+    ends = -np.log(MOST), np.log(MOST)
+    found: Any = minimize_scalar(
+        lambda log: log_loss(logits, labels, np.exp(log)), bounds=ends, options={"xatol": 1e-8}
+    )
+    best = float(np.exp(found.x))
+    return best if log_loss(logits, labels, best) < log_loss(logits, labels) else 1.0
 
 
 def log_loss(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:
@@ -43,5 +32,5 @@ def log_loss(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -
     scaled = np.asarray(logits, np.float64) / temperature
     if labels.ndim == 2:
         return float(np.logaddexp(0, np.where(labels > 0, -scaled, scaled)).sum(1).mean())
-    own = scaled[np.arange(len(labels)), labels][:, None]
-    return float(np.logaddexp.reduce(scaled - own, axis=1).mean())
+    own = scaled[np.arange(len(labels)), labels]
+    return float((np.logaddexp.reduce(scaled, 1) - own).mean())
