@@ -108,6 +108,14 @@ COMMAND_LINE: Rows = {
     "a packaged config without its argument": (flags("--config=glue:sts"), ["glue.py:sts: no such task", "'stsb'?"]),
     "no such format": (on_run("export", "--format=onx"), ["--format onx", "did you mean 'onnx'?"]),
     "no --input": (on_run("predict"), ["--input is missing"]),
+    "an ensemble of one": (
+        lambda room: on_run("predict", f"--input={room.write('a.txt', 'a')}", f"--runs={room.run}")(room),
+        ["a mean is of two runs or more, each once; give others than --workdir"],
+    ),
+    "an ensemble and an adapter": (
+        lambda room: on_run("predict", f"--input={room.write('a.txt', 'a')}", "--runs=b", "--adapter=c")(room),
+        ["--runs has models that answer together, on which c cannot be put; leave one out"],
+    ),
     "a service of no text": (
         on_run("serve", "--serve.texts=0"),
         ["--serve.texts is 0; it must be at least 1"],

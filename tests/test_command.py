@@ -162,12 +162,12 @@ def test_a_model_card_says_the_command_as_it_was_typed(argv, said):
 
 USED = {
     "train": {"config", "workdir", "overwrite", "extend", "profile", "metrics_port", "host"},
-    "evaluate": {"workdir", "input", "engine"},
-    "predict": {"workdir", "input", "output", "adapter", "engine"},
+    "evaluate": {"workdir", "input", "engine", "runs"},
+    "predict": {"workdir", "input", "output", "adapter", "engine", "runs"},
     "calibrate": {"workdir", "input", "engine", "calibrate.coverage", "calibrate.sets"},
     "explain": {"workdir", "input", "output", "adapter", *(f"explain.{name}" for name in EXPLAIN)},
     "export": {"workdir", "format", "input", "max_loss"},
-    "serve": {"workdir", "host", "port", "adapters", "engine", *(f"serve.{name}" for name in LIMITS)},
+    "serve": {"workdir", "host", "port", "adapters", "engine", "runs", *(f"serve.{name}" for name in LIMITS)},
     "compress": {"workdir", "input", "output", "compress.layers", "compress.inner", "compress.words"},
     "soup": {"workdir", "runs", "output", "input", "soup.how"},
     "inspect": {"config", "workdir", "draw"},

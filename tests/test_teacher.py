@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from runs import MINILM, TINY, experiment, lines, results
+from scipy.special import softmax
 from support import random_params
 
 from jaxft import Predictor, config, models, modes, tables, tasks
@@ -39,11 +40,11 @@ def said(job: Job) -> np.ndarray:
     return job.features["train"].examples["teacher/logits"]
 
 
-def directory(folder: Path, labels: tuple[str, ...] = LABELS, tokenizer: Path | None = MINILM) -> Path:
+def directory(folder: Path, labels: tuple[str, ...] = LABELS, tokenizer: Path | None = MINILM, seed: int = 0) -> Path:
     """A small random classifier, as a run exports it."""
     options = config.SequenceClassification(labels=labels, problem="single_label")
     model, kind = models.build(TINY), "BertForSequenceClassification"
-    params, settings = random_params(tasks.build(options), model, seed=0), tables.build(options).published(model, 64)
+    params, settings = random_params(tasks.build(options), model, seed), tables.build(options).published(model, 64)
     assert tokenizer
     export.export(folder, params, TINY | {**settings.settings}, kind, tokenizer, "A.\n")
     return folder
@@ -89,8 +90,15 @@ def test_labels_in_another_order_are_put_right(tiny_model, cache, tmp_path):
     one, other = directory(tmp_path / "one"), directory(tmp_path / "other", turned)
     found = [said(job_of(tiny_model, cache, of)) for of in (one, other)]
     np.testing.assert_array_equal(found[0], found[1][:, ::-1])
-    both = said(job_of(tiny_model, cache, one, other))
-    np.testing.assert_allclose(both, (found[0] + found[1]) / 2, atol=1e-6)
+
+
+def test_of_several_the_mean_of_their_distributions_is_learned(tiny_model, cache, tmp_path):
+    """At the temperature at which the student is compared with it, 2 by default."""
+    teachers = [directory(tmp_path / "one"), directory(tmp_path / "other", LABELS[::-1], seed=1)]
+    each = np.stack([said(job_of(tiny_model, cache, teacher)) for teacher in teachers])
+    both = said(job_of(tiny_model, cache, *teachers))
+    np.testing.assert_allclose(softmax(both / 2, -1), softmax(each / 2, -1).mean(0), atol=1e-5)
+    assert np.abs(softmax(both, -1) - softmax(each, -1).mean(0)).max() > 1e-3
 
 
 def test_a_teacher_with_another_tokenizer_reads_the_rows_itself(tiny_model, cache, tmp_path):

@@ -92,7 +92,11 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "compress.layers": (0, "compress: keep so many layers; 0: all"),
     "compress.inner": (0, "compress: keep so many units of each feed-forward net; 0: all"),
     "compress.words": ("", "compress: used: keep the words that the run's texts use, or those of --input; empty: all"),
-    "runs": ("", "soup: other runs of the same model and labels, set off by commas"),
+    "runs": (
+        "",
+        "soup: other runs of the same model and labels, set off by commas; predict, evaluate, serve: other runs or "
+        "models of the same task, which answer with --workdir by the mean of what each says",
+    ),
     "soup.how": ("greedy", "soup: greedy: of the runs those that validation is not worse with; uniform: of all"),
     "explain.method": (
         "integrated_gradients",

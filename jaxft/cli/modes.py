@@ -91,7 +91,7 @@ def _plan(values: flags.FlagValues) -> int:
 LIMITS = ("tokens", "body", "texts", "characters", "request_tokens", "queue", "seconds", "log_texts")
 """The flags `--serve.NAME`, those of `jaxft.serve.limits.Limits`."""
 
-SERVE = ("host", "port", "adapters", "engine", *(f"serve.{name}" for name in LIMITS))
+SERVE = ("host", "port", "adapters", "engine", "runs", *(f"serve.{name}" for name in LIMITS))
 
 
 def _serve(modes: Any, values: flags.FlagValues) -> None:
@@ -99,7 +99,7 @@ def _serve(modes: Any, values: flags.FlagValues) -> None:
 
     given: dict[str, Any] = {name: values[f"serve.{name}"].value for name in LIMITS}
     limits = Limits(**given)
-    modes.serve(values.workdir, values.host, values.port, values.adapters, limits, values.engine)
+    modes.serve(values.workdir, values.host, values.port, values.adapters, limits, values.engine, _names(values.runs))
 
 
 EXPLAIN = ("method", "target", "units", "baseline", "samples", "seed", "faithfulness")
@@ -126,31 +126,22 @@ MODES = {
         uses=("overwrite", "extend", "profile", "metrics_port", "host"),
     ),
     "evaluate": Mode(
-        _together(lambda modes, given: modes.evaluate(given.workdir, inputs=given.input or "", engine=given.engine)),
+        _together(
+            lambda modes, given: modes.evaluate(
+                given.workdir, inputs=given.input or "", engine=given.engine, runs=_names(given.runs)
+            )
+        ),
         needs=("workdir",),
-        uses=("input", "engine"),
+        uses=("input", "engine", "runs"),
     ),
     "predict": Mode(
         _together(
             lambda modes, given: modes.predict(
-                given.workdir, given.input, given.output, given.adapter, engine=given.engine
+                given.workdir, given.input, given.output, given.adapter, engine=given.engine, runs=_names(given.runs)
             )
         ),
         needs=("workdir", "input"),
-        uses=("output", "adapter", "engine"),
-    ),
-    "calibrate": Mode(
-        _together(
-            lambda modes, given: modes.calibrate(
-                given.workdir,
-                inputs=given.input or "",
-                coverage=given["calibrate.coverage"].value,
-                sets=given["calibrate.sets"].value,
-                engine=given.engine,
-            )
-        ),
-        needs=("workdir",),
-        uses=("input", "engine", "calibrate.coverage", "calibrate.sets"),
+        uses=("output", "adapter", "engine", "runs"),
     ),
     "explain": Mode(
         _together(_explain),
@@ -165,6 +156,19 @@ MODES = {
         ),
         needs=("workdir",),
         uses=("format", "input", "max_loss"),
+    ),
+    "calibrate": Mode(
+        _together(
+            lambda modes, given: modes.calibrate(
+                given.workdir,
+                inputs=given.input or "",
+                coverage=given["calibrate.coverage"].value,
+                sets=given["calibrate.sets"].value,
+                engine=given.engine,
+            )
+        ),
+        needs=("workdir",),
+        uses=("input", "engine", "calibrate.coverage", "calibrate.sets"),
     ),
     "serve": Mode(_together(lambda modes, given: _serve(modes, given)), needs=("workdir",), uses=SERVE),
     "compress": Mode(

@@ -1,7 +1,7 @@
 """--mode=evaluate: of a run that is there."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxft.data import rows, sources
@@ -17,7 +17,11 @@ from jaxft.trained import best_weights, calibrated, on_these_devices, thresholds
 
 
 def evaluate(
-    workdir: str | Path, data: Mapping[str, rows.Rows] | None = None, inputs: str | Path = "", engine: str = JAX
+    workdir: str | Path,
+    data: Mapping[str, rows.Rows] | None = None,
+    inputs: str | Path = "",
+    engine: str = JAX,
+    runs: Sequence[str | Path] = (),
 ) -> dict[str, float]:
     """Measures the best parameters of a finished or interrupted run on its validation and test splits, or on a file.
 
@@ -25,7 +29,7 @@ def evaluate(
       data: the rows in memory that it was trained on, where it was; see `jaxft.modes.train`.
       inputs: a labelled file of any format that the run's task reads, instead of the run's own splits. Its metrics are
         also written into `evaluations/` of the workdir.
-      engine: what computes the answers to a file; see `Predictor.open`.
+      engine, runs: what computes the answers to a file, and what answers with it; see `Predictor.open`.
 
     Returns:
       `SPLIT/METRIC` -> value; of a file `input/METRIC`.
@@ -38,9 +42,11 @@ def evaluate(
     if inputs:
         if data is not None:
             raise UserError("data and inputs are both given; leave one of them out")
-        return _evaluate_file(Workdir(workdir), str(inputs), engine)
+        return _evaluate_file(Workdir(workdir), str(inputs), engine, runs)
     if engine != JAX:
         raise UserError(f"--engine={engine} measures a file; give one by --input")
+    if runs:
+        raise UserError("--runs measures a file; give one by --input")
     folder = Workdir(workdir)
     experiment, given = rows.given(on_these_devices(folder.experiment()), data)
     job = prepare(experiment, given=given)
@@ -58,19 +64,20 @@ def evaluate(
     return results
 
 
-def _evaluate_file(folder: Workdir, inputs: str, engine: str) -> dict[str, float]:
+def _evaluate_file(folder: Workdir, inputs: str, engine: str, runs: Sequence[str | Path]) -> dict[str, float]:
     """Measures a file, says what was found, and writes it into the workdir."""
     from jaxft.report import tables as shown
 
     file = paths.file_of("--input", inputs)
     experiment = folder.experiment()  # there is one: Predictor would take the directory of a model too
     split = sources.read_input(str(file), experiment.data)
-    found = Predictor.open(str(folder), engine=engine).evaluate(split)
+    found = Predictor.open(str(folder), engine=engine, runs=runs).evaluate(split)
     for line in found.notes:
         say(line)
     results = {f"input/{name}": value for name, value in found.metrics.items()}
     say(f"{file}: {found.rows:,} of {found.read:,} rows")
     say(shown.metrics_table(results, "input", found.classes))
-    written = distributed.once(lambda: folder.write_evaluation(file, {"rows": found.rows, **results}))
+    others = {"runs": [str(run) for run in runs]} if runs else {}
+    written = distributed.once(lambda: folder.write_evaluation(file, {"rows": found.rows, **others, **results}))
     say(f"metrics: {written}")
     return results

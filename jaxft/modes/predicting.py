@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,7 +20,9 @@ from jaxft.predict.predictor import JAX, Predictor
 from jaxft.storage import paths
 
 
-def predict(workdir: str, inputs: str, output: str = "", adapter: str = "", engine: str = JAX) -> None:
+def predict(
+    workdir: str, inputs: str, output: str = "", adapter: str = "", engine: str = JAX, runs: Sequence[str] = ()
+) -> None:
     """Writes a JSON line for each example of a text file (a line an example), CSV or JSON lines file.
 
     Args:
@@ -28,13 +30,13 @@ def predict(workdir: str, inputs: str, output: str = "", adapter: str = "", engi
       inputs: the file; its columns are those the run was trained on, labels not needed.
       output: a file, written whole or not at all; empty: standard output.
       adapter: the directory of an adapter, see `jaxft.hub.adapters`, put on the run's base model in place of its own.
-      engine: what computes; see `Predictor.open`.
+      engine, runs: what computes, and what answers with it; see `Predictor.open`.
 
     Raises:
       UserError: the file cannot be read or lacks a column, the adapter does not fit, or the output cannot be written.
     """
     paths.file_of("--input", inputs)
-    predictor = Predictor.open(workdir, adapter, engine=engine)
+    predictor = Predictor.open(workdir, adapter, engine=engine, runs=runs)
     split = read_inputs(inputs, predictor)
     rows = zip(split.table.to_pylist(), _answers(split, predictor), strict=True)
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from contextlib import contextmanager
 
 import jax
@@ -35,13 +36,14 @@ def serve(
     adapters: str = "",
     limits: Limits = Limits(),  # noqa: B008 (frozen)
     engine: str = JAX,
+    runs: Sequence[str] = (),
 ) -> None:
     """Serves a model, and adapters on it, and returns once SIGTERM or Ctrl-C came and all accepted is answered.
 
     Args:
       workdir: of a run, or the directory of a trained model, or its name on the Hub; see `Predictor.open`.
       adapters: `NAME=PATH,OTHER=PATH`.
-      engine: what computes; see `Predictor.open`.
+      engine, runs: what computes, and what answers with it; see `Predictor.open`.
 
     Raises:
       UserError: what the service stands on is not installed, the port is taken, or the model cannot be opened.
@@ -59,7 +61,7 @@ def serve(
         raise UserError("--mode=serve is for one process; start one service a process, each with --processes=1")
     limits, given = limits.check(), models.read_adapters(adapters)
     with _listening(host, port) as listener:
-        predictors = models.open_all(workdir, given, engine)
+        predictors = models.open_all(workdir, given, engine, runs)
         cache_programs(next(iter(predictors.values())).experiment.data.cache)
         service = Service(predictors, limits)
         config = uvicorn.Config(

@@ -14,6 +14,7 @@ from jaxft.modes import measured, plain
 from jaxft.modes.plain import Measure, Source
 from jaxft.out import record
 from jaxft.out.prune import Sized
+from jaxft.predict.ensemble import check_runs
 from jaxft.report.tables import grid, number
 from jaxft.trained import thresholds
 from jaxft.types import Params
@@ -53,10 +54,7 @@ def soup(workdir: str, runs: Sequence[str], output: str, how: str = "greedy", in
     if jax.process_count() > 1:
         raise UserError("--mode=soup is for one process; start it with --processes=1")
     paths = [workdir, *runs]
-    if len(paths) < 2 or len({Path(path).expanduser().resolve() for path in paths}) < len(paths):
-        raise UserError(
-            f"--runs={','.join(runs)}: a mean is of two runs or more, each once; give others than --workdir"
-        )
+    check_runs(paths)
     target = plain.free(output)
     sources = [plain.opened(path) for path in paths]
     for other in sources[1:]:

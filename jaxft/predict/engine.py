@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxft import config, program
 from jaxft.batch import BatchShape, Target, arrays
@@ -14,7 +15,7 @@ from jaxft.models import Model
 from jaxft.predict.shapes import EACH, EACH_ELSEWHERE, Fixed, fixed_shapes, shape_for
 from jaxft.tasks import Task
 from jaxft.train.compiled import Compiled
-from jaxft.train.evaluate import Evaluated, collect, evaluate, scatter
+from jaxft.train.evaluate import Evaluated, collect, evaluate, gather, scatter
 from jaxft.types import Params
 
 
@@ -177,3 +178,21 @@ class CompiledEngine:
         composed, together = self._program, self.task.together
         shape = shape_for(features.items(together), self._experiment, composed.row_shards)
         return Feed(features, targets, [shape], composed.batch_sharding, together=together), shape
+
+
+def measured(
+    outputs: Mapping[str, np.ndarray], features: Features, task: Task, experiment: config.Experiment
+) -> Evaluated:
+    """Returns outputs of examples that have labels, however they were computed, with their mean loss.
+
+    Args:
+      outputs: as `Engine.compute` returns them.
+      experiment: as `shape_for` takes it.
+    """
+    together, sums = task.together, np.zeros(2)
+    shape = shape_for(features.items(together), experiment, 1)
+    place = NamedSharding(jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]), PartitionSpec())
+    feed, loss = Feed(features, task.targets, [shape], place, together=together), jax.jit(task.loss)
+    for host, batch in feed.all():
+        sums += np.asarray(loss(gather(outputs, task.outputs, host, features), batch), np.float64)
+    return Evaluated(outputs, float(sums[0] / sums[1]) if sums[1] else float("nan"))

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxft import config, tasks
 from jaxft.batch import BatchShape
-from jaxft.data.batches import Feed, assemble
+from jaxft.data.batches import assemble
 from jaxft.data.features import Features
 from jaxft.data.packing import Rows
 from jaxft.errors import UserError
@@ -19,10 +18,10 @@ from jaxft.models import Model
 from jaxft.out.answers import Answers
 from jaxft.out.files import GRAPHS, ONNX
 from jaxft.predict import directory
-from jaxft.predict.shapes import shape_for
+from jaxft.predict.engine import measured
 from jaxft.storage.workdir import Workdir
 from jaxft.tasks import Task
-from jaxft.train.evaluate import Evaluated, gather, scatter
+from jaxft.train.evaluate import Evaluated, scatter
 
 TOKENS = 1024
 """Positions of a batch, about: few enough that examples of like lengths share it; a graph is as fast on small ones."""
@@ -68,14 +67,7 @@ class GraphEngine:
         return outputs
 
     def evaluate(self, features: Features) -> Evaluated:
-        outputs, together = self.compute(features), self.task.together
-        shape = shape_for(features.items(together), self._experiment, 1)
-        place = NamedSharding(jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]), PartitionSpec())
-        feed, loss = Feed(features, self.task.targets, [shape], place, together=together), jax.jit(self.task.loss)
-        sums = np.zeros(2)
-        for host, batch in feed.all():
-            sums += np.asarray(loss(gather(outputs, self.task.outputs, host, features), batch), np.float64)
-        return Evaluated(outputs, float(sums[0] / sums[1]) if sums[1] else float("nan"))
+        return measured(self.compute(features), features, self.task, self._experiment)
 
     def warm(self, tokens: int) -> list[BatchShape]:
         """Does nothing, as a graph takes any shape."""

@@ -22,7 +22,7 @@ from jaxft.errors import UserError, nearest
 from jaxft.hub import adapter_config, adapters
 from jaxft.job import Body, check_features, check_length, with_trusted_attention
 from jaxft.out.files import GRAPHS
-from jaxft.predict import directory, graph
+from jaxft.predict import directory, ensemble, graph
 from jaxft.predict.base import as_trained, base_weights
 from jaxft.predict.engine import CompiledEngine, Engine
 from jaxft.storage import paths
@@ -74,6 +74,7 @@ class Predictor:
     Attributes:
       experiment, table: how inputs are read, and answers made.
       engine: what computes.
+      directory: of the tokenizer.
 
     Example:
       predictor = jaxft.Predictor.open("/tmp/reviews")
@@ -89,13 +90,19 @@ class Predictor:
           table: with the thresholds that it decides by.
         """
         self.experiment, self.table, self.engine = experiment, table, engine
+        self.directory = body.directory
         tokenizer = body.tokenizer(table.words)
         self._tokenizers: queue.LifoQueue[Any] = queue.LifoQueue()
         self._tokenizers.put(truncation.keeping(tokenizer, table.options, experiment.data.truncate))
 
     @classmethod
     def open(
-        cls, path: str | Path, adapter: str | Path = "", task: config.Task | None = None, engine: str = JAX
+        cls,
+        path: str | Path,
+        adapter: str | Path = "",
+        task: config.Task | None = None,
+        engine: str = JAX,
+        runs: Sequence[str | Path] = (),
     ) -> "Predictor":
         """Returns a predictor for the best parameters of a run, or for the model of a Hugging Face directory.
 
@@ -106,10 +113,14 @@ class Predictor:
           task: for a directory: the columns that are read, where they are not those of `jaxft.config`'s defaults.
           engine: what computes: "jax"; "onnx" or "int8", the graph of that format which is in the export, by
             onnxruntime on the CPU.
+          runs: others, or directories, that answer with it: with the mean of what each says; see
+            `jaxft.predict.ensemble`.
 
         Raises:
-          UserError: there is no such run or model, it cannot be used, or the adapter does not fit.
+          UserError: there is no such run or model, it cannot be used, or the adapter or one of the runs does not fit.
         """
+        if runs:
+            return cls._of_several([path, *runs], adapter, task, engine)
         folder, chosen = run_in(str(path)), Path(adapter).expanduser() if adapter else None
         if folder and task:
             raise UserError(f"{folder} is the folder of a run, whose config.json says its task; leave `task` out")
@@ -158,6 +169,26 @@ class Predictor:
         experiment, body, made = graph.opened(folder, path, task, engine)
         table = tables.build(experiment.task).decide(body.hf.get("thresholds", {}))
         return cls(experiment, body, calibrated(table, body.directory, engine), made)
+
+    @classmethod
+    def _of_several(
+        cls, paths: Sequence[str | Path], adapter: str | Path, task: config.Task | None, engine: str
+    ) -> "Predictor":
+        ensemble.check_runs(paths)
+        if adapter:
+            raise UserError(f"--runs has models that answer together, on which {adapter} cannot be put; leave one out")
+        each = [cls.open(path, task=task, engine=engine) for path in paths]
+        bare = [one.table.calibrated(None) for one in each]
+        if bare != [one.table for one in each]:
+            say("--runs: calibrations are left out, each being of what one model answers by itself")
+        members = [
+            ensemble.Member(str(path), one.experiment, table, one.engine, one.directory)
+            for path, one, table in zip(paths, each, bare, strict=True)
+        ]
+        first = each[0]
+        first.engine, thresholds = ensemble.joined(members)
+        first.table = bare[0].decide(thresholds)
+        return first
 
     @property
     def width(self) -> int:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from jaxft.errors import UserError
 from jaxft.job import Job
 from jaxft.objectives.distill import PREFIX
 from jaxft.predict.engine import CompiledEngine
+from jaxft.predict.likeness import check_mean, ordered, places
 from jaxft.predict.predictor import Predictor
 from jaxft.storage import fingerprint
 from jaxft.tables import Table
@@ -33,8 +34,10 @@ def taught(job: Job) -> Job:
     if not job.program.taught:
         return job
     own, options = job.features["train"], job.experiment
-    teachers, cache = options.objective.teacher, options.data.cache
-    found = outputs(teachers, job.splits["train"], own, job.table, job.task, cache)
+    objective, cache = options.objective, options.data.cache
+    found = outputs(
+        objective.teacher, job.splits["train"], own, job.table, job.task, cache, temperature=objective.temperature
+    )
     said = {per: {} for per in ("example", "token")}
     for name, per in job.task.outputs.items():
         said[per][f"{PREFIX}{name}"] = found[name]
@@ -45,9 +48,18 @@ def taught(job: Job) -> Job:
 
 
 def outputs(
-    teachers: Sequence[str], split: Split, features: Features, table: Table, task: Task, cache: str
+    teachers: Sequence[str],
+    split: Split,
+    features: Features,
+    table: Table,
+    task: Task,
+    cache: str,
+    temperature: float = 1.0,
 ) -> dict[str, np.ndarray]:
-    """Returns the outputs of one or more teachers, the mean of theirs, for the examples of a student.
+    """Returns the outputs of a teacher for the examples of a student, or of several: of the mean of their answers.
+
+    Divided by the temperature T, they are logits of the mean of the teachers' softmax(logits / T): the arithmetic mean
+    of their distributions (Hinton et al. 2015, section 1), at T = 1 what they answer together (`predict/ensemble.py`).
 
     A teacher with the student's tokenizer answers the student's own examples. One with another tokenizer reads the rows
     by itself, where outputs are per example and each row is one.
@@ -58,6 +70,7 @@ def outputs(
       features: the student's examples.
       table, task: the student's.
       cache: a folder; empty: nothing is kept.
+      temperature: at which the student compares itself with them.
 
     Returns:
       float32 by the names of `task.outputs`, `[examples, ...]` or, per token, `[tokens, ...]`.
@@ -65,17 +78,22 @@ def outputs(
     Raises:
       UserError: a teacher that cannot be opened, has another task or other labels, or reads other tokens.
     """
-    found: dict[str, np.ndarray] = {}
-    for number, path in enumerate(teachers, 1):
-        for name, array in _of_one(path, split, features, table, task, cache).items():
-            before = found.get(name, np.float32(0))
-            found[name] = before + (array.astype(np.float32) - before) / np.float32(number)
-    return found
+    if len(teachers) > 1:
+        check_mean(KEY, table)
+    said = [_of_one(path, split, features, table, task, cache) for path in teachers]
+    several = [{name: array.astype(np.float32) for name, array in one.items()} for one in said]
+    if len(several) == 1:
+        return several[0]
+    scale = np.float32(temperature)
+    cooled = [{name: array / scale for name, array in one.items()} for one in several]
+    return {name: array * scale for name, array in table.mean(cooled, features).items()}
 
 
-def _of_one(path: str, split: Split, features: Features, table: Table, task: Task, cache: str) -> dict[str, np.ndarray]:
+def _of_one(
+    path: str, split: Split, features: Features, table: Table, task: Task, cache: str
+) -> Mapping[str, np.ndarray]:
     predictor = Predictor.open(path)
-    places = _places(path, predictor.table.options, table.options)
+    labels = places(f"{KEY} {path}", predictor.table.options, table.options)
     predictor.table = table  # which columns are read is the student's to say
     own = predictor.tokenized(split).features
     same = np.array_equal(own.offsets, features.offsets) and np.array_equal(
@@ -87,33 +105,12 @@ def _of_one(path: str, split: Split, features: Features, table: Table, task: Tas
     if file and file.is_file():
         say(f"teacher {path}: what it says is kept in {file}")
         with np.load(file) as held:
-            return {name: _ordered(held[name], places) for name in task.outputs}
+            return ordered({name: held[name] for name in task.outputs}, labels)
     say(f"teacher {path}: answers {len(own):,} examples")
     answered = {name: predictor.compute(features if same else own)[name] for name in task.outputs}
     if file:
         _keep(file, answered)
-    return {name: _ordered(array, places) for name, array in answered.items()}
-
-
-def _places(path: str, teacher: Any, student: Any) -> np.ndarray | None:
-    """Where the teacher has each label of the student; None: labels are not named, or in the same order.
-
-    Raises:
-      UserError: it has another task, or other labels.
-    """
-    if type(teacher) is not type(student) or getattr(teacher, "problem", "") != getattr(student, "problem", ""):
-        kinds = [f"{type(one).__name__} {getattr(one, 'problem', '')}".strip() for one in (teacher, student)]
-        raise UserError(f"{KEY} {path}: its task is {kinds[0]}, that of the run {kinds[1]}; take a teacher of the same")
-    if getattr(teacher, "windows", "") != getattr(student, "windows", ""):
-        raise UserError(f"{KEY} {path}: it does not read long texts as the run does; give both the same task.windows")
-    mine, theirs = (tuple(getattr(one, "labels", ())) for one in (student, teacher))
-    if sorted(mine) != sorted(theirs):
-        raise UserError(f"{KEY} {path}: its labels are {', '.join(theirs)}, those of the run {', '.join(mine)}")
-    return None if mine == theirs else np.asarray([theirs.index(name) for name in mine])
-
-
-def _ordered(array: np.ndarray, places: np.ndarray | None) -> np.ndarray:
-    return array if places is None else array[..., places]
+    return ordered(answered, labels)
 
 
 def _check_apart(path: str, task: Task, own: Features, features: Features) -> None:

@@ -1,7 +1,7 @@
 """The models of a service, by name, and what each says of itself."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -112,21 +112,28 @@ def check_name(flag: str, name: str) -> None:
         )
 
 
-def open_all(workdir: str, adapters: Mapping[str, str], engine: str = JAX) -> dict[str, Predictor]:
+def open_all(
+    workdir: str, adapters: Mapping[str, str], engine: str = JAX, runs: Sequence[str] = ()
+) -> dict[str, Predictor]:
     """Opens a model and the adapters that are put on it: name -> predictor, the first for requests that name none.
 
     A base that answers nothing by itself is left out where there are adapters. Parameters that are the same are kept
     once.
 
+    Args:
+      runs: others that answer with the model; see `Predictor.open`.
+
     Raises:
       UserError: there is no such run, model or adapter, or it does not fit.
     """
+    if runs and adapters:
+        raise UserError("--runs has models that answer together, on which --adapters cannot be put; leave one out")
     found: dict[str, Predictor] = {}
     own = name_of(workdir)
     if own in adapters:
         raise UserError(f"--adapters: {own!r} is the name of --workdir {workdir} itself; give the adapter another name")
     try:
-        found[own] = Predictor.open(workdir, engine=engine)
+        found[own] = Predictor.open(workdir, engine=engine, runs=runs)
     except UserError as error:
         if not adapters:
             raise

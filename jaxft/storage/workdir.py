@@ -213,18 +213,21 @@ class Workdir:
     def write_evaluation(self, file: Path, values: Mapping[str, Any]) -> str:
         """Writes what a file was measured as into `evaluations/`, in place of what was written of this very file.
 
+        What several runs answered together, which `runs` of the values names, has a place of its own.
+
         Returns:
           Where: a name that begins with the file's.
         """
         (self.path / "evaluations").mkdir(exist_ok=True)
+        mine = {"file": str(file), **values}
         for number in itertools.count(1):
             name = f"evaluations/{file.name}{f'-{number}' if number > 1 else ''}.json"
             if self._bucket:
                 self._bucket.fetch(name, self.path)
-            held = _read(self.path / name) if (self.path / name).exists() else {"file": str(file)}
-            if isinstance(held, dict) and held.get("file") == str(file):
+            held = _read(self.path / name) if (self.path / name).exists() else mine
+            if isinstance(held, dict) and all(held.get(key) == mine.get(key) for key in ("file", "runs")):
                 break
-        self._write(name, {"file": str(file), **values})
+        self._write(name, mine)
         return f"{self}/{name}"
 
     def log(self, step: int, split: str, values: Mapping[str, float]) -> int:

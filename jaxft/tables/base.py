@@ -126,6 +126,21 @@ class Table(ABC):
         """Returns the thresholds, by NAME, that nothing has chosen, with the values that predictions take for them."""
         return {}
 
+    def thresholds(self) -> dict[str, float]:
+        """Returns all thresholds, by NAME, that predictions are made with: of probabilities as answers have them."""
+        return {}
+
+    def mean(self, several: Sequence[Host], features: Features) -> Host:
+        """Returns the outputs whose predictions are the mean of several models': of probabilities, scores or vectors.
+
+        Args:
+          several: the outputs of each model for the same features.
+
+        Raises:
+          NotImplementedError: of its outputs there is no mean. `jaxft.predict.likeness` asks whether a table has one.
+        """
+        raise NotImplementedError(f"of the outputs of {type(self).__name__} there is no mean")
+
     @abstractmethod
     def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
         """Yields what a user wants to know of each row, as JSON values."""

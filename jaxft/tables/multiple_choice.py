@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from jaxft.data.features import Features
 from jaxft.data.sources import Split
 from jaxft.metrics.probabilities import softmax
 from jaxft.models import Model
-from jaxft.tables import choices
+from jaxft.tables import choices, means
 from jaxft.tables.base import Host, Published, Table
 from jaxft.tables.choices import CHOICES, RIGHT
 
@@ -64,6 +64,9 @@ class MultipleChoice(Table):
         """Of each choice, question by question."""
         bounds = itertools.pairwise(features.bounds)
         return [softmax(outputs["logits"][None, low:high])[0] for low, high in bounds]
+
+    def mean(self, several: Sequence[Host], features: Features) -> Host:
+        return {"logits": means.of_groups(np.stack([outputs["logits"] for outputs in several]), features.bounds)}
 
     def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
         best = [int(part.argmax()) for part in self._probabilities(outputs, features)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from jaxft.errors import UserError
 from jaxft.metrics import answers
 from jaxft.metrics.answers import Span, Window, best_spans
 from jaxft.models import Model
-from jaxft.tables import questions, windows
+from jaxft.tables import means, questions, windows
 from jaxft.tables.base import Host, Published, Table, named
 from jaxft.tables.questions import STARTS, TEXTS
 
@@ -126,7 +126,16 @@ class QuestionAnswering(Table):
             }
 
     def undecided(self) -> dict[str, float]:
-        return {"no_answer": 0.0} if self._limit() is None else {}
+        return self.thresholds() if self._limit() is None else {}
+
+    def thresholds(self) -> dict[str, float]:
+        return {"no_answer": self._limit() or 0.0} if self.options.unanswerable == "yes" else {}
+
+    def mean(self, several: Sequence[Host], features: Features) -> Host:
+        """A token's probability to be an end is one among the tokens of all windows of its question."""
+        bounds = features.offsets[features.bounds]
+        names = ("start_logits", "end_logits")
+        return {name: means.of_groups(np.stack([outputs[name] for outputs in several]), bounds) for name in names}
 
     def decide(self, thresholds: Mapping[str, float]) -> QuestionAnswering:
         limit = thresholds.get("no_answer", self.options.null_threshold)

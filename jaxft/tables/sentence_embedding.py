@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from jaxft.data.sources import Split, require_columns
 from jaxft.errors import UserError
 from jaxft.metrics import classification, retrieval
 from jaxft.models import Model
+from jaxft.tables import means
 from jaxft.tables.base import Host, Published, Table
 
 USAGE = """from sentence_transformers import SentenceTransformer
@@ -74,6 +75,9 @@ class SentenceEmbedding(Table):
         elif labelled:
             found["scores"] = np.repeat(np.asarray(split.table[self.options.score], np.float32), len(names))
         return found
+
+    def mean(self, several: Sequence[Host], features: Features) -> Host:
+        return {"embeddings": means.of_vectors(np.stack([outputs["embeddings"] for outputs in several]))}
 
     def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
         size = len(self.options.texts)

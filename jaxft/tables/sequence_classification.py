@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from jaxft.metrics import classification
 from jaxft.metrics.probabilities import sigmoid, softmax
 from jaxft.models import Model
 from jaxft.sure.calibration import Calibration
-from jaxft.tables import labels, windows
+from jaxft.tables import labels, means, windows
 from jaxft.tables.base import Host, Published, Table, named
 
 LIKELY = 0.5
@@ -129,17 +129,24 @@ class SequenceClassification(Table):
     def calibrated(self, calibration: Calibration | None) -> SequenceClassification:
         return dataclasses.replace(self, calibration=calibration)
 
+    def undecided(self) -> dict[str, float]:
+        return {} if self.options.thresholds else self.thresholds()
+
     def thresholds(self) -> dict[str, float]:
-        """Returns the thresholds of several labels, by name, of the probabilities that answers have; of none: empty."""
-        over = np.asarray(self.options.thresholds)
+        if self.options.problem != "multi_label":
+            return {}
+        over = np.asarray(self.options.thresholds or [LIKELY] * len(self.options.labels))
         if self.calibration:
             with np.errstate(divide="ignore"):
                 over = sigmoid((np.log(over) - np.log1p(-over)) / self.calibration.temperature)
-        return {name: float(one) for name, one in zip(self.options.labels, over, strict=False)}
+        return {name: float(one) for name, one in zip(self.options.labels, over, strict=True)}
 
-    def undecided(self) -> dict[str, float]:
-        open_ = self.options.problem == "multi_label" and not self.options.thresholds
-        return dict.fromkeys(self.options.labels if open_ else (), LIKELY)
+    def mean(self, several: Sequence[Host], features: Features) -> Host:
+        logits = np.stack([outputs["logits"] for outputs in several])
+        if not self.options.labels:
+            return {"logits": logits.mean(0)}
+        of_several = means.of_labels if self.options.problem == "multi_label" else means.of_classes
+        return {"logits": of_several(logits)}
 
     def decide(self, thresholds: Mapping[str, float]) -> SequenceClassification:
         if self.options.problem != "multi_label" or not thresholds.keys() >= {*self.options.labels}:

@@ -19,7 +19,7 @@ from jaxft.errors import UserError, nearest
 from jaxft.metrics import classification, entities
 from jaxft.metrics.probabilities import softmax
 from jaxft.models import Model
-from jaxft.tables import weighting, windows, words
+from jaxft.tables import means, weighting, windows, words
 from jaxft.tables.base import Host, Published, Table, named
 from jaxft.tables.words import STARTS, TEXT
 
@@ -130,6 +130,9 @@ class TokenClassification(Table):
         predicted = self._tags(probabilities, bounds)
         found = entities.scores([schemes.read(part) for part in tags], [schemes.read(part) for part in predicted])
         return {"accuracy": float(np.mean(labels == probabilities.argmax(-1)))} | found
+
+    def mean(self, several: Sequence[Host], features: Features) -> Host:
+        return {"logits": means.of_classes(np.stack([outputs["logits"] for outputs in several]))}
 
     def _tags(self, probabilities: np.ndarray, bounds: np.ndarray) -> list[list[str]]:
         best = [self.options.labels[i] for i in probabilities.argmax(-1)]
