@@ -116,6 +116,10 @@ COMMAND_LINE: Rows = {
         lambda room: on_run("predict", f"--input={room.write('a.txt', 'a')}", "--runs=b", "--adapter=c")(room),
         ["--runs has models that answer together, on which c cannot be put; leave one out"],
     ),
+    "folds of nothing": (
+        lambda room: [*room.train(f"--workdir={room.path}/folds"), "--mode=crossfit", "--crossfit.folds=1"],
+        ["--crossfit.folds is 1; it must be at least 2"],
+    ),
     "a service of no text": (
         on_run("serve", "--serve.texts=0"),
         ["--serve.texts is 0; it must be at least 1"],

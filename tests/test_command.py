@@ -164,12 +164,13 @@ USED = {
     "train": {"config", "workdir", "overwrite", "extend", "profile", "metrics_port", "host"},
     "evaluate": {"workdir", "input", "engine", "runs"},
     "predict": {"workdir", "input", "output", "adapter", "engine", "runs"},
-    "calibrate": {"workdir", "input", "engine", "calibrate.coverage", "calibrate.sets"},
     "explain": {"workdir", "input", "output", "adapter", *(f"explain.{name}" for name in EXPLAIN)},
     "export": {"workdir", "format", "input", "max_loss"},
+    "calibrate": {"workdir", "input", "engine", "calibrate.coverage", "calibrate.sets"},
     "serve": {"workdir", "host", "port", "adapters", "engine", "runs", *(f"serve.{name}" for name in LIMITS)},
     "compress": {"workdir", "input", "output", "compress.layers", "compress.inner", "compress.words"},
     "soup": {"workdir", "runs", "output", "input", "soup.how"},
+    "crossfit": {"config", "workdir", "crossfit.folds"},
     "inspect": {"config", "workdir", "draw"},
     "plan": {"config", "workdir", "topology", "plan.search", "plan.exact"},
 }
@@ -178,7 +179,7 @@ VALUES = {
     "config": "quickstart", "workdir": "w", "input": "a.csv", "output": "a.jsonl", "adapter": "a", "draw": "x",
     "overwrite": "true", "extend": "true", "profile": "5", "metrics_port": "8001", "topology": "gpu",
     "plan.search": "true", "plan.exact": "true", "format": "onnx", "host": "0.0.0.0", "port": "80", "adapters": "a=b",
-    "engine": "onnx", "max_loss": "0.5", "runs": "a,b", "soup.how": "uniform",
+    "engine": "onnx", "max_loss": "0.5", "runs": "a,b", "soup.how": "uniform", "crossfit.folds": "3",
     "calibrate.coverage": "0.9", "calibrate.sets": "adaptive",
     "compress.layers": "2", "compress.inner": "8", "compress.words": "used", "serve.log_texts": "true",
     **{f"explain.{name}": "x" for name in EXPLAIN if name not in ("samples", "seed", "faithfulness")},
@@ -222,8 +223,8 @@ def test_a_key_of_the_experiment_is_refused_where_the_run_has_it(capsys, mode, f
     argv = ["--config.train.epochs=2", f"--mode={mode}", "--workdir=w"]
     assert cli.main(["run.py", *(argv if first else argv[::-1])], None) == 2
     assert capsys.readouterr().err == (
-        f"error: --config.train.epochs is not used by --mode={mode}; it is for --mode=train, inspect, plan; here the "
-        "experiment is that of the run in --workdir\n"
+        f"error: --config.train.epochs is not used by --mode={mode}; it is for --mode=train, crossfit, inspect, plan; "
+        "here the experiment is that of the run in --workdir\n"
     )
 
 

@@ -42,9 +42,9 @@ config_flags.register_flag_parser_for_type(tuple[str, ...], _Texts())
 OF_MODES: dict[str, tuple[Any, str]] = {
     "workdir": (
         None,
-        "folder of the run: train writes it; evaluate, predict, explain, calibrate, export, compress, soup, serve and "
-        "inspect read it; predict, explain, calibrate, compress, soup, serve, export --format: or that of any model; "
-        "plan: where plan.json is written",
+        "folder of the run: train writes it, crossfit several in it; evaluate, predict, explain, calibrate, export, "
+        "compress, soup, serve and inspect read it; predict, explain, calibrate, compress, soup, serve, export "
+        "--format: or that of any model; plan: where plan.json is written",
     ),
     "input": (
         None,
@@ -98,6 +98,7 @@ OF_MODES: dict[str, tuple[Any, str]] = {
         "models of the same task, which answer with --workdir by the mean of what each says",
     ),
     "soup.how": ("greedy", "soup: greedy: of the runs those that validation is not worse with; uniform: of all"),
+    "crossfit.folds": (5, "crossfit: parts of the rows, each held out once while a run is trained on the others"),
     "explain.method": (
         "integrated_gradients",
         "explain: integrated_gradients, gradient_x_input, smoothgrad, occlusion, leave_one_out, lime, shap or "
@@ -133,8 +134,8 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "train, inspect, plan: experiment file, FILE.py or FILE.py:ARGUMENT, or the name of one that comes with jaxft, "
-        "e.g. glue:sst2",
+        "train, crossfit, inspect, plan: experiment file, FILE.py or FILE.py:ARGUMENT, or the name of one that comes "
+        "with jaxft, e.g. glue:sst2",
         flag_values=values,
         lock_config=False,
         sys_argv=argv,

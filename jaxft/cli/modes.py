@@ -44,7 +44,7 @@ def _together(run: Callable[[Any, flags.FlagValues], object]) -> Callable[[flags
             values.process,
             start_timeout=values.start_timeout,
             heartbeat_timeout=values.heartbeat_timeout,
-            preemptible=values.mode == "train",
+            preemptible=values.mode in ("train", "crossfit"),
         )
         logging.use_absl_handler()
         logging.set_verbosity(logging.FATAL)  # what orbax logs as an error, with pages of traceback, it raises as well
@@ -193,6 +193,11 @@ MODES = {
         ),
         needs=("workdir", "runs", "output"),
         uses=("input", "soup.how"),
+    ),
+    "crossfit": Mode(
+        _together(lambda modes, given: modes.crossfit(given.config, given.workdir, given["crossfit.folds"].value)),
+        needs=("workdir", "config"),
+        uses=("crossfit.folds",),
     ),
     "inspect": Mode(
         _together(lambda modes, given: modes.inspect(given.config, given.workdir, given.draw)),

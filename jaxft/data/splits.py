@@ -16,7 +16,7 @@ from jaxft.errors import UserError
 
 pc: Any = pyarrow.compute  # its functions are made at run time, where no type checker sees them
 
-STREAMS = {name: 2**32 + i for i, name in enumerate(("carve", "train", "validation", "test"))}
+STREAMS = {name: 2**32 + i for i, name in enumerate(("carve", "train", "validation", "test", "folds"))}
 """What a random order is for -> the number of its stream, beyond those of the epochs: no choice moves another."""
 BATCH = 1 << 16
 
@@ -117,7 +117,7 @@ def _carve(
         )
     order = permutation(count, seed, STREAMS["carve"])
     if heed.whole:
-        order, sizes = _grouped(order, _input_ids([train.table], inputs)[0], list(wanted.values()))
+        order, sizes = _grouped(order, input_ids([train.table], inputs)[0], list(wanted.values()))
     else:
         sizes = list(wanted.values())
     if sum(sizes) >= count:
@@ -127,7 +127,7 @@ def _carve(
         )
     cuts = np.split(order, np.cumsum(sizes))
     if heed.classes:
-        codes = _input_ids([train.table], [heed.classes])[0]
+        codes = input_ids([train.table], [heed.classes])[0]
         cuts = _with_every_class(cuts, codes)
     carved = {key: train.take(np.sort(rows)) for key, rows in zip((*wanted, "train"), cuts, strict=True)}
     notes = [f"carved {n:,} of {count:,} training examples off for {key}" for key, n in zip(wanted, sizes, strict=True)]
@@ -199,7 +199,7 @@ def _limit(split: Split, key: str, limit: int, seed: int, notes: list[str]) -> S
 def _without_leaks(splits: dict[str, Split], inputs: Sequence[str], notes: list[str]) -> Split:
     """The training examples whose inputs occur neither in validation nor in test."""
     keys = [key for key in ("train", "validation", "test") if key in splits]
-    ids = dict(zip(keys, _input_ids([splits[key].table for key in keys], inputs), strict=True))
+    ids = dict(zip(keys, input_ids([splits[key].table for key in keys], inputs), strict=True))
     if {"validation", "test"} <= ids.keys():
         shared = int(np.isin(ids["validation"], ids["test"]).sum())
         if shared:
@@ -219,7 +219,7 @@ def _without_leaks(splits: dict[str, Split], inputs: Sequence[str], notes: list[
     return train.take(kept)
 
 
-def _input_ids(tables: Sequence[pa.Table], inputs: Sequence[str]) -> list[np.ndarray]:
+def input_ids(tables: Sequence[pa.Table], inputs: Sequence[str]) -> list[np.ndarray]:
     """Numbers the rows of all tables so that two get the same number exactly where all their inputs are equal."""
     ids = np.zeros(sum(table.num_rows for table in tables), np.int64)
     for column in inputs:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxft.modes.calibrating import calibrate
     from jaxft.modes.compressing import compress
+    from jaxft.modes.crossfitting import crossfit
     from jaxft.modes.evaluating import evaluate
     from jaxft.modes.explaining import explain
     from jaxft.modes.exporting import export
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _FILES = {
     "calibrate": "calibrating",
     "compress": "compressing",
+    "crossfit": "crossfitting",
     "evaluate": "evaluating",
     "explain": "explaining",
     "export": "exporting",
@@ -43,6 +45,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "calibrate",
     "compress",
+    "crossfit",
     "evaluate",
     "explain",
     "export",
