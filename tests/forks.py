@@ -77,9 +77,10 @@ def in_turns(count: int, starts: Iterable[Callable[[], Process]]) -> Iterator[Pr
     left = iter(starts)
     waiting = collections.deque(start() for start in itertools.islice(left, count))
     while waiting:
+        ended = waiting[0].ended()  # asked first, so that another has started before the last of them is given
         running = sum(not process.ended() for process in waiting)
         waiting.extend(start() for start in itertools.islice(left, count - running))
-        if waiting[0].ended():
+        if ended:
             yield waiting.popleft()
         else:
             time.sleep(0.02)

@@ -74,6 +74,20 @@ def test_the_next_process_starts_as_any_ends(tmp_path):
     assert [process.answer() for process in forks.in_turns(2, starts)] == ["first", "second", "third"]
 
 
+def test_a_process_that_ends_while_it_is_asked_is_not_the_last():
+    """Of one at a time: it runs when those that run are counted, and has ended a moment later."""
+
+    class Ending:
+        def __init__(self):
+            self.asked = 0
+
+        def ended(self) -> bool:
+            self.asked += 1
+            return self.asked > 1
+
+    assert len(list(forks.in_turns(1, [Ending] * 4))) == 4  # pyright: ignore[reportArgumentType]
+
+
 def test_a_process_without_an_answer(tmp_path):
     hung = forks.Process(lambda: time.sleep(60), tmp_path / "hung", 0.1)
     died = forks.Process(lambda: os.kill(os.getpid(), 9), tmp_path / "died", 20)
