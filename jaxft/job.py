@@ -331,14 +331,21 @@ def check_features(features: Features, model: Model, max_length: int) -> None:
     """Makes sure that the step can take examples as a table makes them.
 
     Raises:
-      UserError: one has more than `max_length` tokens, which the step counts on; or a type of token, as that of a
-        second text, that the model has no row for: the lookup would give another's, and PyTorch's would fail.
+      UserError: one has no tokens, as the tokenizer of a decoder may make none; or more than `max_length`, which the
+        step counts on; or a type of token, as that of a second text, that the model has no row for: the lookup would
+        give another's, and PyTorch's would fail.
     """
     longest = int(features.lengths.max(initial=0))
     if longest > max_length:
         raise UserError(
             f"features: an example has {longest} tokens, more than config.data.max_length {max_length}; the task's "
             "`features` must cut it, or make it several"
+        )
+    if not features.lengths.all():
+        row = features.bounds.searchsorted(np.argmin(features.lengths), "right") - 1
+        raise UserError(
+            f"features: row {row} (from 0) has no tokens: the tokenizer makes none of its text, and puts none around "
+            "it; leave it out"
         )
     highest = int(features.tokens["token_type_ids"].max(initial=0))
     there = model.facts.segment_types

@@ -153,7 +153,7 @@ def curve(
 
 def curves(name: str, architecture: str) -> dict[str, dict[str, list[float]]]:
     """Dropout -> run -> loss of each step of a task, of one layer; of two for the first task without dropout."""
-    case, first = support.TASKS[name], name == next(iter(support.TASKS))
+    case, first = support.EVERY[name], name == next(iter(support.TASKS))
     hf = support.ARCHITECTURES[architecture]
 
     # Of the others every kind of layer.

@@ -281,6 +281,11 @@ def classes_of_rows(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray
     return np.repeat(rng.integers(0, 3, len(lengths) // size), size).astype(np.int32)
 
 
+def some(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
+    """Labels of most tokens."""
+    return rng.choice(np.asarray([IGNORED, 0, 1, 2, 3], np.int32), lengths.sum())
+
+
 def distinct(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
     """Numbers of texts, no two of them alike."""
     return rng.permutation(len(lengths)).astype(np.int32)
@@ -296,10 +301,7 @@ TASKS = {
         config.SequenceClassification(labels=tuple("abc"), problem="multi_label"),
         {"labels": lambda rng, lengths: rng.integers(0, 2, (len(lengths), 3)).astype(np.float32)},
     ),
-    "token": Case(
-        config.TokenClassification(labels=tuple("abcd"), problem="words"),
-        {"labels": lambda rng, lengths: rng.choice(np.asarray([-100, 0, 1, 2, 3], np.int32), lengths.sum())},
-    ),
+    "token": Case(config.TokenClassification(labels=tuple("abcd"), problem="words"), {"labels": some}),
     "answers": Case(
         config.QuestionAnswering(), {"start_positions": positions, "end_positions": positions}, padded=False
     ),
@@ -318,6 +320,9 @@ TASKS = {
     "embeddings": Case(config.SentenceEmbedding(), {"twins": distinct}, size=2, coupled=True),
 }
 """The tasks that the laws are tested on."""
+
+EVERY = TASKS | {"causal_lm": Case(config.CausalLM(), {"labels": some})}
+"""These and what decoders alone have a head for."""
 
 
 ADAPTATIONS: dict[str, dict[str, Any]] = {
@@ -359,6 +364,16 @@ def random_params(task: Task, model: Model, seed: int) -> Params:
         return jnp.asarray(rng.normal(leaf.init == "ones", 0.2, leaf.shape), jnp.float32)
 
     return jax.tree.map(leaf, task.param_spec(model), is_leaf=lambda x: isinstance(x, nn.Leaf))
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Those of a program and of all that it calls."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for value in eqn.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
 
 
 def lay_out(

@@ -324,7 +324,7 @@ def test_what_is_written(method, wanted):
         assert bare == ["encoder.layer.0.attention.self.value", "encoder.layer.0.output.dense"]
 
 
-@pytest.mark.parametrize("said", [*adapter_config.TASKS.values(), "CAUSAL_LM", None])
+@pytest.mark.parametrize("said", [*adapter_config.TASKS.values(), "SEQ_2_SEQ_LM", None])
 def test_an_adapter_is_of_the_task_it_says(tmp_path, said):
     """As far as jaxft has a name for what it says, and it says anything."""
     folder = directory(tmp_path, **({"task_type": said} if said else {}))

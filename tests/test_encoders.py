@@ -1,6 +1,5 @@
 """What architectures have of their own: buckets of distances, what of a config.json is refused, loops over layers."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -121,21 +120,11 @@ def test_distances_cost_no_gather_of_the_size_of_scores(kind):
 
     gathers = [
         eqn
-        for eqn in equations(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+        for eqn in support.equations(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
         if eqn.primitive.name in ("gather", "scatter", "scatter-add", "scatter_add")
     ]
     assert len(gathers) >= 2, "embeddings are gathered"
     assert all(var.aval.size < scores for eqn in gathers for var in (*eqn.invars, *eqn.outvars))
-
-
-def equations(jaxpr) -> Iterator[Any]:
-    """Those of a program and of all that it calls."""
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for value in eqn.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from equations(inner)
 
 
 VARIANTS: list[tuple[str, str, dict[str, Any]]] = [

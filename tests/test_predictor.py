@@ -205,7 +205,8 @@ def test_what_a_classifier_says_of_its_labels(hf, options, tmp_path):
     [
         (("mean_tokens",), "mean"),
         (("cls_token",), "cls"),
-        (("max_tokens",), "pooling by max_tokens; it must be mean_tokens or cls_token"),
+        (("lasttoken",), "last"),
+        (("max_tokens",), "pooling by max_tokens; it must be one of mean_tokens, cls_token, lasttoken"),
         (("mean_tokens", "cls_token"), "pooling by cls_token, mean_tokens; it must be"),
         ((), "pooling by nothing; it must be"),
     ],
@@ -215,7 +216,7 @@ def test_what_sentence_transformers_says_of_its_pooling(modes, found, tmp_path):
     values = {f"pooling_mode_{name}": name in modes for name in names} | {"include_prompt": True}
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(values))
-    if found in ("mean", "cls"):
+    if found in ("mean", "cls", "last"):
         assert task_of({"architectures": ["BertModel"]}, tmp_path) == config.SentenceEmbedding(pooling=found)
         return
     with pytest.raises(UserError, match=found):

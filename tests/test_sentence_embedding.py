@@ -14,7 +14,7 @@ from jaxft import config, models, modes, tables, tasks
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
 from jaxft.metrics import retrieval
-from jaxft.tasks.sentence_embedding import _groups
+from jaxft.tasks.sentence_embedding import SentenceEmbedding, _groups
 
 RNG = np.random.default_rng(0)
 
@@ -89,8 +89,8 @@ def test_slots_of_a_group_are_side_by_side():
 WORDS = "cat dog sun moon tree fish bird rain snow wind fire rock sand lake hill road door book lamp ship".split()  # noqa: SIM905
 
 
-@pytest.mark.parametrize(("pooling", "first"), [("mean", False), ("cls", True)])
-def test_an_export_has_the_files_of_sentence_transformers(pooling, first):
+@pytest.mark.parametrize(("pooling", "mode"), [("mean", "mean_tokens"), ("cls", "cls_token"), ("last", "lasttoken")])
+def test_an_export_has_the_files_of_sentence_transformers(pooling, mode):
     """As the models on the Hub have them; texts are not made lower case by them, as the tokenizer knows of that."""
     files = tables.build(config.SentenceEmbedding(pooling=pooling)).published(models.build(TINY), 48).files
     assert files["modules.json"] == [
@@ -101,9 +101,15 @@ def test_an_export_has_the_files_of_sentence_transformers(pooling, first):
     assert files["sentence_bert_config.json"] == {"max_seq_length": 48, "do_lower_case": False}
     assert files["1_Pooling/config.json"] == {
         "word_embedding_dimension": TINY["hidden_size"],
-        "pooling_mode_cls_token": first,
-        "pooling_mode_mean_tokens": not first,
+        **{f"pooling_mode_{name}": name == mode for name in ("cls_token", "mean_tokens", "lasttoken")},
     }
+
+
+@pytest.mark.parametrize(("pooling", "places"), [("cls", [[0, 3]]), ("last", [[2, 4]])])
+def test_which_token_a_vector_is_of(pooling, places):
+    """Of two examples in a row, with padding behind them."""
+    batch = {"starts": jnp.asarray([[0, 3]]), "segment_ids": jnp.asarray([[1, 1, 1, 2, 2, 0]])}
+    assert SentenceEmbedding(config.SentenceEmbedding(pooling=pooling))._place(batch).tolist() == places
 
 
 def test_scores_are_read_where_there_are_labels():

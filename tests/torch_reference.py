@@ -107,6 +107,8 @@ def answers(task: Task, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dic
     if "row" in inputs and not isinstance(task.options, config.MultipleChoice):
         return of_windows(model, inputs)
     found = model(**read_by(model, inputs))
+    if isinstance(task.options, config.CausalLM):
+        return found.loss, following(found.logits.detach(), inputs["labels"])
     if not isinstance(task.options, config.MaskedLM):
         return found.loss, {name: found[name].detach() for name in task.outputs}
     pairs = isinstance(task.options, config.NextSentence)
@@ -115,6 +117,17 @@ def answers(task: Task, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dic
     log_probs = torch.log_softmax(logits, -1).gather(-1, labels[..., None])[..., 0]
     outputs = {"log_probs": hidden * log_probs, "right": hidden * (logits.argmax(-1) == labels)}
     return found.loss, outputs | ({"next_logits": found.seq_relationship_logits.detach()} if pairs else {})
+
+
+def following(logits: Any, labels: Any) -> dict[str, Any]:
+    """What these scores say of the token behind each, at that token: nothing of the first one."""
+    import torch
+
+    logits, labels = logits[:, :-1], labels[:, 1:]
+    counted = (labels >= 0).float()
+    log_probs = torch.log_softmax(logits, -1).gather(-1, labels.clip(0)[..., None])[..., 0]
+    found = {"log_probs": counted * log_probs, "right": counted * (logits.argmax(-1) == labels), "counted": counted}
+    return {name: torch.nn.functional.pad(x, (1, 0)) for name, x in found.items()}
 
 
 def read_by(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from jaxft.config.files import load
 from jaxft.config.objective import Objective
 from jaxft.config.tasks import (
     TASKS,
+    CausalLM,
     Classification,
     MaskedLM,
     MultipleChoice,
@@ -33,9 +34,9 @@ from jaxft.config.tasks import (
 )
 
 __all__ = [
-    "EXTENDABLE", "IA3", "METHODS", "RESUMABLE", "TASKS", "AdaLora", "Adapter", "Classification", "Compute", "Data",
-    "Experiment", "Freeze", "Lora", "MaskedLM", "Mesh", "Model", "MultipleChoice", "NextSentence", "Objective",
-    "Optimizer", "Prefix", "Prompt", "QuestionAnswering", "Section", "SentenceEmbedding", "SequenceClassification",
-    "Task", "TokenClassification", "Train", "beyond_length", "check", "check_sections", "defining", "differences",
-    "from_dict", "keys", "knob", "load", "meaning", "to_dict", "walk",
+    "EXTENDABLE", "IA3", "METHODS", "RESUMABLE", "TASKS", "AdaLora", "Adapter", "CausalLM", "Classification",
+    "Compute", "Data", "Experiment", "Freeze", "Lora", "MaskedLM", "Mesh", "Model", "MultipleChoice", "NextSentence",
+    "Objective", "Optimizer", "Prefix", "Prompt", "QuestionAnswering", "Section", "SentenceEmbedding",
+    "SequenceClassification", "Task", "TokenClassification", "Train", "beyond_length", "check", "check_sections",
+    "defining", "differences", "from_dict", "keys", "knob", "load", "meaning", "to_dict", "walk",
 ]  # fmt: skip

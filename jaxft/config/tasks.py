@@ -134,6 +134,14 @@ class MaskedLM(Task):
 
 
 @dataclass(kw_only=True)
+class CausalLM(Task):
+    """Learn the language of a text: guess each token from those before it."""
+
+    text: str = knob("text", "column with the text; one longer than data.max_length becomes several pieces")
+    end: bool = knob(True, "end each text with the token that the tokenizer has for that, where it has one")
+
+
+@dataclass(kw_only=True)
 class NextSentence(MaskedLM):
     """Learn the language of a text, and which of its sentences follow each other."""
 
@@ -164,7 +172,11 @@ class SentenceEmbedding(Task):
         ("anchor", "positive"), "columns with texts that belong together; a third one does not belong to the first"
     )
     score: str = knob("", "column with the cosine of two texts, -1 to 1; empty: texts of other rows are unlike")
-    pooling: str = knob("mean", "a text's vector: the mean over its tokens, or that of [CLS]", choices=("mean", "cls"))
+    pooling: str = knob(
+        "mean",
+        "a text's vector: the mean over its tokens, that of the first, [CLS], or of the last, as decoders have it",
+        choices=("mean", "cls", "last"),
+    )
     scale: float = knob(20.0, "factor of cosines in the softmax, 1 / temperature", low=0)
 
 
@@ -174,6 +186,7 @@ TASKS: dict[str, type[Task]] = {
     "question_answering": QuestionAnswering,
     "masked_lm": MaskedLM,
     "next_sentence": NextSentence,
+    "causal_lm": CausalLM,
     "multiple_choice": MultipleChoice,
     "sentence_embedding": SentenceEmbedding,
 }

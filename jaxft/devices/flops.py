@@ -51,7 +51,7 @@ def train_flops(model: Model, task: Task, frozen: Collection[str] = ()) -> Calla
     work = {
         path: (4 if path in frozen else 6) * math.prod(leaf.shape)
         for path, leaf in flat.items()
-        if path.endswith("/kernel") or path in tied
+        if path.endswith("/kernel") or path in tied or (path.endswith("/embedding") and model.is_head(path))
     }
     heads = {path: n for path, n in work.items() if path in tied or model.is_head(path)}
     facts = model.facts

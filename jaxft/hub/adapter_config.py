@@ -35,6 +35,7 @@ TASKS = {
     "TokenClassification": "TOKEN_CLS",
     "QuestionAnswering": "QUESTION_ANS",
     "SentenceEmbedding": "FEATURE_EXTRACTION",
+    "CausalLM": "CAUSAL_LM",
 }
 """A task of `jaxft.config` -> `task_type`."""
 

@@ -13,9 +13,10 @@ from typing import NamedTuple
 from jaxft.models import nn
 from jaxft.types import Array, Float, Params
 
-PURPOSES = ("text", "choice", "pair", "token", "span", "word")
+PURPOSES = ("text", "choice", "pair", "token", "span", "word", "next")
 """What a head is for: classes or scores of an example; the same, of one choice of several; whether two segments belong
-together; classes of each token; the first and the last token of an answer; which word of the vocabulary a token is."""
+together; classes of each token; the first and the last token of an answer; which word of the vocabulary a token is, and
+which one comes next."""
 
 
 class Facts(NamedTuple):

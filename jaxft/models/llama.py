@@ -87,6 +87,8 @@ def head(cfg: Config, purpose: str, outputs: int) -> Head | None:
         return heads.linear("score", size, outputs, std, drops="", bias=False)._replace(pooling="last")
     if purpose == "token":
         return heads.linear("score", size, outputs, std)
+    if purpose == "next":
+        return heads.words(None, facts(cfg).words, (cfg.vocab_size, size), "", cfg.tie_word_embeddings, "lm_head")
     return None
 
 

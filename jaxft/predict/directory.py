@@ -96,6 +96,7 @@ KINDS: dict[str, tuple[type[config.Task], Callable[[Mapping[str, Any], Path], Op
     "ForQuestionAnswering": (config.QuestionAnswering, _answers),
     "ForMaskedLM": (config.MaskedLM, _nothing),
     "ForPreTraining": (config.NextSentence, _nothing),
+    "ForCausalLM": (config.CausalLM, _nothing),
     "ForMultipleChoice": (config.MultipleChoice, _nothing),
 }
 """End of a Hugging Face class's name -> the task, and what config.json says of it."""
@@ -113,10 +114,10 @@ def _embedding(directory: Path) -> config.SentenceEmbedding:
     """What a directory of sentence-transformers says of its pooling."""
     file = directory / "1_Pooling" / "config.json"
     modes = {key.removeprefix("pooling_mode_") for key, on in hub.read_json(file).items() if on is True}
-    known = {"mean_tokens": "mean", "cls_token": "cls"}
-    modes &= {"mean_tokens", "cls_token", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken"}
+    known = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last"}
+    modes &= {*known, "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens"}
     if len(modes) != 1 or not modes <= known.keys():
         raise UserError(
-            f"{file}: pooling by {', '.join(sorted(modes)) or 'nothing'}; it must be mean_tokens or cls_token"
+            f"{file}: pooling by {', '.join(sorted(modes)) or 'nothing'}; it must be one of {', '.join(known)}"
         )
     return config.SentenceEmbedding(pooling=known[modes.pop()])

@@ -8,6 +8,7 @@ from typing import Any
 from jaxft import config, tasks
 from jaxft.errors import UserError
 from jaxft.tables.base import Host, Published, Table
+from jaxft.tables.causal_lm import CausalLM
 from jaxft.tables.masked_lm import MaskedLM
 from jaxft.tables.multiple_choice import MultipleChoice
 from jaxft.tables.next_sentence import NextSentence
@@ -23,6 +24,7 @@ TABLES: dict[type[config.Task], Callable[[Any], Table]] = {
     config.QuestionAnswering: QuestionAnswering,
     config.MaskedLM: MaskedLM,
     config.NextSentence: NextSentence,
+    config.CausalLM: CausalLM,
     config.MultipleChoice: MultipleChoice,
     config.SentenceEmbedding: SentenceEmbedding,
 }

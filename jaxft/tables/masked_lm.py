@@ -16,6 +16,7 @@ from jaxft.batch import IGNORED
 from jaxft.data.columns import with_text
 from jaxft.data.features import Features
 from jaxft.data.sources import Split, require_columns
+from jaxft.metrics import language
 from jaxft.models import Model
 from jaxft.tables import masking
 from jaxft.tables.base import Host, Published, Table
@@ -77,19 +78,15 @@ class MaskedLM(Table):
 
     def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
         hidden = features.tokens["labels"] != IGNORED
-        if not hidden.any():
-            return {}
-        log_probs = outputs["log_probs"][hidden].astype(np.float64)
-        return {"perplexity": float(np.exp(-log_probs.mean())), "accuracy": float(outputs["right"][hidden].mean())}
+        return language.guesses(outputs["log_probs"][hidden], outputs["right"][hidden])
 
     def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
         """Of each text the perplexity, as in evaluation: how strange it is to the model; and how many were hidden."""
         hidden = features.tokens["labels"] != IGNORED
         for low, high in zip(features.bounds, features.bounds[1:], strict=False):
             part = slice(features.offsets[low], features.offsets[high])
-            found = outputs["log_probs"][part][hidden[part]].astype(np.float64)
-            perplexity = float(np.exp(-found.mean())) if len(found) else None
-            yield {"perplexity": perplexity, "hidden": len(found)}
+            found = outputs["log_probs"][part][hidden[part]]
+            yield {"perplexity": language.perplexity(found) if len(found) else None, "hidden": len(found)}
 
     def published(self, model: Model, max_length: int) -> Published:
         return Published("fill-mask", USAGE)

@@ -109,7 +109,8 @@ class SentenceEmbedding(Table):
         ]
         pooling = {"word_embedding_dimension": model.facts.width}
         pooling |= {
-            f"pooling_mode_{mode}": mode.startswith(self.options.pooling) for mode in ("cls_token", "mean_tokens")
+            f"pooling_mode_{mode}": mode.startswith(self.options.pooling)
+            for mode in ("cls_token", "mean_tokens", "lasttoken")
         }
         files = {
             "modules.json": modules,

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxft import config
 from jaxft.tasks.base import Task
+from jaxft.tasks.causal_lm import CausalLM
 from jaxft.tasks.masked_lm import MaskedLM
 from jaxft.tasks.multiple_choice import MultipleChoice
 from jaxft.tasks.next_sentence import NextSentence
@@ -21,6 +22,7 @@ TASKS: dict[type[config.Task], Callable[[Any], Task]] = {
     config.QuestionAnswering: QuestionAnswering,
     config.MaskedLM: MaskedLM,
     config.NextSentence: NextSentence,
+    config.CausalLM: CausalLM,
     config.MultipleChoice: MultipleChoice,
     config.SentenceEmbedding: SentenceEmbedding,
 }

@@ -19,7 +19,7 @@ from jaxft.batch import Target
 from jaxft.models import Model, nn
 from jaxft.tasks import losses
 from jaxft.tasks.base import Task
-from jaxft.types import Array, Batch, Float, Outputs, Params, Shaped
+from jaxft.types import Array, Batch, Float, Int, Outputs, Params, Shaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,16 +48,21 @@ class SentenceEmbedding(Task):
         return model.param_spec()
 
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
-        if self.options.pooling == "cls":
-            return {"embeddings": _unit(model.encode(params, batch, run, at=batch["starts"]))}
+        if self.options.pooling != "mean":
+            return {"embeddings": _unit(model.encode(params, batch, run, at=self._place(batch)))}
         hidden = model.encode(params, batch, run)
         return {"embeddings": _unit(nn.mean_pool(hidden, batch["segment_ids"], batch["starts"].shape[1]))}
 
+    def _place(self, batch: Batch) -> Int[Array, "rows slots"]:
+        """Where the one token of each example stands that its vector is of."""
+        starts = batch["starts"]
+        return starts if self.options.pooling == "cls" else nn.last_places(batch["segment_ids"], starts.shape[1])
+
     def padded(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
         """The hidden states, which sentence-transformers and transformers.js pool by themselves, and the embedding."""
-        hidden, starts = model.encode(params, batch, run), batch["starts"]
+        hidden = model.encode(params, batch, run)
         mean = self.options.pooling == "mean"
-        pooled = nn.mean_pool(hidden, batch["segment_ids"], 1) if mean else nn.pick(hidden, starts)
+        pooled = nn.mean_pool(hidden, batch["segment_ids"], 1) if mean else nn.pick(hidden, self._place(batch))
         return {"last_hidden_state": hidden, "sentence_embedding": _unit(pooled).squeeze(1)}
 
     def unpadded(self, found: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:

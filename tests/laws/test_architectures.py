@@ -26,12 +26,15 @@ LENGTHS = [7, 3, 9, 5, 4, 6]
 """Of the examples: several share a row, none is as long as another; questions have three choices."""
 
 
-HEADS = {name: case for name, case in support.TASKS.items() if name != "documents"}
+HEADS = {name: case for name, case in support.EVERY.items() if name != "documents"}
 """Tasks with heads of their own, or other places that they are applied to."""
 CELLS = [(kind, name) for kind in support.ARCHITECTURES for name, case in HEADS.items() if support.has_head(kind, case)]
 ENCODERS = [kind for kind in support.FILES if kind not in support.DECODERS]
 OTHERS = [*ENCODERS[1:], *support.DECODERS]
-ONCE = [(kind, name) for kind in ENCODERS[1:] for name in ("single_label", "masked_lm")] + [("llama", "single_label")]
+ONCE = [(kind, name) for kind in ENCODERS[1:] for name in ("single_label", "masked_lm")] + [
+    ("llama", "single_label"),
+    ("llama", "causal_lm"),
+]
 """Of architectures that tests/laws/test_parity.py does not ask the same of: a few tokens, and all of them, alone."""
 NO_CHOICES = ("eurobert", "nomic_bert", "gte", "new", "jina_embeddings_v3", *support.DECODERS)
 """Architectures whose classes in transformers are fewer."""
@@ -40,6 +43,7 @@ MISSING = {
     *((kind, "choices") for kind in NO_CHOICES),
     *((kind, "answers") for kind in NO_CHOICES if kind != "jina_embeddings_v3"),
     *((kind, "masked_lm") for kind in support.DECODERS),
+    *((kind, "causal_lm") for kind in support.ARCHITECTURES if kind not in support.DECODERS),
 }
 """What there is no class of in transformers that asks the same."""
 
@@ -55,7 +59,7 @@ def test_every_head_is_there():
 @pytest.mark.parametrize(("kind", "name"), support.once(CELLS, *ONCE))
 def test_it_is_the_model_of_transformers(torch, kind: str, name: str, tiny_model, tmp_path: Path):
     """Law 1, packed, two layers; and law 6: the export has the tensors, names and dtypes that it came from."""
-    case, hf, seed = support.TASKS[name], support.ARCHITECTURES[kind], sum(map(ord, kind + name))
+    case, hf, seed = support.EVERY[name], support.ARCHITECTURES[kind], sum(map(ord, kind + name))
     lengths = LENGTHS if case.padded else [6] * 6
     features = support.random_features(np.random.default_rng(seed), case, lengths, hf)
     theirs = torch_reference.torch_model(hf, case.task, seed)
@@ -91,7 +95,9 @@ def test_a_decoder_that_is_no_table_of_embeddings(torch, kind: str, tmp_path: Pa
     support.assert_close(found, {name: x[mask].numpy() for name, x in wanted.items()}, 1e-4)
 
 
-PACKED = [cell for cell in itertools.product(OTHERS, ("single_label", "token", "masked_lm")) if cell in CELLS]
+PACKED = [
+    cell for cell in itertools.product(OTHERS, ("single_label", "token", "masked_lm", "causal_lm")) if cell in CELLS
+]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +105,7 @@ PACKED = [cell for cell in itertools.product(OTHERS, ("single_label", "token", "
 )
 def test_packed_is_padded(kind: str, name: str):
     """Law 2, dropout on: the loss and the gradients."""
-    case, hf = support.TASKS[name], support.ARCHITECTURES[kind]
+    case, hf = support.EVERY[name], support.ARCHITECTURES[kind]
     model = models.build(hf, dropout=0.3)
     features = support.random_features(np.random.default_rng(2), case, LENGTHS, hf)
     composed = support.compose(case.task, model, keep_gradients=True)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import support
-from support import ARCHITECTURES, TASKS
+from support import ARCHITECTURES, EVERY, TASKS
 
 from jaxft import models
 from jaxft.batch import BatchShape
@@ -27,7 +27,7 @@ from jaxft.types import Params
 LENGTHS = [7, 3, 9, 1, 4, 6]
 """Of the examples; questions have three choices."""
 
-CELLS = [(kind, name) for kind in ARCHITECTURES for name, case in TASKS.items() if support.has_head(kind, case)]
+CELLS = [(kind, name) for kind in ARCHITECTURES for name, case in EVERY.items() if support.has_head(kind, case)]
 ONCE = [
     *((kind, "single_label") for kind in support.FILES if kind not in support.DECODERS),
     *(("bert", name) for name in TASKS),
@@ -37,7 +37,7 @@ ONCE = [
 
 def small(kind: str, name: str) -> tuple[Answers, Params, Features, HostBatch, dict[str, np.ndarray]]:
     """A small model, a batch of one example a row, and what the task's own function gives for each example."""
-    case, hf, seed = TASKS[name], ARCHITECTURES[kind], sum(map(ord, kind + name))
+    case, hf, seed = EVERY[name], ARCHITECTURES[kind], sum(map(ord, kind + name))
     answers = Answers(case.task, models.build(hf, dropout=0.0))
     features = support.random_features(np.random.default_rng(seed), case, LENGTHS, hf)
     params = jax.tree.map(np.asarray, support.random_params(case.task, answers.model, seed))

@@ -1,0 +1,135 @@
+"""Learn the language of a text: guess each token from those before it (Radford et al. 2019).
+
+The loss is that of the ...ForCausalLM classes (transformers/loss/loss_utils.py). Scores of words are computed for some
+tokens at a time, in the backward pass again, so that those of all tokens never exist together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxft import config
+from jaxft.batch import IGNORED, Target
+from jaxft.models import Model, nn
+from jaxft.tasks.base import Task
+from jaxft.types import Array, Batch, Bool, Float, Int, Outputs, Params
+
+SCORES = 2**27
+"""Scores of words that exist at a time, at most, on all devices together: half a GiB of float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CausalLM(Task):
+    """An example is a text or a piece of one, of which the first token is not guessed.
+
+    Attributes:
+      scores: how many scores of words exist at a time, at most.
+    """
+
+    options: config.CausalLM
+    scores: int = SCORES
+    hf_class: str = "ForCausalLM"
+    reads: tuple[str, ...] = ("labels",)
+
+    @property
+    def targets(self) -> Mapping[str, Target]:
+        """`labels` is the token itself where it is to be guessed."""
+        return {"labels": Target("token", np.int32, IGNORED)}
+
+    @property
+    def outputs(self) -> Mapping[str, str]:
+        return {"log_probs": "token", "right": "token", "counted": "token"}
+
+    def param_spec(self, model: Model) -> nn.Spec:
+        return model.param_spec(model.head("next"))
+
+    def tied(self, model: Model) -> tuple[str, ...]:
+        own = any(path.endswith("/embedding") for path in nn.flatten(model.head("next").spec))
+        return () if own else (f"{model.facts.words}/embedding",)
+
+    def places(self, model: Model, path: str, lengths: np.ndarray) -> np.ndarray:
+        return np.maximum(lengths - 1, 0)
+
+    def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
+        """Of each token the log probability of it, and 1 where it is the best guess, by what stands before; else 0.
+
+        `counted` is 1 where a token is guessed: not the first one of an example, nor one without a label.
+        """
+        x, head, guessed = model.encode(params, batch, run), model.head("next"), following(batch)
+        size = block_size(*guessed.shape, words=model.facts.vocabulary, scores=self.scores)
+
+        def guesses(x: Array, guessed: Array) -> tuple[Array, Array]:
+            return of_scores(head.apply(params, x, run), guessed)
+
+        log_probs, right = in_blocks(guesses, x, guessed, size)
+        return behind(log_probs, right, guessed)
+
+    def padded(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
+        """The scores of all words at each token."""
+        return {"logits": model.of_tokens(model.head("next"), params, batch, run)}
+
+    def unpadded(self, found: Mapping[str, Any], batch: Mapping[str, Any]) -> Outputs:
+        found, batch = jax.tree.map(jnp.asarray, (dict(found), dict(batch)))
+        guessed = following(batch)
+        return behind(*of_scores(found["logits"], guessed), guessed)
+
+    def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
+        """-log probability, summed over the tokens that are guessed; and their number."""
+        return -outputs["log_probs"].sum(), outputs["counted"].sum()
+
+
+def following(batch: Batch) -> Int[Array, "rows length"]:
+    """Returns the label of the token behind each, where it is of the same example; else `IGNORED`."""
+    segments, labels = batch["segment_ids"], batch["labels"]
+    same = jnp.pad(segments[:, 1:], ((0, 0), (0, 1))) == segments
+    return jnp.where(same, jnp.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORED), IGNORED)
+
+
+def block_size(rows: int, length: int, words: int, scores: int) -> int:
+    """Returns how many positions of each row are scored at a time: equal parts that keep to so many scores."""
+    most = max(scores // (rows * words), 1)
+    return -(-length // -(-length // most))
+
+
+def in_blocks(
+    guesses: Callable[[Array, Array], tuple[Array, Array]],
+    x: Float[Array, "rows length width"],
+    guessed: Int[Array, "rows length"],
+    size: int,
+) -> tuple[Float[Array, "rows length"], Float[Array, "rows length"]]:
+    """Computes `guesses(x, guessed)` for so many positions of each row at a time, in the backward pass again."""
+    rows, length = guessed.shape
+    count = -(-length // size)
+    x = jnp.pad(x, ((0, 0), (0, count * size - length), (0, 0))).reshape(rows, count, size, -1)
+    labels = jnp.pad(guessed, ((0, 0), (0, count * size - length)), constant_values=IGNORED)
+    labels = labels.reshape(rows, count, size)
+    each = jax.checkpoint(lambda _, block: (None, guesses(*block)))
+    log_probs, right = jax.lax.scan(each, None, (x.swapaxes(0, 1), labels.swapaxes(0, 1)))[1]
+    whole = lambda parts: parts.swapaxes(0, 1).reshape(rows, -1)[:, :length]  # noqa: E731
+    return whole(log_probs), whole(right)
+
+
+def of_scores(
+    logits: Float[Array, "rows places words"], guessed: Int[Array, "rows places"]
+) -> tuple[Float[Array, "rows places"], Float[Array, "rows places"]]:
+    """Returns the log probability of each label, and 1 where it is the best guess; 0 where there is none."""
+    own: Bool[Array, "rows places words"] = guessed[..., None] == jnp.arange(logits.shape[-1])
+    # No gather: the words may be split over devices.
+    found = jnp.where(own, logits, 0).sum(-1) - jax.nn.logsumexp(logits, axis=-1)
+    right = logits.argmax(-1) == guessed
+    return jnp.where(guessed == IGNORED, 0, found), right.astype(jnp.float32)
+
+
+def behind(
+    log_probs: Float[Array, "rows length"], right: Float[Array, "rows length"], guessed: Int[Array, "rows length"]
+) -> Outputs:
+    """Returns the outputs, each at the token that was guessed, one place behind where it was."""
+    counted = (guessed != IGNORED).astype(jnp.float32)
+    found = {"log_probs": log_probs, "right": right, "counted": counted}
+    return {name: jnp.pad(x[:, :-1], ((0, 0), (1, 0))) for name, x in found.items()}
