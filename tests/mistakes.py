@@ -153,6 +153,10 @@ MODELS: Rows = {
         ["model.safetensors is damaged, cut short", "fetch it again"],
     ),
     "another model's weights": (model_config(hidden_size=64), ["must be [30522, 64] by config.json", "[30522, 32]"]),
+    "a decoder that has no padding": (
+        model_config(model_type="llama", pad_token_id=None),
+        ["config.json: pad_token_id is missing, and Llama answers at the last token that is no padding; set it"],
+    ),
     "another kind of model": (
         model_config(model_type="berd"),
         ["changed/config.json: model_type 'berd' is not supported", "did you mean 'bert'?"],

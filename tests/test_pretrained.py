@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from jaxft import hub, models
 from jaxft.errors import UserError
 from jaxft.hub import directory
+from jaxft.hub.weights import Weights
 from jaxft.models import nn
 from jaxft.storage import paths
 
@@ -400,6 +401,23 @@ def test_names_that_a_wrapper_of_the_model_began(saved, copy, wrapper):
     params, accounting = load(copy)
     assert_same(params, saved[1])
     assert accounting.lines()[0] == f"names in the checkpoint begin with {wrapper}, which is left out"
+
+
+@pytest.mark.parametrize(
+    ("names", "wrapper"),
+    [
+        (["model.norm.weight", "model.embed_tokens.weight"], ""),
+        (["model.norm.weight", "score.weight"], ""),
+        (["model.model.norm.weight", "model.score.weight"], "model."),
+        (["model.model.norm.weight", "model.model.embed_tokens.weight"], "model."),
+        (["module.model.norm.weight", "module.score.weight"], "module."),
+        (["norm.weight"], ""),
+    ],
+)
+def test_a_body_that_is_called_as_a_wrapper(names, wrapper):
+    """As that of Llama: what is left out is what stands before it, and the body is found."""
+    found = Weights({name: np.zeros(1, np.float32) for name in names}, "model", from_torch=True)
+    assert found.wrapper == wrapper and "model/norm/scale" in found
 
 
 def test_the_command_that_converts_weights(tmp_path):

@@ -51,7 +51,7 @@ class Weights:
         What all names begin with that a wrapper of the model put there, `wrapper`, is no part of them here.
         """
         tensors = {name: t for name, t in tensors.items() if _dtype(t) in _FLOATS}
-        self.wrapper = _wrapper(tensors) if from_torch else ""
+        self.wrapper = _wrapper(tensors, f"{base_prefix}.") if from_torch else ""
         self._tensors = {name.removeprefix(self.wrapper): t for name, t in tensors.items()}
         self._torch = from_torch
         self._prefix = f"{base_prefix}/"
@@ -140,10 +140,15 @@ def _files(directory: Path) -> tuple[str, list[Path]]:
     raise UserError(f"{directory} has {pickled[0].name}, but {expected}. {advice}")
 
 
-def _wrapper(names: Iterable[str]) -> str:
-    """The wrappers that all names begin with, one after the other."""
+def _wrapper(names: Iterable[str], body: str) -> str:
+    """The wrappers that all names begin with, one after the other; `body`, where it stands once, is none of them.
+
+    A language model whose scores of words are its embeddings stores nothing beside its body, which may be `model.`.
+    """
     names, found = list(names), ""
     while names and (wrapper := next((w for w in WRAPPERS if all(name.startswith(w) for name in names)), "")):
+        if wrapper == body and not any(name.startswith(2 * body) for name in names):
+            break
         names, found = [name.removeprefix(wrapper) for name in names], found + wrapper
     return found
 
