@@ -142,6 +142,19 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gte": _GTE | {"rope_parameters": {"rope_type": "linear", "rope_theta": 50.0, "factor": 3.0}},
     "new": _GTE | {"model_type": "new", "type_vocab_size": 0, "rope_theta": 30.0, "position_embedding_type": "rope"},
     "jina_embeddings_v3": _ROBERTA | {"model_type": "jina_embeddings_v3", "layer_norm_eps": 1e-3, "rope_theta": 30.0},
+    "gpt2": {
+        "model_type": "gpt2",
+        "vocab_size": 40,
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_inner": 24,
+        "n_positions": 28,
+        "layer_norm_epsilon": 1e-3,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
     "llama": _LLAMA
     | {"rope_parameters": {"rope_type": "llama3", **_STRETCHED, "low_freq_factor": 1.0, "high_freq_factor": 4.0}},
     "qwen2": _LLAMA | {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
@@ -177,7 +190,7 @@ def has_head(kind: str, case: "Case") -> bool:
 
 def with_layers(hf: Mapping[str, Any], count: int) -> dict[str, Any]:
     """The config.json with so many layers."""
-    key = "n_layers" if "n_layers" in hf else "num_hidden_layers"
+    key = next((key for key in ("n_layers", "n_layer") if key in hf), "num_hidden_layers")
     return {**hf, key: count, **({"num_hidden_groups": 1} if "num_hidden_groups" in hf else {})}
 
 

@@ -105,6 +105,11 @@ def test_a_text_without_tokens_is_refused():
     check_features(pieces.take(np.asarray([0, 1, 3])), models.build(LLAMA), 12)
 
 
+def test_a_column_that_is_not_there():
+    with pytest.raises(UserError, match=r"task\.text"):
+        tables.build(config.CausalLM()).read(Split(pa.table({"words": ["a"]}), "texts"))
+
+
 def test_metrics_and_predictions(decoder):
     """Over the tokens that are guessed: all but the first of each piece."""
     found, table, _ = features(decoder)
@@ -162,6 +167,14 @@ def test_scores_of_labels():
 )
 def test_blocks_keep_to_so_many_scores(rows, length, words, scores, size):
     assert causal_lm.block_size(rows, length, words, scores) == size
+
+
+@pytest.mark.parametrize("size", [7, 3, 1])
+def test_blocks_are_put_together_again(size):
+    """Of two rows of seven positions, whatever a block is."""
+    x, guessed = jnp.arange(42.0).reshape(2, 7, 3), jnp.arange(14).reshape(2, 7)
+    sums, doubled = causal_lm.in_blocks(lambda x, guessed: (x.sum(-1), 2.0 * guessed), x, guessed, size)
+    assert sums.tolist() == x.sum(-1).tolist() and doubled.tolist() == (2 * guessed).tolist()
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -8,7 +8,7 @@ import pytest
 import support
 import torch_reference
 
-from jaxft import batch, config, job, kernels, models, sharding
+from jaxft import batch, config, hub, job, kernels, models, sharding
 from jaxft.errors import UserError
 from jaxft.models import nn
 
@@ -112,12 +112,14 @@ def test_what_a_config_may_lack_is_what_transformers_takes(torch, kind: str):
     """A config.json that names its type alone."""
     theirs = torch_reference.hf_settings({"model_type": kind}).to_dict()
     cfg = models.build({"model_type": kind}).cfg
-    own = ("layer_types", "head_dim", "num_key_value_heads")  # which may be None here
+    own = ("layer_types", "head_dim", "num_key_value_heads", "n_inner")  # which may be None here
     names = [name for name in cfg.__dataclass_fields__ if theirs.get(name) is not None and name not in own]
     found = {name: getattr(cfg, name) for name in names}
     assert len(found) > 10 and found == {name: theirs[name] for name in found}
-    if cfg.layer_types:
+    if getattr(cfg, "layer_types", ()):
         assert list(cfg.layer_types) == theirs["layer_types"]
+    if kind == "gpt2":
+        return
     assert cfg.rope == nn.Rope(theirs["rope_parameters"]["rope_theta"])
     assert cfg.key_heads == theirs["num_key_value_heads"]
     assert cfg.head_size == theirs.get("head_dim", cfg.hidden_size // cfg.num_attention_heads)
@@ -132,6 +134,14 @@ def test_rates_of_a_head():
 @pytest.mark.parametrize(
     ("hf", "message"),
     [
+        (
+            support.ARCHITECTURES["gpt2"] | {"scale_attn_weights": False},
+            "scale_attn_weights must be true; false is not",
+        ),
+        (
+            support.ARCHITECTURES["gpt2"] | {"scale_attn_by_inverse_layer_idx": True},
+            "scale_attn_by_inverse_layer_idx must be false; true is not",
+        ),
         (LLAMA | {"num_key_value_heads": 3}, "num_attention_heads must be a multiple of num_key_value_heads"),
         (LLAMA | {"num_attention_heads": 3}, "the hidden size, 16, must be a multiple of the number of heads, 3"),
         (LLAMA | {"hidden_act": "siluu"}, "hidden_act 'siluu'; did you mean"),
@@ -223,6 +233,20 @@ def test_variants(torch, kind: str, name: str, keys: dict[str, Any], tmp_path):
     inputs = torch_reference.torch_inputs(features, case.task, 9)
     host = support.lay_out(features, case.task, 12, slots=0)
     torch_reference.assert_parity(theirs, inputs, case.task, model, params, features, host)
+
+
+def test_weights_of_gpt2_lie_as_they_are_stored():
+    """Of its layers; a head's are stored in reverse, as those of all others are."""
+    inside = [f"transformer/h/0/{path}/kernel" for path in ("attn/c_attn", "attn/c_proj", "mlp/c_fc", "mlp/c_proj")]
+    assert not any(map(hub.is_transposed, inside)) and not hub.is_transposed("transformer/h/0/attn/c_attn/bias")
+    assert all(map(hub.is_transposed, ("score/kernel", "model/layers/0/self_attn/q_proj/kernel", "kernel")))
+
+
+def test_names_of_its_classes():
+    gpt2 = models.build(support.ARCHITECTURES["gpt2"])
+    heads = ("", "ForCausalLM", "ForSequenceClassification")
+    assert [gpt2.hf_class(head) for head in heads] == ["GPT2Model", "GPT2LMHeadModel", "GPT2ForSequenceClassification"]
+    assert models.build(LLAMA).hf_class("ForCausalLM") == "LlamaForCausalLM"
 
 
 def test_a_kernel_is_tried_on_what_the_model_asks_of_it(monkeypatch):

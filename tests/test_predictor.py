@@ -285,11 +285,20 @@ def test_a_directory_that_says_no_task(tiny_model, exports, tmp_path):
         Predictor.open(headless)
 
 
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "GPT2LMHeadModel"])
+def test_a_language_model_is_told_by_its_class(name, tmp_path):
+    assert task_of({"architectures": [name]}, tmp_path) == config.CausalLM()
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"id2label": {"0": "a", "2": "b"}}, "id2label must name each class: 0, 1, ...; it is"),
         ({"architectures": None}, "names no class, which answers nothing"),
+        (
+            {"architectures": None},
+            r"\(ForSequence.*, ForCausalLM, LMHeadModel, ForMultipleChoice\)",
+        ),
         ({"architectures": ["BertForNextSentencePrediction"]}, "names BertForNextSentencePrediction, which"),
     ],
 )

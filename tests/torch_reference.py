@@ -131,9 +131,13 @@ def following(logits: Any, labels: Any) -> dict[str, Any]:
 
 
 def read_by(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the inputs that the model takes: one that has no token types takes none."""
+    """Those of the inputs that the model takes: one that has no table of token types takes none.
+
+    GPT-2 would add its embeddings of the words 0 and 1.
+    """
     taken = signature(getattr(model, "get_base_model", lambda: model)().forward).parameters  # peft's takes anything
-    return {name: x for name, x in inputs.items() if name != "token_type_ids" or name in taken}
+    typed = "token_type_ids" in taken and model.config.model_type != "gpt2"
+    return {name: x for name, x in inputs.items() if name != "token_type_ids" or typed}
 
 
 def of_windows(model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

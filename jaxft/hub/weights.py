@@ -33,9 +33,14 @@ def torch_name(path: str) -> str:
     return ".".join([*parents, "weight" if last in ("kernel", "embedding", "scale") else last])
 
 
+STORED_AS_HERE = ("c_attn", "c_fc", "c_proj")
+"""Dense layers of GPT-2, whose weights are `[inputs, outputs]` in PyTorch too."""
+
+
 def is_transposed(path: str) -> bool:
-    """Whether PyTorch stores the axes of a parameter in reverse: kernels, [inputs, outputs] here."""
-    return path.split("/")[-1] == "kernel"
+    """Whether PyTorch stores the axes of a parameter in reverse: kernels, [inputs, outputs] here, but for GPT-2's."""
+    *parents, last = path.split("/")
+    return last == "kernel" and not {*parents[-1:]} & {*STORED_AS_HERE}
 
 
 class Weights:

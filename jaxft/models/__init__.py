@@ -16,6 +16,7 @@ from jaxft.models import (
     distilbert,
     electra,
     eurobert,
+    gpt2,
     gte,
     jina_embeddings_v3,
     llama,
@@ -44,6 +45,7 @@ ARCHITECTURES: dict[str, ModuleType] = {
     "gte": gte,
     "new": gte,
     "jina_embeddings_v3": jina_embeddings_v3,
+    "gpt2": gpt2,
     "llama": llama,
     "qwen2": llama,
     "qwen3": llama,
@@ -84,7 +86,8 @@ class Model:
 
     def hf_class(self, head: str) -> str:
         """Returns the name of the Hugging Face class: `head` is what follows the model's name; empty: the bare body."""
-        return f"{self.cfg.hf_name}{head or 'Model'}"
+        called = {"": "Model", **getattr(self.cfg, "hf_heads", {})}
+        return f"{self.cfg.hf_name}{called.get(head, head)}"
 
     def is_head(self, path: str) -> bool:
         """Tells whether one of the model's parameters is a head's: beside the body, or a pooler in it."""

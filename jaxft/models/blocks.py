@@ -229,29 +229,32 @@ def add_norm(
     return nn.layer_norm(norm, run.constrain(x + residual, ("rows", None, None)), eps)
 
 
-def rotary_attention(
+def fused_attention(
     fused: Params,
     heads: int,
-    rope: nn.Rope,
+    rope: nn.Rope | None,
     stream: nn.Stream,
     at: Int[Array, "rows places"] | None,
     window: int = 0,
+    causal: bool = False,
 ) -> Float[Array, "rows places width"]:
-    """Computes attention of all tokens, or of those at `at`, with rotary position embeddings (Su et al. 2021).
+    """Computes attention of all tokens, or of those at `at`, of which one matrix makes query, key and value.
 
     Args:
       fused: the dense layer that gives query, key and value side by side.
+      rope: how positions turn queries and keys (Su et al. 2021); None: not at all.
       stream: of all tokens.
-      window: as `nn.attend` takes it.
+      window, causal: as `nn.attend` takes them.
     """
     told = stream.put(stream.run.constrain(stream.x, ("rows", None, None)), stream.run.key)
     parts = jnp.split(nn.dense(fused, told.x, told.run), 3, axis=-1)
     query, key, value = (nn.split_heads(x, heads, told.run) for x in parts)
-    turn = nn.Rotation.of(told.positions, key.shape[-1], rope)
-    query, key = turn(query), turn(key)
+    if rope is not None:
+        turn = nn.Rotation.of(told.positions, key.shape[-1], rope)
+        query, key = turn(query), turn(key)
     if at is None:
-        return nn.attend(query, key, value, told, told, window=window)
-    return nn.attend(nn.pick(query, at), key, value, told.pick(at), told, window=window)
+        return nn.attend(query, key, value, told, told, window=window, causal=causal)
+    return nn.attend(nn.pick(query, at), key, value, told.pick(at), told, window=window, causal=causal)
 
 
 def gated(

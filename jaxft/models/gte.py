@@ -176,7 +176,7 @@ def _layer(cfg: Config, p: Params, stream: nn.Stream, at: Array | None) -> Array
     before, attention, mlp, eps = stream.pick(at), p["attention"], p["mlp"], cfg.layer_norm_eps
     run = before.run
     with jax.named_scope("attention"):
-        attended = blocks.rotary_attention(attention["qkv_proj"], cfg.num_attention_heads, cfg.rope, stream, at)
+        attended = blocks.fused_attention(attention["qkv_proj"], cfg.num_attention_heads, cfg.rope, stream, at)
         hidden = blocks.add_norm(attention["o_proj"], p["attn_ln"], attended, before.x, run, eps, site=1)
     with jax.named_scope("mlp"):
         value, gate = jnp.split(nn.dense(mlp["up_gate_proj"], hidden, run), 2, axis=-1)

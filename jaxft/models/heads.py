@@ -1,5 +1,6 @@
 """Heads that several architectures share."""
 
+from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
@@ -18,6 +19,15 @@ def linear(path: str, width: int, outputs: int, stddev: float, drops: str = "cla
         return nn.dense(at(params, path), run.drop(x, drops) if drops else x).astype(jnp.float32)
 
     return Head(nn.unflatten({path: nn.dense_spec(width, outputs, ("embed", None), stddev, bias)}), apply)
+
+
+def rate_of(hf: Mapping[str, Any], default: float) -> float:
+    """Returns the dropout rate of a decoder's head for tokens: its own, or that of hidden states, or else the default.
+
+    As GenericForTokenClassification finds it (transformers/modeling_layers.py).
+    """
+    rates = (hf.get(key) for key in ("classifier_dropout", "hidden_dropout"))
+    return next((rate for rate in rates if rate is not None), default)
 
 
 def over(below: Head, top: Head) -> Head:

@@ -1,6 +1,7 @@
 """What a file of this room gives: an architecture is a module with these names, and `jaxft.models.Model` asks it.
 
-Config                       a frozen dataclass; `from_hf(config.json)`, `with_dropout(rate)`, `prefix`, `hf_name`
+Config                       a frozen dataclass; `from_hf(config.json)`, `with_dropout(rate)`, `prefix`, `hf_name`;
+                             `hf_heads` where what follows that in the name of a Hugging Face class is not as usual
 facts(cfg)                   what others ask about it
 param_spec(cfg)              declares the body
 encode(params, cfg, batch, run, at)   hidden states of the last layer, at all positions or at some

@@ -143,7 +143,7 @@ def _layer(cfg: Config, p: Params, stream: nn.Stream, at: Array | None) -> Array
     before, mixer, mlp, eps = stream.pick(at), p["mixer"], p["mlp"], cfg.layer_norm_eps
     run = before.run
     with jax.named_scope("attention"):
-        attended = blocks.rotary_attention(mixer["Wqkv"], cfg.num_attention_heads, cfg.rope, stream, at)
+        attended = blocks.fused_attention(mixer["Wqkv"], cfg.num_attention_heads, cfg.rope, stream, at)
         hidden = blocks.add_norm(mixer["out_proj"], p["norm1"], attended, before.x, run, eps, site=1)
     with jax.named_scope("mlp"):
         inner = nn.ACTIVATIONS[cfg.hidden_act](nn.dense(mlp["fc1"], hidden, run))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from jaxft.errors import UserError
-from jaxft.models import blocks, nn, rope
+from jaxft.models import blocks, heads, nn, rope
 
 Own = TypeVar("Own", bound="Config")
 
@@ -117,9 +117,8 @@ class Config:
         kind = KINDS[hf["model_type"]]
         hf = {**kind.defaults, **hf}
         hf = {"output_bias": hf.get("attention_bias", cls.attention_bias), **hf, **kind.fixed}
-        rates = (hf.get(key) for key in ("classifier_dropout", "hidden_dropout"))
-        classifier = next((rate for rate in rates if rate is not None), cls.classifier_dropout)
-        cfg = blocks.read_config(cls, hf, classifier_dropout=classifier, layer_types=())
+        rate = heads.rate_of(hf, cls.classifier_dropout)
+        cfg = blocks.read_config(cls, hf, classifier_dropout=rate, layer_types=())
         turned = _turned(hf, cfg.num_hidden_layers)
         kinds = _layer_types(hf, turned)
         return cfg.checked(hf, layer_types=kinds, windows=_windows(hf, kinds, cfg), turned=turned)

@@ -181,7 +181,7 @@ def _layer(cfg: Config, p: Params, stream: nn.Stream, at: Array | None) -> Array
     before, attn, mlp, eps = stream.pick(at), p["attn"], p["mlp"], cfg.layer_norm_eps
     run = before.run
     with jax.named_scope("attention"):
-        attended = blocks.rotary_attention(attn["Wqkv"], cfg.num_attention_heads, cfg.rope, stream, at)
+        attended = blocks.fused_attention(attn["Wqkv"], cfg.num_attention_heads, cfg.rope, stream, at)
         hidden = blocks.add_norm(attn["out_proj"], p["norm1"], attended, before.x, run, eps, site=1)
     with jax.named_scope("mlp"):
         inner = blocks.gated(mlp["fc12"], mlp["fc11"], hidden, cfg.hidden_act, run)

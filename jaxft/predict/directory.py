@@ -58,7 +58,7 @@ def task_of(hf: Mapping[str, Any], directory: Path, task: config.Task | None = N
         return _embedding(directory)
     raise UserError(
         f"{where}, which answers nothing by itself; give the folder of a run or the directory of a trained model "
-        f"(For{', For'.join(ending.removeprefix('For') for ending in KINDS)})"
+        f"({', '.join(KINDS)})"
     )
 
 
@@ -96,7 +96,7 @@ KINDS: dict[str, tuple[type[config.Task], Callable[[Mapping[str, Any], Path], Op
     "ForQuestionAnswering": (config.QuestionAnswering, _answers),
     "ForMaskedLM": (config.MaskedLM, _nothing),
     "ForPreTraining": (config.NextSentence, _nothing),
-    "ForCausalLM": (config.CausalLM, _nothing),
+    **dict.fromkeys(("ForCausalLM", "LMHeadModel"), (config.CausalLM, _nothing)),
     "ForMultipleChoice": (config.MultipleChoice, _nothing),
 }
 """End of a Hugging Face class's name -> the task, and what config.json says of it."""

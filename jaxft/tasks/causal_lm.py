@@ -107,8 +107,7 @@ def in_blocks(
     rows, length = guessed.shape
     count = -(-length // size)
     x = jnp.pad(x, ((0, 0), (0, count * size - length), (0, 0))).reshape(rows, count, size, -1)
-    labels = jnp.pad(guessed, ((0, 0), (0, count * size - length)), constant_values=IGNORED)
-    labels = labels.reshape(rows, count, size)
+    labels = jnp.pad(guessed, ((0, 0), (0, count * size - length))).reshape(rows, count, size)
     each = jax.checkpoint(lambda _, block: (None, guesses(*block)))
     log_probs, right = jax.lax.scan(each, None, (x.swapaxes(0, 1), labels.swapaxes(0, 1)))[1]
     whole = lambda parts: parts.swapaxes(0, 1).reshape(rows, -1)[:, :length]  # noqa: E731

@@ -41,7 +41,7 @@ NO_CHOICES = ("eurobert", "nomic_bert", "gte", "new", "jina_embeddings_v3", *sup
 MISSING = {
     *((kind, "next_sentence") for kind in support.ARCHITECTURES if kind != "bert"),
     *((kind, "choices") for kind in NO_CHOICES),
-    *((kind, "answers") for kind in NO_CHOICES if kind != "jina_embeddings_v3"),
+    *((kind, "answers") for kind in NO_CHOICES if kind not in ("jina_embeddings_v3", "gpt2")),
     *((kind, "masked_lm") for kind in support.DECODERS),
     *((kind, "causal_lm") for kind in support.ARCHITECTURES if kind not in support.DECODERS),
 }

@@ -58,6 +58,7 @@ OF = {
         attention=["attn.q", "attn.v"], scaled=["attn.k", "attn.v", "output.dense"], head=["classifier"]
     ),
     "eurobert": LLAMA._replace(head=["dense", "classifier"]),
+    "gpt2": Modules(["c_attn"], ["c_attn", "mlp.c_proj"], ["mlp.c_proj"], "mlp.c_fc", ["score"]),
     **dict.fromkeys(("llama", "mistral"), LLAMA),
     **dict.fromkeys(("qwen2", "qwen3"), LLAMA._replace(scaled=["q_proj", "v_proj", "down_proj"])),
 }
