@@ -96,6 +96,16 @@ def test_texts_become_pieces(decoder):
     assert 2 not in bare.tokens["input_ids"]
 
 
+def test_a_long_text_is_no_matter(decoder, capfd):
+    """The tokenizer says nothing of texts that are longer than it likes, as they become pieces."""
+    tokenizer, long = hub.load_tokenizer(decoder), Split(pa.table({"text": TEXTS}), "texts")
+    tokenizer.model_max_length = 5
+    tables.build(config.CausalLM()).features(long, tokenizer, 12)
+    assert "longer than" not in capfd.readouterr().err
+    tokenizer(TEXTS)
+    assert "longer than" in capfd.readouterr().err
+
+
 def test_a_text_without_tokens_is_refused():
     """Nothing could be guessed of it, and its answer would be that of another."""
     tokens = {name: np.zeros(6, np.int32) for name in ("input_ids", "token_type_ids")}

@@ -66,6 +66,14 @@ def byte_level(blank: bool) -> Callable[[], Any]:
     return make
 
 
+def cut_first() -> Any:
+    """Of Llama 3 and Qwen: cut by an expression of their own, and then to bytes."""
+    made, end = byte_level(False)(), r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+    cut = pre_tokenizers.Split(Regex(end), "isolated")
+    made.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(False, use_regex=False)])  # pyright: ignore
+    return made
+
+
 def unigram() -> Any:
     """Of DeBERTa, XLM-RoBERTa, ALBERT: words begin with the blank before them, which is a part of them by offsets."""
     made = Tokenizer(tokenizer_models.Unigram())
@@ -80,6 +88,7 @@ KINDS = {
     "wordpiece": wordpiece,
     "bytes": byte_level(False),
     "bytes after a blank": byte_level(True),
+    "bytes of parts": cut_first,
     "unigram": unigram,
 }
 
@@ -112,6 +121,13 @@ def test_ids_are_the_tokenizers_own(directory):
     own, ours = Tokenizer.from_file(str(directory / "tokenizer.json")), hub.load_tokenizer(directory)
     for text in TEXTS:
         assert ours(text)["input_ids"] == own.encode(text).ids
+
+
+def test_words_are_those_of_a_text(directory):
+    """Of a text with a blank before it; parts of a word follow each other without one."""
+    words = ["Anna", "co-operate", "flog."]
+    given = hub.load_tokenizer(directory, words=True)(words, is_split_into_words=True)
+    assert given["input_ids"] == hub.load_tokenizer(directory)(" " + " ".join(words))["input_ids"]
 
 
 def test_entities_are_found_where_they_were_tagged(directory):

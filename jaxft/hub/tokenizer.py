@@ -24,8 +24,8 @@ def load_tokenizer(directory: Path, words: bool = False) -> Any:
     """Loads the tokenizer of a model directory, a `transformers.PreTrainedTokenizerBase`.
 
     Args:
-      words: it will be given lists of words. One that works on bytes (RoBERTa's) tells a word after a blank from one
-        without; it then takes each word as if after a blank, the first one too.
+      words: it will be given lists of words. One that works on bytes (RoBERTa's, Llama 3's) tells a word after a blank
+        from one without; it then takes each word as if after a blank, the first one too.
 
     Raises:
       UserError: no tokenizer files, or transformers cannot read them.
@@ -38,6 +38,8 @@ def load_tokenizer(directory: Path, words: bool = False) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
         if words and needs_blanks(tokenizer):
             tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, add_prefix_space=True)
+        if words and (needs_blanks(tokenizer) or cuts_first(tokenizer)):  # of a class that does not hear of it
+            _put_blanks(tokenizer)
         return tokenizer
     except Exception as error:  # OSError, ValueError, KeyError, or a bare Exception from the Rust side
         raise UserError(f"transformers cannot read the tokenizer in {directory}: {first_line(error)}") from error
@@ -46,6 +48,26 @@ def load_tokenizer(directory: Path, words: bool = False) -> Any:
 def needs_blanks(tokenizer: Any) -> bool:
     """Tells whether a tokenizer takes a word of a list as if it stood in the middle of another."""
     return getattr(tokenizer.backend_tokenizer.pre_tokenizer, "add_prefix_space", None) is False
+
+
+def cuts_first(tokenizer: Any) -> bool:
+    """Tells whether a tokenizer takes words so, and cuts them before they become bytes, as those of Llama 3 and Qwen.
+
+    `add_prefix_space` would put a blank before each part of a word.
+    """
+    from tokenizers.pre_tokenizers import Sequence
+
+    steps = tokenizer.backend_tokenizer.pre_tokenizer
+    return isinstance(steps, Sequence) and any(getattr(step, "add_prefix_space", None) is False for step in steps)  # pyright: ignore
+
+
+def _put_blanks(tokenizer: Any) -> None:
+    """Makes a tokenizer see a blank before each text or word that it is given."""
+    from tokenizers.normalizers import Prepend, Sequence
+
+    backend = tokenizer.backend_tokenizer
+    own = [backend.normalizer] if backend.normalizer else []
+    backend.normalizer = Sequence([*own, Prepend(" ")])
 
 
 def settings_for_words(directory: Path) -> dict[str, Any]:
