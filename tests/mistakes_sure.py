@@ -46,6 +46,10 @@ SURE: Rows = {
         calibrate("--calibrate.coverage=0.9", "--calibrate.sets=plian"),
         ["--calibrate.sets 'plian': there are no such sets; did you mean 'plain'?"],
     ),
+    "intervals that hold everything": (
+        lambda room: ["--mode=evaluate", f"--workdir={room.run}", "--evaluate.intervals=1.5"],
+        ["--evaluate.intervals is 1.5; it must be below 1, e.g. 0.95"],
+    ),
     "a flag of calibrate in predict": (
         lambda room: ["--mode=predict", f"--workdir={room.run}", "--input=a.txt", "--calibrate.coverage=0.9"],
         ["--calibrate.coverage is not used by --mode=predict; it is for --mode=calibrate"],

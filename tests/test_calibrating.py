@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import jaxft
 from jaxft import Predictor, cli, modes
 from jaxft.hub import CALIBRATION
 from jaxft.serve.models import Served
-from jaxft.sure import temperature
+from jaxft.sure import bootstrap, temperature
 from jaxft.tables.sequence_classification import SequenceClassification
 
 TEXTS = ["what an unbelievably good day", "no", "never again"]
@@ -61,8 +62,11 @@ def test_answers_have_it_wherever_the_model_is_opened(run, values, finished, cap
             assert [*after["probabilities"].values()] == pytest.approx(list(powers / powers.sum()), abs=1e-6)
 
 
-def test_evaluate_measures_what_answers_have(run, values):
-    found = modes.evaluate(run)
+def test_evaluate_measures_what_answers_have(run, values, monkeypatch):
+    """And of the test split, when asked to, with confidence intervals."""
+    monkeypatch.setattr(bootstrap, "intervals", partial(bootstrap.intervals, resamples=10))
+    found = modes.evaluate(run, intervals=0.9)
+    assert found["test/ece_low"] <= found["test/ece_high"] and "validation/ece_low" not in found
     for split in ("validation", "test"):
         assert found[f"{split}/ece"] == pytest.approx(values["measured"][split]["ece"], abs=1e-5)
         assert found[f"{split}/loss"] == pytest.approx(values["measured"][split]["log_loss_before"], rel=1e-4)

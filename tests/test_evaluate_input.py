@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from jaxft.hub import export
 from jaxft.job import prepare
 from jaxft.predict.predictor import Predictor
 from jaxft.storage.workdir import Workdir
+from jaxft.sure import bootstrap
 
 
 @pytest.fixture
@@ -37,18 +39,28 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def evaluated(run: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
+def evaluated(run: Path, file: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[dict[str, Any], str]:
     """What is written of a file, and what is said."""
-    assert cli.main(["run.py", "--mode=evaluate", f"--workdir={run}", f"--input={file}"], None) == 0
+    argv = ["run.py", "--mode=evaluate", f"--workdir={run}", f"--input={file}", *flags]
+    assert cli.main(argv, None) == 0
     return json.loads((run / "evaluations" / f"{file.name}.json").read_text()), capsys.readouterr().err
 
 
-def test_the_test_split_in_a_file_is_measured_as_the_run_measured_it(run, finished, tiny_model, cache, capsys):
+def test_the_test_split_in_a_file_is_measured_as_the_run_measured_it(
+    run, finished, tiny_model, cache, capsys, monkeypatch
+):
+    monkeypatch.setattr(bootstrap, "intervals", partial(bootstrap.intervals, resamples=10))
     split = prepare(config.check(experiment(tiny_model, cache))).splits["test"]
     file = run.parent / "held-back.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in split.table.to_pylist()))
     before = {name: (run / name).read_bytes() for name in ("results.json", "metrics.jsonl", "config.json")}
-    found, said = evaluated(run, file, capsys)
+    found, said = evaluated(run, file, capsys, "--evaluate.intervals=0.9")
+    low, high = (found[f"input/accuracy_{end}"] for end in ("low", "high"))
+    assert low < found["input/accuracy"] < high and f"{low:.4f} to {high:.4f}" in said
+    ends = [name for name in found if name.endswith(("_low", "_high"))]
+    assert len(ends) > 20 and not any(name.startswith("input/loss") for name in ends)
+    for name in ends:
+        found.pop(name)
     own = {name: value for name, value in results(finished).items() if name.startswith("test/")}
     assert found.pop("file") == str(file) and found.pop("rows") == split.table.num_rows
     assert {f"test/{name.removeprefix('input/')}": value for name, value in found.items()} == pytest.approx(own)

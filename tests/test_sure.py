@@ -16,6 +16,7 @@ from jaxft.data.features import Features
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
 from jaxft.metrics.probabilities import sigmoid, softmax
+from jaxft.storage import fingerprint
 from jaxft.sure import calibration, conformal, energy, kept, selective, temperature
 from jaxft.sure.calibration import Calibration
 from jaxft.tables.sequence_classification import SequenceClassification
@@ -126,6 +127,21 @@ def test_sets_hold_the_truth_as_often_as_was_promised(draw, problem, sets):
         assert abs(off) < 4, (coverage, off)
 
 
+@pytest.mark.parametrize(("draw", "problem", "sets"), [*SETS, (scores, "regression", "")])
+def test_rows_that_were_fitted_on_keep_the_promise_too(draw, problem, sets):
+    """The one whose score is the limit is held."""
+    logits, labels = draw(np.random.default_rng(0), 199)
+    found = calibration.fit(problem, logits, labels, 0.9, sets)
+    measured = calibration.figures(found, logits, labels)
+    assert (found.coverage, found.sets) == (0.9, sets)
+    assert round(199 * measured["covered"]) == 180
+    if problem == "regression":
+        assert measured == {"covered": 180 / 199, "size": 2 * found.limit}
+        assert found.limit == np.sort(np.abs(logits[:, 0] - labels))[179]
+    else:
+        assert found.energies == energy.percentiles(energy.energies(logits, labels.ndim == 2))
+
+
 def test_the_likeliest_class_is_in_its_set():
     """Where a model is right more often than was asked for, the limit alone would leave sets empty."""
     rng = np.random.default_rng(0)
@@ -173,6 +189,9 @@ def test_figures_are_measured_before_and_after():
     gaps = [abs((confidence - right)[place == bin_].sum()) for bin_ in range(10)]
     assert found["ece_before"] == pytest.approx(sum(gaps) / 500)
     assert found["error_of_surest/1"] == pytest.approx(1 - right.mean())
+    degrees = temperature.fit(logits, labels)
+    order = np.argsort(-softmax(logits / degrees).max(1))
+    assert found["aurc"] == pytest.approx(np.mean(np.cumsum(~right[order]) / np.arange(1, 501)))
     assert found["error_of_surest/0.5"] < found["error_of_surest/1"] and found["aurc"] < found["error_of_surest/1"]
     logits, labels = several(rng, 500, 3.0)
     found = calibration.figures(calibration.fit("multi_label", logits, labels), logits, labels)
@@ -271,15 +290,29 @@ def test_sets_are_plain_unless_one_says():
     assert of_scores.says() == {"coverage": 0.8} and of_scores.line() == "intervals hold the truth of 80% of the rows"
 
 
+@pytest.mark.parametrize("names", [("a.safetensors", "b.safetensors"), ("flax_model.msgpack",)])
+def test_weights_may_be_several_files(tmp_path, names):
+    for name in names[::-1]:
+        (tmp_path / name).write_text(name)
+    made = Calibration("single_label", 2.0)
+    file = kept.write(tmp_path, "jax", made, {"fitted_on": "a", "measured": {}})
+    weights = json.loads(file.read_text())["float32"]["weights"]
+    assert weights == fingerprint.of_files([tmp_path / name for name in names])
+    (tmp_path / names[-1]).write_text("others")
+    assert kept.read(tmp_path, "jax")[0] is None
+
+
 def test_a_calibration_is_kept_with_the_weights_that_it_is_of(tmp_path):
     for name in ("model.safetensors", "onnx/model_quantized.onnx"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"weights of {name}")
     assert kept.read(tmp_path, "jax") == (None, [])
     made = calibration.fit("single_label", *classes(np.random.default_rng(0), 50), coverage=0.9)
-    file = kept.write(tmp_path, "jax", made, {"fitted_on": "a.csv (50 rows)", "measured": {}})
+    file = kept.write(tmp_path, "jax", made, {"fitted_on": "ü.csv (50 rows)", "measured": {}})
     for engine in ("jax", "onnx"):
-        assert kept.read(tmp_path, engine) == (made, [f"answers are calibrated on a.csv (50 rows): {made.line()}"])
+        assert kept.read(tmp_path, engine) == (made, [f"answers are calibrated on ü.csv (50 rows): {made.line()}"])
+    values = json.loads(file.read_bytes())
+    assert file.read_bytes().decode() == json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     found, lines = kept.read(tmp_path, "int8")
     assert found is None and lines == [f"{file} is of float32; answers of int8 are as the model gives them"]
     other = dataclasses.replace(made, temperature=5.0)

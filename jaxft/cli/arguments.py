@@ -84,6 +84,10 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "profile": (0, "train: write a trace of so many steps into WORKDIR/profile"),
     "metrics_port": (0, "train: port at which Prometheus reads how far it is; 0: none"),
     "topology": ("", "plan: devices to plan for, e.g. v5e:4x4, cpu:8 (simulated), gpu"),
+    "evaluate.intervals": (
+        0.0,
+        "evaluate: confidence intervals of the test split's metrics, or of a file's, at this level, e.g. 0.95; 0: none",
+    ),
     "calibrate.coverage": (
         0.0,
         "calibrate: answers have sets, or intervals of scores, that hold the truth so often, e.g. 0.9; 0: none",

@@ -128,11 +128,15 @@ MODES = {
     "evaluate": Mode(
         _together(
             lambda modes, given: modes.evaluate(
-                given.workdir, inputs=given.input or "", engine=given.engine, runs=_names(given.runs)
+                given.workdir,
+                inputs=given.input or "",
+                engine=given.engine,
+                runs=_names(given.runs),
+                intervals=given["evaluate.intervals"].value,
             )
         ),
         needs=("workdir",),
-        uses=("input", "engine", "runs"),
+        uses=("input", "engine", "runs", "evaluate.intervals"),
     ),
     "predict": Mode(
         _together(

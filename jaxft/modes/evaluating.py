@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from jaxft.data import rows, sources
@@ -13,6 +14,7 @@ from jaxft.modes.shared import compiled_evaluation, measure
 from jaxft.predict.predictor import JAX, Predictor
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
+from jaxft.sure import bootstrap
 from jaxft.trained import best_weights, calibrated, on_these_devices, thresholds
 
 
@@ -22,6 +24,7 @@ def evaluate(
     inputs: str | Path = "",
     engine: str = JAX,
     runs: Sequence[str | Path] = (),
+    intervals: float = 0.0,
 ) -> dict[str, float]:
     """Measures the best parameters of a finished or interrupted run on its validation and test splits, or on a file.
 
@@ -30,19 +33,22 @@ def evaluate(
       inputs: a labelled file of any format that the run's task reads, instead of the run's own splits. Its metrics are
         also written into `evaluations/` of the workdir.
       engine, runs: what computes the answers to a file, and what answers with it; see `Predictor.open`.
+      intervals: the level of confidence intervals, of the test split's metrics or of the file's; 0: there are none.
 
     Returns:
-      `SPLIT/METRIC` -> value; of a file `input/METRIC`.
+      `SPLIT/METRIC` -> value, of a file `input/METRIC`; and `METRIC_low` and `METRIC_high`, see
+      `jaxft.sure.bootstrap.of_metrics`.
 
     Raises:
-      UserError: there is no such run or file, or a row or a label of it cannot be used.
+      UserError: there is no such run, file or level, or a row or a label of it cannot be used.
     """
     from jaxft.report import tables as shown
 
+    bootstrap.check(intervals)
     if inputs:
         if data is not None:
             raise UserError("data and inputs are both given; leave one of them out")
-        return _evaluate_file(Workdir(workdir), str(inputs), engine, runs)
+        return _evaluate_file(Workdir(workdir), str(inputs), engine, runs, intervals)
     if engine != JAX:
         raise UserError(f"--engine={engine} measures a file; give one by --input")
     if runs:
@@ -58,20 +64,25 @@ def evaluate(
     for split in (name for name in ("validation", "test") if name in job.features):
         values, found = measure(job, step, split, weights)
         job = dataclasses.replace(job, table=job.table.decide(thresholds(values)))
+        if intervals and split == "test":
+            labelled = bootstrap.Labelled(job.splits[split], job.features[split], job.task.outputs, found.outputs)
+            values |= distributed.once(partial(bootstrap.of_metrics, job.table, labelled, intervals))
         results |= {f"{split}/{k}": v for k, v in values.items()}
         names = job.table.plots(found.outputs, job.features[split], job.splits[split]).get("names", ())
         say(shown.metrics_table(results, split, names))
     return results
 
 
-def _evaluate_file(folder: Workdir, inputs: str, engine: str, runs: Sequence[str | Path]) -> dict[str, float]:
+def _evaluate_file(
+    folder: Workdir, inputs: str, engine: str, runs: Sequence[str | Path], intervals: float
+) -> dict[str, float]:
     """Measures a file, says what was found, and writes it into the workdir."""
     from jaxft.report import tables as shown
 
     file = paths.file_of("--input", inputs)
     experiment = folder.experiment()  # there is one: Predictor would take the directory of a model too
     split = sources.read_input(str(file), experiment.data)
-    found = Predictor.open(str(folder), engine=engine, runs=runs).evaluate(split)
+    found = Predictor.open(str(folder), engine=engine, runs=runs).evaluate(split, intervals)
     for line in found.notes:
         say(line)
     results = {f"input/{name}": value for name, value in found.metrics.items()}

@@ -27,6 +27,7 @@ from jaxft.predict.base import as_trained, base_weights
 from jaxft.predict.engine import CompiledEngine, Engine
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
+from jaxft.sure import bootstrap
 from jaxft.tables import census
 from jaxft.train.evaluate import Evaluated
 from jaxft.trained import best_weights, calibrated, model_of, on_these_devices
@@ -282,10 +283,13 @@ class Predictor:
                 self._tokenizers.put(tokenizer)
         return shapes
 
-    def evaluate(self, data: Split | rows.Rows) -> Evaluation:
+    def evaluate(self, data: Split | rows.Rows, intervals: float = 0.0) -> Evaluation:
         """Measures the model on labelled rows, which are read as those of training were, or on a table of them.
 
         Thresholds are those of the validation split, or, where there was none, those that answers are made with.
+
+        Args:
+          intervals: the level of confidence intervals of the metrics, see `jaxft.sure.bootstrap.of_metrics`; 0: none.
 
         Raises:
           UserError: a column, a row or a label that the model cannot be measured on, and where.
@@ -305,6 +309,9 @@ class Predictor:
         table = self.table.decide(undecided)
         # By one process, as rounding may differ on their machines.
         metrics = distributed.once(lambda: {"loss": found.loss} | table.metrics(found.outputs, features, split))
+        if intervals:
+            labelled = bootstrap.Labelled(split, features, self.engine.task.outputs, found.outputs)
+            metrics |= distributed.once(lambda: bootstrap.of_metrics(table, labelled, intervals))
         classes = table.plots(found.outputs, features, split).get("names", ())
         return Evaluation(metrics, split.table.num_rows, given.table.num_rows, classes, notes)
 

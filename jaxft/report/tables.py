@@ -20,6 +20,9 @@ SPOKEN = {
     "spearman": "Spearman correlation",
 }
 
+ENDS = ("_low", "_high")
+"""How the ends of a metric's confidence interval are named, see `jaxft.sure.bootstrap`."""
+
 MOST_ROWS, MOST_CLASSES = 50, 20
 """A terminal holds no more: of the per-class table, and of the confusion table."""
 
@@ -60,9 +63,19 @@ def summary(rows: Mapping[str, str]) -> str:
 
 
 def aggregated(results: Mapping[str, float], split: str) -> dict[str, float]:
-    """The metrics of one split over all classes, in their order: those of `SPLIT/METRIC` without a further `/`."""
+    """The metrics of one split over all classes, in their order: those of `SPLIT/METRIC` without a further `/`.
+
+    Without the ends of their intervals; see `interval`.
+    """
     cut = len(split) + 1
-    return {k[cut:]: v for k, v in results.items() if k.startswith(f"{split}/") and "/" not in k[cut:]}
+    there = {k[cut:]: v for k, v in results.items() if k.startswith(f"{split}/") and "/" not in k[cut:]}
+    return {k: v for k, v in there.items() if not (k.endswith(ENDS) and k.rpartition("_")[0] in there)}
+
+
+def interval(results: Mapping[str, float], metric: str) -> str:
+    """The interval of `SPLIT/METRIC`, where it has one, as text."""
+    low, high = (results.get(metric + ending) for ending in ENDS)
+    return "" if low is None or high is None else f"{number(low)} to {number(high)}"
 
 
 def per_class(results: Mapping[str, float], split: str, names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -84,7 +97,11 @@ def metrics_table(results: Mapping[str, float], split: str, names: Sequence[str]
       split: which split to show.
       names: the classes, in the order wanted.
     """
-    parts = [split, grid([[name, number(value)] for name, value in aggregated(results, split).items()])]
+    lines = [
+        [name, number(value), interval(results, f"{split}/{name}")]
+        for name, value in aggregated(results, split).items()
+    ]
+    parts = [split, grid(lines if any(line[2] for line in lines) else [line[:2] for line in lines])]
     columns, rows = per_class(results, split, names)
     if len(rows) > MOST_ROWS:
         parts.append(f"  (per class: {len(rows)} classes are too many to list here; see the report and results.json)")

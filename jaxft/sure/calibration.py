@@ -172,7 +172,8 @@ def figures(calibration: Calibration, logits: np.ndarray, labels: np.ndarray) ->
 
 def _calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
     """Of several labels each is a decision of its own, for or against it."""
-    probabilities = softmax(logits) if labels.ndim == 1 else sigmoid(logits).reshape(-1, 1)
+    probabilities = softmax(logits)
     if labels.ndim == 2:
-        probabilities, labels = np.concatenate([1 - probabilities, probabilities], axis=1), labels.reshape(-1) > 0
+        chance, labels = sigmoid(logits).ravel(), labels.ravel() > 0
+        probabilities = np.stack([1 - chance, chance], axis=1)
     return classification.expected_calibration_error(*classification.reliability(labels, probabilities))

@@ -59,7 +59,7 @@ def write(directory: Path, engine: str, calibration: Calibration, about: Mapping
     applied = dataclasses.asdict(calibration)
     values[kind] = {"weights": _weights(directory, kind), "applied": applied, **about}
     temporary = file.with_name(f".{file.name}")
-    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_bytes(json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n")
     os.replace(temporary, file)
     return file
 

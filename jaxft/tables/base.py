@@ -66,6 +66,11 @@ class Table(ABC):
         return -value if metric == "loss" or metric in self.lower else value
 
     @property
+    def apart(self) -> bool:
+        """Whether metrics are of each row by itself, so that rows can be drawn more than once."""
+        return True
+
+    @property
     @abstractmethod
     def inputs(self) -> Sequence[str]:
         """The columns that it predicts from, the first for lines of text; rows that agree in them are the same."""

@@ -41,6 +41,10 @@ class SentenceEmbedding(Table):
     def inputs(self) -> tuple[str, ...]:
         return self.options.texts[:1]
 
+    @property
+    def apart(self) -> bool:
+        return bool(self.options.score)
+
     def read(self, split: Split, labelled: bool = True) -> Split:
         names = self.options.texts if labelled else self.options.texts[:1]
         most = 2 if self.options.score else 3
