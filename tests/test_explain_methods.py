@@ -9,6 +9,7 @@ from support import ARCHITECTURES, FILES, TASKS, compose, once, random_params
 from jaxft import config, models
 from jaxft.data.features import Features
 from jaxft.explain import gradients, lime, shapley, units
+from jaxft.explain.targets import Aim
 from jaxft.predict.engine import CompiledEngine
 
 
@@ -42,7 +43,7 @@ def test_integrated_gradients_add_up_for_every_architecture(kind):
         unit_of = np.asarray([-1, *range(length - 2), -1])
         readings.append(units.Reading(ids, np.zeros(length, np.int32), unit_of, [], False))
     points = gradients.path(64)
-    parts = [gradients.features(one, aim, points, 2) for aim, one in enumerate(readings)]
+    parts = [gradients.features(one, Aim("", n), points, 2) for n, one in enumerate(readings)]
     engine = CompiledEngine(config.Experiment(data=config.Data(max_length=24)), composed, composed.split(params))
     slopes = engine.function(gradients.make_slopes, 0.0, 0)
     found = engine.collect(slopes, Features.joined(parts), gradients.COLUMNS, gradients.KINDS)

@@ -108,7 +108,10 @@ OF_MODES: dict[str, tuple[Any, str]] = {
         "explain: integrated_gradients, gradient_x_input, smoothgrad, occlusion, leave_one_out, lime, shap or "
         "exact_shap",
     ),
-    "explain.target": ("", "explain: name of a label, several with commas, or all; empty: what is predicted"),
+    "explain.target": (
+        "",
+        "explain: name of a label, several with commas, or all; of tags also WORD=TAG; empty: what is predicted",
+    ),
     "explain.units": ("words", "explain: what gets a number: words, sentences or tokens"),
     "explain.baseline": ("", "explain: what stands in a word's place: pad, mask or delete; empty: the method's own"),
     "explain.samples": (0, "explain: steps, draws, samples or pairs of orders; 0: the method's own"),

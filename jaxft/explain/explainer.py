@@ -1,29 +1,28 @@
 """`jaxft.explain`: texts or rows in, of each its words and how much they speak for an answer, out."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxft import config
 from jaxft.data.features import Features
 from jaxft.data.rows import Rows
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
-from jaxft.explain import ablation, faithfulness, gradients, lime, occlusion, shapley
+from jaxft.explain import ablation, faithfulness, gradients, lime, occlusion, shapley, targets
 from jaxft.explain import inputs as rows_of
 from jaxft.explain.options import FEW, METHODS, MOST_EXACT, Options
 from jaxft.explain.scores import Scores
+from jaxft.explain.targets import Aim
 from jaxft.explain.units import Reading, Unit
 from jaxft.predict.engine import CompiledEngine
 from jaxft.predict.predictor import Predictor
 
 GROUP = 32
 """Rows that are explained together."""
-
-TOKENS = 1 << 20
-"""Tokens of the ablations that are made at once, about."""
 
 MOST_STEPS = 512
 """Of integrated gradients: they are doubled up to so many."""
@@ -50,6 +49,7 @@ class Explanation:
       errors: their standard errors, where the method samples.
       facts: what the method says of itself: completeness_error and steps, fidelity, special_tokens.
       faithfulness: see `jaxft.explain.faithfulness`; None: it was not asked for.
+      word: whose tag the target is; None: it is of the row.
     """
 
     target: str
@@ -59,6 +59,7 @@ class Explanation:
     errors: list[float] | None
     facts: dict[str, float]
     faithfulness: dict[str, Any] | None
+    word: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,38 +113,74 @@ def explain(
 
 
 def explained(predictor: Predictor, data: Split | Sequence[str] | Rows, options: Options) -> Iterator[Explained]:
-    """Yields an explanation of each row. Options are as `Options.check` returns them; raises as `explain`."""
-    task = rows_of.task_of(predictor)
+    """Yields the explanations of each row. Options are as `Options.check` returns them; raises as `explain`."""
+    _check_task(rows_of.task_of(predictor), options)
     if METHODS[options.method].gradient:
         _engine(predictor, options)
     inputs, readings = rows_of.read(predictor, data, options.units)
     _check_sizes(readings, inputs.split, options)
     answers = list(predictor.answers_of(inputs, outputs := predictor.compute(inputs.features)))
-    logits = outputs["logits"]
-    wanted = [rows_of.aims(options.target, task, one) for one in logits]
-    texts = inputs.split.table.select(list(predictor.table.inputs)).to_pylist()
+    logits = list(outputs["logits"])
+    if predictor.engine.task.outputs["logits"] == "token":
+        logits = np.split(outputs["logits"], inputs.features.offsets[1:-1])
+    wanted = rows_of.aims(predictor, options.target, inputs, logits, answers)
+    columns = rows_of.texts_of(predictor, inputs.split)
+    texts = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     by_method = _by_gradients if METHODS[options.method].gradient else _by_ablations
-    names, chance = task.labels or (rows_of.SCORE,), rows_of.probabilities(predictor, logits)
     for start in range(0, len(readings), GROUP):
         group = range(start, min(start + GROUP, len(readings)))
-        part, aims = [readings[i] for i in group], [wanted[i] for i in group]
+        asked = [i for i in group if wanted[i]]
+        part, aims = [readings[i] for i in asked], [wanted[i] for i in asked]
         found = by_method(predictor, part, aims, options)
         faithful = _faithful(predictor, part, aims, [scores.values for scores, _ in found], options)
-        for i, (scores, passes), measured in zip(group, found, faithful, strict=True):
-            explanations = [
-                Explanation(
-                    target=names[aim],
-                    output=float(logits[i, aim]),
-                    probability=float(chance[i, aim]) if task.labels else None,
-                    scores=[float(x) for x in scores.values[:, n]],
-                    errors=None if scores.errors is None else [float(x) for x in scores.errors[:, n]],
-                    facts={name: float(fact[n]) for name, fact in scores.facts.items()},
-                    faithfulness=measured[n] if measured else None,
-                )
-                for n, aim in enumerate(wanted[i])
-            ]
+        made = dict(zip(asked, zip(found, faithful, strict=True), strict=True))
+        for i in group:
+            explanations, passes = [], 0
+            if i in made:
+                (scores, passes), measured = made[i]
+                explanations = _explanations(predictor, logits[i], wanted[i], scores, measured)
             cut, units = readings[i].cut, readings[i].units
             yield Explained(texts[i], answers[i], units, explanations, options.method, options.baseline, cut, passes)
+
+
+def _explanations(
+    predictor: Predictor,
+    logits: np.ndarray,
+    aims: Sequence[Aim],
+    scores: Scores,
+    measured: list[dict[str, Any]] | None,
+) -> list[Explanation]:
+    """What a method has found for a row, by target.
+
+    Args:
+      logits: of the row, or of its tokens.
+    """
+    found = []
+    for n, aim in enumerate(aims):
+        own = aim.of(logits)
+        chance = float(rows_of.probabilities(predictor, own[None])[0, aim.entry])
+        explanation = Explanation(
+            target=aim.label,
+            output=float(own[aim.entry]),
+            probability=chance if predictor.table.options.labels else None,
+            scores=[float(x) for x in scores.values[:, n]],
+            errors=None if scores.errors is None else [float(x) for x in scores.errors[:, n]],
+            facts={name: float(fact[n]) for name, fact in scores.facts.items()},
+            faithfulness=measured[n] if measured else None,
+            word=aim.word,
+        )
+        found.append(explanation)
+    return found
+
+
+def _check_task(task: targets.Options, options: Options) -> None:
+    """Raises UserError where words are to be taken out of a text in which one of them is asked for."""
+    if isinstance(task, config.TokenClassification) and (options.baseline == "delete" or options.faithfulness):
+        what = "explain.faithfulness" if options.faithfulness else f"explain.method {options.method!r}"
+        raise UserError(
+            f"{what} takes words out, also the one whose tag is asked for; "
+            "take a method with explain.baseline mask or pad, without faithfulness"
+        )
 
 
 def _engine(predictor: Predictor, options: Options) -> CompiledEngine:
@@ -178,7 +215,7 @@ Found = list[tuple[Scores, int]]
 
 
 def _by_gradients(
-    predictor: Predictor, readings: Sequence[Reading], aims: Sequence[Sequence[int]], options: Options
+    predictor: Predictor, readings: Sequence[Reading], aims: Sequence[Sequence[Aim]], options: Options
 ) -> Found:
     engine = _engine(predictor, options)
     integrated = options.method == "integrated_gradients"
@@ -224,13 +261,14 @@ def of_units(tokens: np.ndarray, reading: Reading) -> np.ndarray:
 
 
 def _by_ablations(
-    predictor: Predictor, readings: Sequence[Reading], aims: Sequence[Sequence[int]], options: Options
+    predictor: Predictor, readings: Sequence[Reading], aims: Sequence[Sequence[Aim]], options: Options
 ) -> Found:
     plans = [_plan(len(one.units), options) for one in readings]
-    computed = _outputs(predictor, [(one, kept) for one, (kept, _) in zip(readings, plans, strict=True)], options)
+    hidden = [(one, kept) for one, (kept, _) in zip(readings, plans, strict=True)]
+    computed = ablation.outputs(predictor, hidden, _fill(predictor, options))
     found = []
     for (kept, orders), wanted, (logits, passes) in zip(plans, aims, computed, strict=True):
-        values = logits[:, list(wanted)].astype(np.float64)
+        values = targets.picked(logits, wanted)
         if options.method in ("occlusion", "leave_one_out"):
             scores = occlusion.scores(values)
         elif options.method == "lime":
@@ -257,50 +295,18 @@ def _plan(units: int, options: Options) -> tuple[np.ndarray, np.ndarray | None]:
     return shapley.walks(orders), orders
 
 
-def _outputs(
-    predictor: Predictor, ablations: Sequence[tuple[Reading, np.ndarray]], options: Options
-) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields of each row the logits of its ablations, `[ablations, labels]`, and how many of them are distinct."""
-    fill = None
-    if options.baseline in ("mask", "pad"):
-        with predictor.tokenizer() as tokenizer:
-            fill = rows_of.stand_in(tokenizer, options.baseline)
-
-    def made() -> Iterator[tuple[Features, np.ndarray]]:
-        for reading, kept in ablations:
-            distinct, back = np.unique(kept, axis=0, return_inverse=True)
-            features = ablation.features(reading, distinct, fill)
-            if not features.lengths.all():
-                raise UserError(
-                    "explain.baseline 'delete' leaves nothing of a text, as this tokenizer has no special tokens; "
-                    "take mask or pad"
-                )
-            yield features, back.reshape(-1)
-
-    for group in _grouped(made()):
-        for (features, back), found in zip(
-            group, predictor.compute_each([features for features, _ in group]), strict=True
-        ):
-            yield found["logits"][back], len(features)
-
-
-def _grouped(made: Iterable[tuple[Features, np.ndarray]]) -> Iterator[list[tuple[Features, np.ndarray]]]:
-    """Yields the same in groups of about `TOKENS`."""
-    group, size = [], 0
-    for one in made:
-        group.append(one)
-        size += int(one[0].offsets[-1])
-        if size >= TOKENS:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+def _fill(predictor: Predictor, options: Options) -> int | None:
+    """The token that stands in the place of each that is hidden; None: it is taken out."""
+    if options.baseline == "delete":
+        return None
+    with predictor.tokenizer() as tokenizer:
+        return rows_of.stand_in(tokenizer, options.baseline)
 
 
 def _faithful(
     predictor: Predictor,
     readings: Sequence[Reading],
-    aims: Sequence[Sequence[int]],
+    aims: Sequence[Sequence[Aim]],
     values: Sequence[np.ndarray],
     options: Options,
 ) -> list[list[dict[str, Any]] | None]:
@@ -309,8 +315,7 @@ def _faithful(
         return [None] * len(readings)
     orders = [faithfulness.orders(scores, np.random.default_rng(options.seed)) for scores in values]
     jobs = [(one, faithfulness.ablations(order)) for one, order in zip(readings, orders, strict=True)]
-    deleting = dataclasses.replace(options, baseline="delete")
     found: list[list[dict[str, Any]] | None] = []
-    for wanted, (logits, _) in zip(aims, _outputs(predictor, jobs, deleting), strict=True):
-        found.append(faithfulness.measured(rows_of.probabilities(predictor, logits)[:, list(wanted)]))
+    for wanted, (logits, _) in zip(aims, ablation.outputs(predictor, jobs, None), strict=True):
+        found.append(faithfulness.measured(rows_of.probabilities(predictor, logits)[:, [aim.entry for aim in wanted]]))
     return found

@@ -22,6 +22,7 @@ from flax import struct
 from jaxft import program, sharding
 from jaxft.batch import Target
 from jaxft.data.features import Features
+from jaxft.explain.targets import Aim
 from jaxft.explain.units import Reading
 from jaxft.models import nn
 from jaxft.types import Array, Batch, Float, Int, Params
@@ -32,11 +33,12 @@ NOTHING = -1
 COLUMNS: Mapping[str, Target] = {
     "place": Target("token", np.float32),
     "baseline": Target("token", np.int32),
+    "token": Target("example", np.int32),
     "aim": Target("example", np.int32),
     "draw": Target("example", np.int32),
 }
-"""What the function reads of a batch beside tokens: a of each token, its baseline's id, which of the outputs is asked
-for, and the number of the example's noise."""
+"""What the function reads of a batch beside tokens: a of each token, its baseline's id, which token's outputs are asked
+for (where they are of tokens) and which of them, and the number of the example's noise."""
 
 KINDS = {"slope": "token", "output": "example"}
 """What it returns: the derivative by `place` of the output that is asked for, and that output."""
@@ -103,6 +105,8 @@ def make_slopes(composed: program.Program, level: float, seed: int) -> Slopes:
                 return nn.unflatten(flat | {path: between})
 
             logits = composed.forward(weights, inputs, change)["logits"]
+            if composed.task.outputs["logits"] == "token":
+                logits = nn.pick(logits, batch["starts"] + batch["token"])
             asked = jnp.take_along_axis(logits, batch["aim"][..., None], axis=-1)[..., 0]
             return (asked * batch["weights"]).sum(), asked
 
@@ -150,11 +154,11 @@ def here(samples: int) -> Points:
     return Points(np.ones(samples), np.full(samples, 1 / samples), np.arange(samples, dtype=np.int32))
 
 
-def features(reading: Reading, aim: int, points: Points, baseline: int) -> Features:
+def features(reading: Reading, aim: Aim, points: Points, baseline: int) -> Features:
     """Returns an example for each point of a row.
 
     Args:
-      aim: which of the outputs is asked for.
+      aim: what is asked for.
       baseline: the token that stands for no word, while special tokens stay; or `NOTHING`, for all tokens.
     """
     count, size = len(points.place), len(reading.ids)
@@ -166,5 +170,6 @@ def features(reading: Reading, aim: int, points: Points, baseline: int) -> Featu
     }
     flat = {name: np.tile(x, count) for name, x in tokens.items()}
     flat["place"] = np.repeat(points.place.astype(np.float32), size)
-    examples = {"aim": np.full(count, aim, np.int32), "draw": points.draw}
+    asked = {"token": aim.token, "aim": aim.entry}
+    examples = {name: np.full(count, number, np.int32) for name, number in asked.items()} | {"draw": points.draw}
     return Features(np.arange(count + 1) * size, flat, examples)

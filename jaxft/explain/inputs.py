@@ -9,31 +9,29 @@ from jaxft import config
 from jaxft.data import truncation
 from jaxft.data.rows import Rows
 from jaxft.data.sources import Split
-from jaxft.errors import UserError, nearest
+from jaxft.errors import UserError
+from jaxft.explain import targets
+from jaxft.explain.targets import Aim
 from jaxft.explain.units import Reading, reading
-from jaxft.metrics.probabilities import sigmoid
+from jaxft.metrics.probabilities import softmax
 from jaxft.predict.predictor import Inputs, Predictor
-from jaxft.tables.sequence_classification import LIKELY, SequenceClassification
-
-SCORE = "score"
-"""The one output of a regression."""
-
-ALL = "all"
+from jaxft.tables.sequence_classification import SequenceClassification
+from jaxft.tables.words import STARTS, TEXT
 
 
-def task_of(predictor: Predictor) -> config.SequenceClassification:
+def task_of(predictor: Predictor) -> targets.Options:
     """Returns the options of a task whose answers can be explained.
 
     Raises:
       UserError: it is another task, or reads texts in windows.
     """
     options = predictor.table.options
-    if not isinstance(options, config.SequenceClassification):
+    if not isinstance(options, targets.Options):
         raise UserError(
-            f"the model's task is {type(options).__name__}; what can be explained is SequenceClassification: a class, "
-            "labels or a score of a text or of two"
+            f"the model's task is {type(options).__name__}; what can be explained is SequenceClassification (a class, "
+            "labels or a score of a text or of two) and TokenClassification (the tag of a word)"
         )
-    if options.windows:
+    if isinstance(options, config.SequenceClassification) and options.windows:
         raise UserError(
             f"the model reads long texts in windows (config.task.windows={options.windows}), which cannot be explained "
             "yet; give it the passage that matters, by a run without windows"
@@ -49,16 +47,24 @@ def read(predictor: Predictor, data: Split | Sequence[str] | Rows, kind: str) ->
     """
     inputs = predictor.tokenized(data)
     split, features = inputs
-    columns = {name: split.table.column(name).to_pylist() for name in predictor.table.inputs}
+    names, columns = predictor.table.inputs, texts_of(predictor, split)
+    given = {"is_split_into_words": True} if predictor.table.words else {}
     with predictor.tokenizer() as tokenizer:
-        encodings = tokenizer(*columns.values(), truncation=False, max_length=None, verbose=False).encodings
+        asked = [split.table.column(name).to_pylist() for name in names]
+        encodings = tokenizer(*asked, truncation=False, max_length=None, verbose=False, **given).encodings
+    starts = split.table.column(STARTS).to_pylist() if predictor.table.words else None
     found, data_options = [], predictor.experiment.data
     for row, encoding in enumerate(encodings):
         places: Sequence[int] = range(len(encoding.ids))
         if len(places) > data_options.max_length:
+            if predictor.table.words:
+                raise UserError(
+                    f"{split.where(row)}: it has {len(places):,} tokens, and {data_options.max_length:,} are read at "
+                    "once; what is read in windows cannot be explained yet: give the passage that matters"
+                )
             places = truncation.kept(encoding.sequence_ids, data_options.max_length, data_options.truncate)
         texts = {name: values[row] for name, values in columns.items()}
-        one = reading(texts, encoding, places, kind)
+        one = reading(texts, encoding, places, kind, starts[row] if starts else None)
         if not one.units:
             named = " and ".join(repr(name) for name in columns)
             raise UserError(f"{split.where(row)}: {named} has no word that the tokenizer knows of; nothing to explain")
@@ -69,38 +75,44 @@ def read(predictor: Predictor, data: Split | Sequence[str] | Rows, kind: str) ->
     return inputs, found
 
 
-def aims(target: str, options: config.SequenceClassification, logits: np.ndarray) -> list[int]:
-    """Returns the numbers of the outputs of a row that are asked for; of several predicted labels, all.
+def texts_of(predictor: Predictor, split: Split) -> dict[str, list[str]]:
+    """Returns the texts of the rows that the table has read, by the column that they are of."""
+    columns = {name: TEXT if predictor.table.words else name for name in predictor.table.inputs}
+    return {name: split.table.column(column).to_pylist() for name, column in columns.items()}
+
+
+def aims(
+    predictor: Predictor, target: str, inputs: Inputs, logits: Sequence[np.ndarray], answers: Sequence[Any]
+) -> list[list[Aim]]:
+    """Returns of each row the targets that are asked for.
 
     Args:
       target: see `jaxft.explain.options.Options`.
-      logits: `[labels]`, of the row.
+      logits: of each row, `[labels]`, or of its tokens, `[tokens, labels]`.
+      answers: of each row.
 
     Raises:
-      UserError: a label that there is not.
+      UserError: a label that there is not, or no row has what is asked for.
     """
-    labels = options.labels or (SCORE,)
-    if target == ALL and ALL not in labels:
-        return list(range(len(labels)))
-    if target:
-        names = [target] if target in labels else [name.strip() for name in target.split(",") if name.strip()]
-        for name in names:
-            if name not in labels:
-                raise UserError(f"explain.target {name!r}: the model has no such label; {nearest(name, labels)}")
-        return [labels.index(name) for name in names]
-    if options.problem == "multi_label":
-        least = np.asarray(options.thresholds or [LIKELY] * len(labels))
-        held = np.flatnonzero(sigmoid(logits) >= least)
-        if len(held):
-            return [int(one) for one in held]
-    return [int(logits.argmax())]
+    options = task_of(predictor)
+    if isinstance(options, config.SequenceClassification):
+        return [targets.of_row(target, options, one) for one in logits]
+    words, offsets = inputs.features.tokens["words"], inputs.features.offsets
+    found = []
+    for row, answer in enumerate(answers):
+        place = {int(word): at for at, word in enumerate(words[offsets[row] : offsets[row + 1]]) if word >= 0}
+        found.append(targets.of_words(target, options, answer, [place.get(n) for n in range(len(answer["words"]))]))
+    if target and not any(found):
+        raise UserError(f"explain.target {target!r}: no row has such a word; leave it out, or take all")
+    return found
 
 
 def probabilities(predictor: Predictor, logits: np.ndarray) -> np.ndarray:
     """Returns the probabilities of the labels, `[n, labels]`, as answers have them; of a score, the score itself."""
     table = predictor.table
-    assert isinstance(table, SequenceClassification)
-    return table.probabilities(logits) if table.options.labels else logits.astype(np.float64)
+    if isinstance(table, SequenceClassification):
+        return table.probabilities(logits) if table.options.labels else logits.astype(np.float64)
+    return softmax(logits)
 
 
 def stand_in(tokenizer: Any, baseline: str) -> int:

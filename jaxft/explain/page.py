@@ -130,12 +130,15 @@ def strongest(rows: Sequence[Explained], target: str) -> list[Strong]:
 
 
 def _row(row: Explained, number: int) -> str:
-    """A row; of its targets the one of the largest output is open first."""
+    """A row; of its targets the one of the largest output is open first. Without any it is its text alone."""
+    if not row.explanations:
+        texts = "".join(f'<p class="text">{escape(text)}</p>' for text in row.row.values())
+        return f'<div class="card row">{texts}<p class="said">none of its words is asked for</p></div>'
     parts, outputs = [], [one.output for one in row.explanations]
     for n, one in enumerate(row.explanations):
         name, checked = f"r{number}t{n}", " checked" if n == outputs.index(max(outputs)) else ""
         shown = f"{one.output:.4g}" if one.probability is None else f"{one.probability:.1%}"
-        label = f"{escape(one.target)} {shown}"
+        label = f"{'' if one.word is None else f'{escape(one.word)}: '}{escape(one.target)} {shown}"
         parts.append(
             f'<input type="radio" name="r{number}" id="{name}"{checked}><label for="{name}">{label}</label>'
             f'<div class="panel">{_panel(row, one)}</div>'

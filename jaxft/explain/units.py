@@ -38,7 +38,9 @@ class Reading(NamedTuple):
     cut: bool
 
 
-def reading(texts: Mapping[str, str], encoding: Any, places: Sequence[int], kind: str) -> Reading:
+def reading(
+    texts: Mapping[str, str], encoding: Any, places: Sequence[int], kind: str, starts: Sequence[int] | None = None
+) -> Reading:
     """Returns the units of one row.
 
     Words are the tokenizer's own (its pre-tokenizer's): subwords of one are put together, by their offsets. A sentence
@@ -49,6 +51,7 @@ def reading(texts: Mapping[str, str], encoding: Any, places: Sequence[int], kind
       encoding: the tokenizers' `Encoding` of the row, of which nothing is cut.
       places: those of its tokens that the model reads, ascending.
       kind: one of `UNITS`.
+      starts: where each word begins in its text, of a tokenizer that was given words; None: it was given texts.
     """
     columns = list(texts)
     ends = {column: _sentence_ends(text) for column, text in texts.items()} if kind == "sentences" else {}
@@ -61,6 +64,8 @@ def reading(texts: Mapping[str, str], encoding: Any, places: Sequence[int], kind
         if sequence is None:
             continue
         start, end = encoding.offsets[place]
+        if starts is not None:
+            start, end = start + starts[encoding.word_ids[place]], end + starts[encoding.word_ids[place]]
         part = place
         if kind == "sentences":
             part = int(np.searchsorted(ends[columns[sequence]], start, side="right"))
