@@ -42,6 +42,10 @@ SURE: Rows = {
         calibrate("--calibrate.coverage=1"),
         ["--calibrate.coverage is 1; it must be below 1, e.g. 0.9"],
     ),
+    "an engine of no kind": (
+        calibrate("--engine=int9"),
+        ["--engine int9: there is no such engine; did you mean 'int8'?"],
+    ),
     "sets of no kind": (
         calibrate("--calibrate.coverage=0.9", "--calibrate.sets=plian"),
         ["--calibrate.sets 'plian': there are no such sets; did you mean 'plain'?"],

@@ -50,13 +50,25 @@ def test_intervals_of_a_mean_are_those_of_its_standard_error():
         error = values.std() / 30
         assert low == pytest.approx(values.mean() - width * error, abs=0.2 * error)
         assert high == pytest.approx(values.mean() + width * error, abs=0.2 * error)
+    rng = np.random.default_rng(0)
+    drawn = [values[rng.integers(0, 900, 900)].mean() for _ in range(30)]
+    found = bootstrap.intervals(lambda rows: {"mean": values[rows].mean()}, 900, 0.9, resamples=30)
+    assert found["mean"] == pytest.approx(np.quantile(drawn, [0.05, 0.95])), "the same each time"
 
 
 def test_what_a_resample_leaves_undefined_has_no_interval():
-    """The same rows give the same intervals; a seed of its own is not asked for."""
-    measure = lambda rows: {"mean": rows.mean()} | ({"first": 1.0} if 0 in rows else {})  # noqa: E731
-    found = bootstrap.intervals(measure, 4, 0.9)
-    assert {*found} == {"mean"} and found == bootstrap.intervals(measure, 4, 0.9)
+    for defined in ([True], [False, True]):
+        calls = iter(defined)
+        found = bootstrap.intervals(lambda rows: {"mean": 1.0} | ({"now": 2.0} if next(calls, False) else {}), 4, 0.9)  # noqa: B023
+        assert found == {"mean": (1.0, 1.0)}
+
+
+def test_levels():
+    for level in (0.0, 0.5, 0.99):
+        bootstrap.check(level)
+    for level in (1.0, 1.5, -0.1):
+        with pytest.raises(UserError, match=f"--evaluate.intervals is {level:g}; it must be below 1, e.g. 0.95"):
+            bootstrap.check(level)
 
 
 @pytest.mark.parametrize("name", ["single_label", "token", "documents", "choices", "masked_lm"])

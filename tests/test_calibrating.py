@@ -1,6 +1,9 @@
 """--mode=calibrate: what it leaves beside a model, and what predict, evaluate, explain and the service make of it."""
 
+import contextlib
+import io
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -12,7 +15,10 @@ from safetensors.numpy import load_file, save_file
 import jaxft
 from jaxft import Predictor, cli, modes
 from jaxft.hub import CALIBRATION
+from jaxft.modes import calibrating
+from jaxft.report.tables import number
 from jaxft.serve.models import Served
+from jaxft.storage.workdir import Workdir
 from jaxft.sure import bootstrap, temperature
 from jaxft.tables.sequence_classification import SequenceClassification
 
@@ -20,12 +26,19 @@ TEXTS = ["what an unbelievably good day", "no", "never again"]
 
 
 @pytest.fixture(scope="module")
-def run(finished, tmp_path_factory) -> Path:
-    """A copy of the finished run, calibrated on its 40 rows of validation."""
-    copy = shutil.copytree(finished, tmp_path_factory.mktemp("calibrated") / "run")
+def calibrated(finished, tmp_path_factory) -> tuple[Path, str, list[str]]:
+    """A copy of the finished run, calibrated on its 40 rows of validation; what was said, and put into a bucket."""
+    copy, published = shutil.copytree(finished, tmp_path_factory.mktemp("calibrated") / "run"), []
     argv = ["--mode=calibrate", f"--workdir={copy}", "--calibrate.coverage=0.8", "--calibrate.sets=adaptive"]
-    assert cli.main(["run.py", *argv], None) == 0
-    return copy
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as said:
+        patch.setattr(Workdir, "publish", lambda self, *names: published.extend(names))
+        assert cli.main(["run.py", *argv], None) == 0
+    return copy, said.getvalue(), published
+
+
+@pytest.fixture(scope="module")
+def run(calibrated) -> Path:
+    return calibrated[0]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +58,21 @@ def test_it_is_fitted_on_validation_and_measured_on_test(run, values, finished):
         assert measured["error_of_surest/1"] == pytest.approx(1 - own[f"{name}/accuracy"])
     assert 1 / temperature.MOST < values["applied"]["temperature"] < temperature.MOST
     assert tested["size"] >= 1
+
+
+def test_it_says_what_it_measured(calibrated, values):
+    run, said, published = calibrated
+    assert published == ["export"] and f"calibration: {run}/export/{CALIBRATION}" in said
+    assert f"fitted on {values['fitted_on']}: temperature " in said
+    cells = (re.split("  +", line.strip()) for line in said.splitlines())
+    table = {name: row for name, *row in cells}
+    measured = values["measured"]
+    assert table["validation"] == ["test"], "the head of the table"
+    for name, value in measured["validation"].items():
+        title, _, share = name.removesuffix("_before").partition("/")
+        title = f"errors of the surest {float(share):.0%}" if share else calibrating.COLUMNS[title]
+        title += " before" * name.endswith("_before")
+        assert table[title] == [number(value), number(measured["test"][name])]
 
 
 def test_answers_have_it_wherever_the_model_is_opened(run, values, finished, capsys):

@@ -263,22 +263,30 @@ def test_answers_of_scores_have_an_interval():
             "--calibrate.sets 'adaptiv': there are no such sets; did you mean 'adaptive'?",
         ),
         ("single_label", 0.0, "plain", "--calibrate.sets says how sets are made, but none are asked for; add"),
-        (
-            "single_label",
-            0.99,
-            "",
-            "--calibrate.coverage=0.99 takes 99 labelled rows or more, and there are 20; promise",
-        ),
         ("multi_label", 0.9, "adaptive", "--calibrate.sets=adaptive adds up probabilities of classes, of which one"),
         ("regression", 0.0, "", "scores have no probabilities to calibrate; ask for intervals by --calibrate.coverage"),
         ("regression", 0.9, "plain", "--calibrate.sets is for classes and labels; of scores there are intervals"),
     ],
 )
 def test_what_cannot_be_calibrated_is_one_line(problem, coverage, sets, said):
-    draw = {"single_label": classes, "multi_label": several, "regression": scores}[problem]
     with pytest.raises(UserError) as error:
-        calibration.fit(problem, *draw(np.random.default_rng(0), 20), coverage=coverage, sets=sets)
+        calibration.check(problem, coverage, sets)
     assert str(error.value).startswith(said) and "\n" not in str(error.value)
+
+
+def test_what_can_be_calibrated():
+    for problem, coverage, sets in (("multi_label", 0.9, "plain"), ("regression", 0.5, ""), ("single_label", 0.0, "")):
+        calibration.check(problem, coverage, sets)
+
+
+def test_rows_that_cannot_be_fitted_on_are_one_line():
+    logits, labels = classes(np.random.default_rng(0), 20)
+    said = "--calibrate.coverage=0.99 takes 99 labelled rows or more, and there are 20; promise less, or give more rows"
+    with pytest.raises(UserError, match=said):
+        calibration.fit("single_label", logits, labels, 0.99)
+    logits[3, 1] = np.nan
+    with pytest.raises(UserError, match="the model gives some of these rows logits that are no numbers; nothing can"):
+        calibration.fit("single_label", logits, labels)
 
 
 def test_sets_are_plain_unless_one_says():
@@ -325,5 +333,5 @@ def test_a_calibration_is_kept_with_the_weights_that_it_is_of(tmp_path):
     values = json.loads(file.read_text())
     values["int8"]["applied"]["kelvin"] = 1
     file.write_text(json.dumps(values))
-    with pytest.raises(UserError, match="is damaged, or of another version; --mode=calibrate makes it anew"):
+    with pytest.raises(UserError, match="is damaged, or of another version; delete it, and calibrate anew"):
         kept.read(tmp_path, "int8")

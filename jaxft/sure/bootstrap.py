@@ -70,8 +70,9 @@ def intervals(
       rows: how many there are.
     """
     rng = np.random.default_rng(0)
-    drawn = [measure(rng.integers(0, rows, rows)) for _ in range(resamples)]
-    names = [name for name in drawn[0] if all(name in one for one in drawn)]
+    drawn = [measure(rng.integers(rows, size=rows)) for _ in range(resamples)]
+    first, *others = drawn
+    names = [name for name in first if all(name in one for one in others)]
     ends = [(1 - level) / 2, (1 + level) / 2]
     found = {name: np.quantile([one[name] for one in drawn], ends) for name in names}
     return {name: (float(low), float(high)) for name, (low, high) in found.items()}

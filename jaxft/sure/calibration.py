@@ -90,16 +90,18 @@ def fit(problem: str, logits: np.ndarray, labels: np.ndarray, coverage: float = 
     """Returns the calibration of labelled rows.
 
     Args:
-      problem, coverage, sets: as of `Calibration`; sets may be empty for the first that there is.
+      problem, coverage, sets: as of `Calibration`, and as `check` lets them pass; sets may be empty for the first.
       logits: `[n, labels]`; of scores `[n, 1]`.
       labels: `[n]` class ids, `[n, labels]` of 0 and 1, or `[n]` scores.
 
     Raises:
-      UserError: what is asked for there is not for such a problem, or takes more rows.
+      UserError: the coverage takes more rows, or a logit is no number.
     """
-    check(problem, coverage, sets)
+    if not np.isfinite(logits).all():
+        raise UserError("the model gives some of these rows logits that are no numbers; nothing can be fitted on them")
     if problem == "regression":
-        return Calibration(problem, coverage=coverage, limit=_limit(np.abs(logits[:, 0] - labels), coverage))
+        errors = np.abs(logits[:, 0].astype(np.float64) - labels)
+        return Calibration(problem, coverage=coverage, limit=_limit(errors, coverage))
     fitted = temperature.fit(logits, labels)
     energies = energy.percentiles(energy.energies(logits, problem == "multi_label"))
     if not coverage:

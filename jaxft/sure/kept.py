@@ -42,7 +42,7 @@ def read(directory: Path, engine: str) -> tuple[Calibration | None, list[str]]:
         found = Calibration(**applied)
         weights, origin = values[kind]["weights"], values[kind]["fitted_on"]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged, or of another version; --mode=calibrate makes it anew") from error
+        raise UserError(f"{file} is damaged, or of another version; delete it, and calibrate anew") from error
     if weights != _weights(directory, kind):
         return None, [f"{file} is of other weights than are there now, and is not used; --mode=calibrate makes it anew"]
     return found, [f"answers are calibrated on {origin}: {found.line()}"]
