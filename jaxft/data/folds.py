@@ -1,5 +1,7 @@
 """Parts rows into folds: each is held out once, while the others are trained on."""
 
+from collections import Counter
+
 import numpy as np
 
 from jaxft.data.order import permutation
@@ -10,8 +12,8 @@ from jaxft.errors import UserError
 def assigned(groups: np.ndarray, classes: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Returns the fold of each row, `[n]` of 0 .. count - 1; equal rows and seed, equal folds.
 
-    The rows of a group are all in one fold. Each class is spread evenly: where no two rows are of one group, its counts
-    in two folds differ by 1 at most, and so do the sizes of the folds by 1 for each class.
+    The rows of a group are all in one fold, as the class of one of them has it. Each class is spread evenly: where no
+    two rows are of one group, its counts in two folds differ by 1 at most.
 
     Args:
       groups: the number of each row's group, `[n]`: rows that are the same to the model.
@@ -28,15 +30,14 @@ def assigned(groups: np.ndarray, classes: np.ndarray, count: int, seed: int) -> 
         raise UserError(
             f"--crossfit.folds is {count}, but there are only {len(first):,} different rows; give fewer folds"
         )
-    rows = np.split(order[np.argsort(number, kind="stable")], np.cumsum(np.bincount(number))[:-1])
-    held, sizes = np.zeros((classes.max() + 1, count), int).tolist(), [0] * count
+    members, heads = np.split(order[np.argsort(number)], np.cumsum(np.bincount(number))[:-1]), classes[order[first]]
+    held: Counter[tuple[int, int]] = Counter()
+    sizes: Counter[int] = Counter()
     found = np.empty(len(groups), np.int64)
     for group in np.lexsort((first, -np.bincount(number))):
-        members = rows[group]
-        here = held[classes[members[0]]]
-        fold = min(range(count), key=lambda one: (here[one], sizes[one]))
-        found[members] = fold
-        sizes[fold] += len(members)
-        for row in members:
-            held[classes[row]][fold] += 1
+        fold = min(range(count), key=lambda one: (held[int(heads[group]), one], sizes[one]))
+        rows = members[group]
+        found[rows] = fold
+        sizes[fold] += len(rows)
+        held.update((int(classes[row]), fold) for row in rows)
     return found

@@ -25,7 +25,7 @@ def classes(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
     It is the most probable of those classes whose probability reaches their threshold.
     """
-    reached = probabilities >= thresholds(labels, probabilities) - 1e-9
+    reached = probabilities >= thresholds(labels, probabilities)
     best = np.where(reached, probabilities, -1.0).argmax(-1)
     return np.where(reached.any(-1), best, -1)
 

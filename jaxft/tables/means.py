@@ -39,4 +39,4 @@ def of_vectors(vectors: np.ndarray) -> np.ndarray:
 
 def _log_mean(logarithms: np.ndarray) -> np.ndarray:
     """The logarithm of the mean over the first axis of what these are the logarithms of."""
-    return np.logaddexp.reduce(logarithms, axis=0) - np.log(len(logarithms))
+    return np.logaddexp.reduce(logarithms) - np.log(len(logarithms))
