@@ -120,6 +120,11 @@ COMMAND_LINE: Rows = {
         lambda room: [*room.train(f"--workdir={room.path}/folds"), "--mode=crossfit", "--crossfit.folds=1"],
         ["--crossfit.folds is 1; it must be at least 2"],
     ),
+    "an attack that there is not": (
+        on_run("attack", "--attack.methods=typos"),
+        ["--attack.methods: there is no 'typos'; did you mean 'typo'?"],
+    ),
+    "an attack on no word": (on_run("attack", "--attack.words=0"), ["--attack.words is 0; it must be at least 1"]),
     "a service of no text": (
         on_run("serve", "--serve.texts=0"),
         ["--serve.texts is 0; it must be at least 1"],

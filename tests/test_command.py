@@ -16,7 +16,7 @@ from runs import ROOT, environment
 
 from jaxft import cli, config
 from jaxft.cli import arguments
-from jaxft.cli.modes import EXPLAIN, LIMITS, MODES
+from jaxft.cli.modes import ATTACK, EXPLAIN, LIMITS, MODES
 from jaxft.config.files import find
 from jaxft.errors import UserError
 from jaxft.modes.exporting import command_line
@@ -167,6 +167,7 @@ USED = {
     "explain": {"workdir", "input", "output", "adapter", *(f"explain.{name}" for name in EXPLAIN)},
     "export": {"workdir", "format", "input", "max_loss"},
     "calibrate": {"workdir", "input", "engine", "calibrate.coverage", "calibrate.sets"},
+    "attack": {"workdir", "input", "output", *(f"attack.{name}" for name in ATTACK)},
     "serve": {"workdir", "host", "port", "adapters", "engine", "runs", *(f"serve.{name}" for name in LIMITS)},
     "compress": {"workdir", "input", "output", "compress.layers", "compress.inner", "compress.words"},
     "soup": {"workdir", "runs", "output", "input", "soup.how"},
@@ -183,6 +184,7 @@ VALUES = {
     "evaluate.intervals": "0.95", "calibrate.coverage": "0.9", "calibrate.sets": "adaptive",
     "compress.layers": "2", "compress.inner": "8", "compress.words": "used", "serve.log_texts": "true",
     **{f"explain.{name}": "x" for name in EXPLAIN if name not in ("samples", "seed", "faithfulness")},
+    "attack.methods": "typo", **{f"attack.{name}": "5" for name in ATTACK if name != "methods"},
     "explain.samples": "5", "explain.seed": "5", "explain.faithfulness": "true",
     **{f"serve.{name}": "5" for name in LIMITS if name != "log_texts"},
 }  # fmt: skip

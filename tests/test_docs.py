@@ -5,6 +5,7 @@ import re
 from runs import ROOT
 
 from jaxft import config
+from jaxft.attack.options import METHODS
 from jaxft.cli.arguments import OF_MODES
 from jaxft.cli.modes import LIMITS
 from jaxft.modes.compressing import EXAMPLES, RECORD
@@ -56,6 +57,16 @@ def test_the_page_of_how_sure_names_every_flag_and_kind_of_sets():
     assert f"between {1 / temperature.MOST:g} and {temperature.MOST:g}" in page
     assert f"surest {', '.join(f'{100 * share:g}' for share in SHARES[1:-1])} and {100 * SHARES[-1]:g}%" in page
     assert "[docs/sure.md](docs/sure.md)" in (ROOT / "README.md").read_text()
+
+
+def test_the_page_of_attacks_names_every_flag_and_method():
+    page = (ROOT / "docs" / "robustness.md").read_text()
+    for flag in (name for name in OF_MODES if name.startswith("attack.")):
+        default = OF_MODES[flag][0]
+        assert re.search(rf"^\| `--{re.escape(flag)}` \| .*\b{default}\b", page, re.MULTILINE)
+    for method in METHODS:
+        assert f"| `{method}` |" in page
+    assert "[docs/robustness.md](docs/robustness.md)" in (ROOT / "README.md").read_text()
 
 
 def test_the_page_of_smaller_models_names_every_flag_and_kind():

@@ -42,19 +42,19 @@ config_flags.register_flag_parser_for_type(tuple[str, ...], _Texts())
 OF_MODES: dict[str, tuple[Any, str]] = {
     "workdir": (
         None,
-        "folder of the run: train writes it, crossfit several in it; evaluate, predict, explain, calibrate, export, "
-        "compress, soup, serve and inspect read it; predict, explain, calibrate, compress, soup, serve, export "
-        "--format: or that of any model; plan: where plan.json is written",
+        "folder of the run: train writes it, crossfit several in it; evaluate, predict, explain, calibrate, attack, "
+        "export, compress, soup, serve and inspect read it; predict, explain, calibrate, attack, compress, soup, "
+        "serve, export --format: or that of any model; plan: where plan.json is written",
     ),
     "input": (
         None,
-        "predict, explain: a text, CSV, JSON or Parquet file; evaluate, calibrate, compress, soup, export "
+        "predict, explain: a text, CSV, JSON or Parquet file; evaluate, calibrate, attack, compress, soup, export "
         "--format=int8: a labelled file, instead of the run's own splits; compress, for words alone: any text",
     ),
     "output": (
         "",
-        "predict, explain: JSON lines file to write; empty: standard output; explain: or a page, FILE.html; compress, "
-        "soup: new folder of the model",
+        "predict, explain, attack: JSON lines file to write; empty: standard output; explain, attack: or a page, "
+        "FILE.html; compress, soup: new folder of the model",
     ),
     "draw": ("", "inspect: draw the parameters whose path this pattern matches"),
     "adapter": ("", "predict, explain: folder of an adapter, of this run, of another or from peft, to use"),
@@ -117,6 +117,14 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "explain.samples": (0, "explain: steps, draws, samples or pairs of orders; 0: the method's own"),
     "explain.seed": (0, "explain: of what the method draws"),
     "explain.faithfulness": (False, "explain: measure whether the strongest words matter to the model"),
+    "attack.methods": (
+        "",
+        "attack: typo, swap, delete, case, punctuation, neighbours, hotflip, several with commas; empty: all",
+    ),
+    "attack.words": (3, "attack: words of a text that may be changed"),
+    "attack.candidates": (8, "attack: what each method tries for a word, at most"),
+    "attack.rows": (200, "attack: rows that are drawn; 0: all"),
+    "attack.seed": (0, "attack: of what is drawn"),
     "plan.search": (False, "plan: look for the best mesh, recomputation and accumulation"),
     "plan.exact": (False, "plan: compile for TPU as a run does; takes several times as long"),
 }

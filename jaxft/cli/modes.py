@@ -113,6 +113,17 @@ def _explain(modes: Any, values: flags.FlagValues) -> None:
     modes.explain(values.workdir, values.input, values.output, values.adapter, Options(**given))
 
 
+ATTACK = ("methods", "words", "candidates", "rows", "seed")
+"""The flags `--attack.NAME`, those of `jaxft.attack.options.Options`."""
+
+
+def _attack(modes: Any, values: flags.FlagValues) -> None:
+    from jaxft.attack.options import Options
+
+    given: dict[str, Any] = {name: values[f"attack.{name}"].value for name in ATTACK}
+    modes.attack(values.workdir, values.input or "", values.output, Options(**given))
+
+
 def _train(modes: Any, values: flags.FlagValues) -> None:
     how = {name: values[name].value for name in ("overwrite", "extend", "profile")}
     with modes.watch(values.metrics_port, values.host):
@@ -173,6 +184,11 @@ MODES = {
         ),
         needs=("workdir",),
         uses=("input", "engine", "calibrate.coverage", "calibrate.sets"),
+    ),
+    "attack": Mode(
+        _together(_attack),
+        needs=("workdir",),
+        uses=("input", "output", *(f"attack.{name}" for name in ATTACK)),
     ),
     "serve": Mode(_together(lambda modes, given: _serve(modes, given)), needs=("workdir",), uses=SERVE),
     "compress": Mode(

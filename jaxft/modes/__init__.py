@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxft.modes.attacking import attack
     from jaxft.modes.calibrating import calibrate
     from jaxft.modes.compressing import compress
     from jaxft.modes.crossfitting import crossfit
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from jaxft.modes.watching import watch
 
 _FILES = {
+    "attack": "attacking",
     "calibrate": "calibrating",
     "compress": "compressing",
     "crossfit": "crossfitting",
@@ -43,6 +45,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "attack",
     "calibrate",
     "compress",
     "crossfit",

@@ -158,9 +158,14 @@ def write_tables(
     file: Path, title: str, subtitle: str, sections: Sequence[tuple[str, Sequence[Sequence[str]]]]
 ) -> None:
     """Writes a page of titled tables, whole or not at all; the folder must exist."""
-    body = "\n".join(_section(name, _table([], rows)) for name, rows in sections)
-    page = PAGE.substitute(title=escape(title), subtitle=escape(subtitle), body=body)
+    page = of_tables(title, subtitle, sections)
     _replace(file, lambda path: path.write_text(page, encoding="utf-8"))
+
+
+def of_tables(title: str, subtitle: str, sections: Sequence[tuple[str, Sequence[Sequence[str]]]]) -> str:
+    """Returns a page of titled tables."""
+    body = "\n".join(_section(name, _table([], rows)) for name, rows in sections)
+    return PAGE.substitute(title=escape(title), subtitle=escape(subtitle), body=body)
 
 
 def _replace(path: Path, make: Callable[[Path], Any]) -> None:
