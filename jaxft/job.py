@@ -234,7 +234,8 @@ def prepare(
         check_features(part, body.model, data.max_length)
     notes += census.of_classes(experiment.task, prepared) + census.of_tokens(experiment.task, features, data.max_length)
     train, items = experiment.train, _items(features, task)
-    order = Order(items["train"].lengths, train.batch_size, experiment.seed, data.group_by_length)
+    weights = table.sampling(features["train"])
+    order = Order(items["train"].lengths, train.batch_size, experiment.seed, data.group_by_length, weights)
     steps = steps_of(train, order)
     if train.batch_size % parts and data.packing == "off":
         raise UserError(

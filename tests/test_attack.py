@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -253,14 +254,14 @@ def test_what_cannot_be_attacked(model, labelled, tmp_path):
     refused(r"--attack\.candidates is 0; it must be at least 1", candidates=0)
     refused(r"--output a\.txt: a page is FILE\.html, numbers are FILE\.jsonl", output="a.txt")
     refused("--input is missing: .* is no run, whose data could be used", inputs="")
+    several = Predictor.open(model, runs=[shutil.copytree(model, tmp_path / "other")])
+    with pytest.raises(UserError, match=r"--attack\.methods: neighbours needs the word embeddings of one model"):
+        attacked(several, labelled)
     settings = json.loads((model / "config.json").read_text())
     for name, changes, said in (
         ("many", {"problem_type": "multi_label_classification"}, "this is SequenceClassification multi_label"),
         ("long", {"windows": {"combine": "mean", "stride": 4, "max_length": 32}}, "single_label in windows"),
     ):
-        copy = tmp_path / name
-        copy.mkdir()
-        for file in model.iterdir():
-            (copy / file.name).write_bytes(file.read_bytes())
+        copy = shutil.copytree(model, tmp_path / name)
         (copy / "config.json").write_text(json.dumps(settings | changes))
         refused(said, copy)

@@ -1,5 +1,6 @@
 """Labels of texts: single and several, weighted, and a whole run on texts, pairs of them, that can have several."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,8 +12,10 @@ from runs import assert_packed_is_padded, experiment, lines, results
 from sklearn.utils.class_weight import compute_class_weight
 
 from jaxft import config, modes, tables
+from jaxft.data.features import Features
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
+from jaxft.job import prepare
 from jaxft.storage.workdir import Workdir
 from jaxft.tables import labels, weighting
 
@@ -67,6 +70,10 @@ def test_balanced_class_weights():
         ),
         ({"problem": "multi_label", "class_balance": 0.9}, "config.task.class_balance is set"),
         ({"focal": 2.0, "symmetric": 0.1}, "config.task.focal and config.task.symmetric are set, and each is another"),
+        (
+            {"problem": "multi_label", "sampling": "balanced"},
+            "config.task.sampling is set, but the problem is multi_label",
+        ),
         ({"balanced": True, "class_balance": 0.9}, "config.task.balanced and config.task.class_balance are set"),
     ],
 )
@@ -158,3 +165,25 @@ def test_predictions_use_the_thresholds_and_pytorch_the_same_pairs(torch, traine
         assert answer["prediction"] == over
     right = sum(sorted(answer["label"]) == answer["prediction"] for answer in answers)
     assert right / len(answers) == pytest.approx(results(trained)["test/subset_accuracy"])
+
+
+def test_rows_are_drawn_by_how_rare_their_class_is():
+    options, split = resolved({"label": ["b", "a", "b", "b"]}, sampling="balanced")
+
+    def drawn(options: config.Task, columns: dict[str, np.ndarray]) -> list[float] | None:
+        found = tables.build(options).sampling(Features(np.arange(len(columns["labels"]) + 1), {}, columns))
+        return None if found is None else found.tolist()
+
+    one = {"labels": labels.ids(options, split)}
+    assert drawn(options, one) == [1 / 3, 1, 1 / 3, 1 / 3]
+    windows = {"labels": np.asarray([0, 0, 1, 1, 1]), "row": np.asarray([0, 0, 1, 2, 2])}
+    assert drawn(dataclasses.replace(options, windows="mean"), windows) == [1, 1 / 2, 1 / 2]
+    assert drawn(dataclasses.replace(options, sampling=""), one) is None is drawn(config.MultipleChoice(), one)
+
+
+def test_an_epoch_of_a_run_has_as_much_of_each_class(tiny_model, cache):
+    job = prepare(config.check(experiment(tiny_model, cache, task={"sampling": "balanced"})))
+    labels = job.features["train"].examples["labels"]
+    drawn = np.concatenate([job.order[i] for i in range(job.order.batches_per_epoch)])
+    counts = np.bincount(labels[drawn])
+    assert len(drawn) == len(labels) and np.abs(counts - len(labels) / 3).max() <= 1 < np.ptp(np.bincount(labels))

@@ -1,9 +1,11 @@
 """Which examples make up which batch."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from jaxft.data.order import GROUP, Order
+from jaxft.data.order import GROUP, Order, sampled
 
 
 def epochs(order: Order, count: int) -> list[list[int]]:
@@ -46,3 +48,30 @@ def test_batches_of_one_length_are_shuffled():
     first = {*np.concatenate([plain[i] for i in range(GROUP)]).tolist()}
     sorted_together = [{*order[i].tolist()} <= first or not {*order[i].tolist()} & first for i in range(2 * GROUP)]
     assert all(sorted_together)
+
+
+@pytest.mark.parametrize("weights", [[1.0] * 9, [0, 1, 2, 3, 4.5], np.random.default_rng(0).random(60)])
+def test_each_is_drawn_as_often_as_its_weight_says(weights):
+    weights = np.asarray(weights)
+    wanted = len(weights) * weights / weights.sum()
+    found = [sampled(weights, 3, epoch) for epoch in range(40)]
+    counts = np.asarray([np.bincount(one, minlength=len(weights)) for one in found])
+    assert (counts >= np.floor(wanted)).all() and (counts <= np.ceil(wanted)).all()
+    assert len({tuple(one) for one in found}) > 20
+    np.testing.assert_allclose(counts.mean(0), wanted, atol=0.35)
+    np.testing.assert_array_equal(sampled(weights, 3, 0), found[0])
+    assert (sampled(weights, 4, 0) != found[0]).any()
+
+
+def test_rare_classes_are_drawn_as_often_as_others():
+    """And what is drawn several times does not lie side by side."""
+    labels = np.repeat([0, 1, 2], [90, 9, 3])
+    order = Order(np.ones(102, np.int64), 8, 0, weights=1 / np.bincount(labels)[labels])
+    found = epochs(order, 3)
+    for one in found:
+        assert len(one) == 102 and np.abs(np.bincount(labels[one]) - 34).max() <= 1
+        assert 0 < sum(a == b for a, b in itertools.pairwise(one)) < 10
+    assert len({*map(tuple, found)}) == 3
+    by_length = Order(np.arange(102), 8, 0, True, 1 / np.bincount(labels)[labels])
+    for one in epochs(by_length, 2):
+        assert np.abs(np.bincount(labels[one]) - 34).max() <= 1

@@ -101,7 +101,7 @@ def attacked(predictor: Predictor, split: Split, labels: np.ndarray, options: Op
     """Yields what becomes of each row.
 
     Args:
-      predictor: of a class a text, see `check`.
+      predictor: of one class a text, which it does not read in windows.
       labels: the right class ids, `[rows]`.
 
     Raises:

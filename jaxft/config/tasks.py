@@ -58,6 +58,13 @@ class SequenceClassification(Classification):
         choices=("auto", "single_label", "multi_label", "regression"),
     )
     label_columns: tuple[str, ...] = knob((), "columns of 0 and 1, one a label, instead of `label`")
+    sampling: str = knob(
+        "",
+        "how rows are drawn in training; balanced: an epoch has as much of each class, rare rows several times; empty: "
+        "each once, for single_label",
+        choices=("", "balanced"),
+        since="0.2.0",
+    )
     delimiter: str = knob(",", "what separates labels in a text, for multi_label")
     thresholds: tuple[float, ...] = knob(
         (), "probability from which each label is predicted, for multi_label; empty: tuned on validation"

@@ -9,6 +9,10 @@ GROUP = 50
 """Batches that are sorted by length together, as LengthGroupedSampler of transformers does."""
 
 
+SAMPLED = 2**33
+"""What is drawn by weights in epoch e has the random streams SAMPLED + 3 e, + 1 and + 2."""
+
+
 def permutation(count: int, seed: int, stream: int) -> np.ndarray:
     """A random order of `count` things, `[count]`; each (seed, stream) gives another one.
 
@@ -18,17 +22,37 @@ def permutation(count: int, seed: int, stream: int) -> np.ndarray:
     return np.argsort(bits, kind="stable")
 
 
+def sampled(weights: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Draws as many things as there are by their weights, `[count]`, in random order: systematic sampling.
+
+    Each is drawn count x weight / (the sum of weights) times, rounded down or up, and so are all of one weight taken
+    together. With equal weights each is drawn once.
+
+    Args:
+      weights: `[count]`, none below 0, and one above it.
+    """
+    count, stream = len(weights), SAMPLED + 3 * epoch
+    order = permutation(count, seed, stream)
+    order = order[np.argsort(weights[order], kind="stable")]
+    ends = np.cumsum(weights[order])
+    shift = int(np.random.Philox(key=np.array([seed, stream + 1], np.uint64)).random_raw()) / 2**64
+    at = np.searchsorted(ends, (np.arange(count) + shift) * (ends[-1] / count), side="right")
+    return order[np.minimum(at, count - 1)][permutation(count, seed, stream + 2)]
+
+
 @dataclass(frozen=True, eq=False)
 class Order:
     """Which examples (or items; see `features.Items`) make up each batch of a run: each epoch a permutation of its own.
 
-    The last batch of an epoch is smaller where the batch size does not divide n.
+    The last batch of an epoch is smaller where the batch size does not divide n. With weights an epoch is as long, but
+    draws by them; see `sampled`.
     """
 
     lengths: np.ndarray
     batch_size: int
     seed: int
     group_by_length: bool = False
+    weights: np.ndarray | None = None
 
     @property
     def batches_per_epoch(self) -> int:
@@ -41,7 +65,10 @@ class Order:
 
     @lru_cache(maxsize=2)  # noqa: B019
     def _epoch(self, epoch: int) -> np.ndarray:
-        order = permutation(len(self.lengths), self.seed, 2 * epoch)
+        if self.weights is None:
+            order = permutation(len(self.lengths), self.seed, 2 * epoch)
+        else:
+            order = sampled(self.weights, self.seed, epoch)
         if not self.group_by_length:
             return order
         size = self.batch_size

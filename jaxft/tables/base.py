@@ -112,6 +112,10 @@ class Table(ABC):
         one of them is `row`: the row in `split` that each example is of, ascending; no row is left out.
         """
 
+    def sampling(self, features: Features) -> np.ndarray | None:
+        """Returns how often training draws each example, or row whose examples lie together, `[n]`; None: once."""
+        return None
+
     @abstractmethod
     def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
         """Measures the outputs for a labelled split and its features.

@@ -49,7 +49,11 @@ def resolve(options: SequenceClassification, splits: Mapping[str, Split]) -> Seq
     train = splits["train"]
     listed = options.problem != "regression" and is_list(train, options.label)
     problem = options.problem if options.problem != "auto" else "multi_label" if listed else "single_label"
-    for key, fits in (("class_weights", "single_label multi_label"), ("thresholds", "multi_label")):
+    for key, fits in (
+        ("class_weights", "single_label multi_label"),
+        ("thresholds", "multi_label"),
+        ("sampling", "single_label"),
+    ):
         if getattr(options, key) and problem not in fits:
             raise UserError(f"config.task.{key} is set, but the problem is {problem}; it is for {fits}")
     weighting.check(options, problem)

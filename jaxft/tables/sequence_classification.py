@@ -106,6 +106,13 @@ class SequenceClassification(Table):
         columns = {name: encoded[name] for name in ("input_ids", "token_type_ids")}
         return columns | ({"labels": labels.ids(self.options, split)} if labelled else {})
 
+    def sampling(self, features: Features) -> np.ndarray | None:
+        """Returns 1 / (rows of its class), so that an epoch has as much of each."""
+        if self.options.sampling != "balanced":
+            return None
+        labels = _of_rows(features.examples["labels"], features)
+        return 1 / np.bincount(labels)[labels]
+
     def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
         (logits, labels), names = self.rows(outputs, features), self.options.labels
         if not names:
