@@ -1,7 +1,10 @@
 """--mode=crossfit: every row is answered by a run that has not seen it, and doubtful labels are told."""
 
+import dataclasses
 import json
+import re
 import shutil
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,12 @@ from runs import MINILM, TINY, experiment, write_config
 from support import random_params
 
 from jaxft import Predictor, cli, config, models, modes, tasks
+from jaxft.data import rows as in_memory
 from jaxft.errors import UserError
 from jaxft.hub import export
 from jaxft.metrics import confident
+from jaxft.modes import crossfitting
+from jaxft.report.tables import number
 
 KINDS = {"good": "fine lovely great", "bad": "awful poor broken", "so": "fair usual plain"}
 
@@ -82,29 +88,125 @@ def test_a_fold_is_trained_on_the_others_alone(crossed):
     assert (counts["folds"], counts["seed"], counts["rows"]) == (2, 0, 31) and len(found) == 31
 
 
-def test_arrays_are_what_cleanlab_reads(crossed):
-    probabilities, labels = np.load(crossed / "pred_probs.npy"), np.load(crossed / "labels.npy")
-    assert probabilities.shape == (31, 3) and labels.dtype == np.int64
-    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-6)
-    names = sorted(KINDS)
-    for row, of, label in zip(lines(crossed, "rows.jsonl"), probabilities, labels, strict=True):
-        assert row["probabilities"] == pytest.approx(dict(zip(names, of, strict=True)))
-        assert row["given"] == names[label] and row["self_confidence"] == pytest.approx(of[label])
+def pool(cache: Path, folds: int = 3, data: Any = None, **keys: Any) -> crossfitting.Pool:
+    """The rows in folds; no model is opened."""
+    e = options(Path("of no model"), cache)
+    for name, value in keys.items():
+        setattr(e.data, name, value)
+    return crossfitting._pool(*in_memory.given(e, {"train": rows()} | (data or {})), folds)
 
 
-def test_doubtful_rows_are_those_confidently_of_another_class(crossed):
-    probabilities, labels = np.load(crossed / "pred_probs.npy"), np.load(crossed / "labels.npy")
-    sure, names = confident.classes(labels, probabilities), sorted(KINDS)
+def test_rows_are_those_that_a_run_would_train_on(cache, capsys):
+    held = rows()[10:13]
+    found = pool(cache, data={"validation": held, "test": held[:1]}, train_examples=20, test_examples=3)
+    assert len(found.labels) == 20 and found.validation and found.validation.table.num_rows == 3
+    texts = found.split.table.column("text").to_pylist()
+    assert not {row["text"] for row in held} & {*texts} and "using 20 of 28 train examples" in capsys.readouterr().err
+    assert found.task.labels == ("bad", "good", "so") and found.experiment.task == found.task
+    assert [found.task.labels[at] for at in found.labels] == found.split.table.column("sentiment").to_pylist()
+    given = crossfitting._data(found, np.asarray([0, 2]))
+    label = found.split.table.column("sentiment").to_pylist()
+    assert given["train"] == [{"text": texts[at], "sentiment": label[at]} for at in (0, 2)]
+    assert [row["text"] for row in given["validation"]] == [row["text"] for row in held]
+    plain = pool(cache)
+    assert (
+        plain.validation is None
+        and len(plain.labels) == 31
+        and set(crossfitting._data(plain, np.arange(3))) == {"train"}
+    )
+    assert plain.fold_of.tolist() == pool(cache).fold_of.tolist() and plain.fold_of[4] == plain.fold_of[30]
+
+
+def test_a_run_of_a_fold_has_all_that_it_is_given(cache):
+    e = crossfitting._of_fold(pool(cache, train_examples=20, test_examples=3).experiment, 1, 3)
+    assert (e.data.source, e.data.train_examples, e.data.test_examples, e.data.validation_examples) == ("", 0, 0, 4)
+    assert e.name == "tiny, fold 2 of 3" and e.task.labels == ("bad", "good", "so")
+    nameless = dataclasses.replace(pool(cache).experiment, name="")
+    assert crossfitting._of_fold(nameless, 0, 2).name == "crossfit, fold 1 of 2"
+
+
+@pytest.fixture(scope="module")
+def written(cache, tmp_path_factory) -> tuple[Path, crossfitting.Pool, np.ndarray]:
+    """What is written of probabilities that are made up; by them several labels are doubtful."""
+    folder, found = tmp_path_factory.mktemp("written"), pool(cache)
+    probabilities = 0.7 * np.random.default_rng(0).dirichlet(np.full(3, 0.5), 31) + 0.3 * np.eye(3)[found.labels]
+    crossfitting._write(folder, found, probabilities)
+    return folder, found, probabilities
+
+
+def test_arrays_are_what_cleanlab_reads(written):
+    folder, found, probabilities = written
+    np.testing.assert_array_equal(np.load(folder / "pred_probs.npy"), probabilities)
+    labels = np.load(folder / "labels.npy")
+    assert labels.dtype == np.int64 and labels.tolist() == found.labels.tolist()
+
+
+def test_a_line_a_row(written):
+    folder, found, probabilities = written
+    margins = confident.normalized_margin(found.labels, probabilities)
+    sure, names = confident.classes(found.labels, probabilities), found.task.labels
+    for at, (line, row) in enumerate(zip(lines(folder, "rows.jsonl"), rows(), strict=True)):
+        assert line == row | {
+            "where": f"data['train'], row {at + 1}",
+            "fold": found.fold_of[at],
+            "given": row["sentiment"],
+            "confidently": None if sure[at] < 0 else names[sure[at]],
+            "self_confidence": pytest.approx(probabilities[at, names.index(row["sentiment"])]),
+            "normalized_margin": pytest.approx(margins[at]),
+            "probabilities": pytest.approx(dict(zip(names, probabilities[at], strict=True))),
+        }
+    assert -1 in sure
+
+
+def test_doubtful_rows_are_those_confidently_of_another_class(written):
+    folder, found, probabilities = written
+    sure, labels = confident.classes(found.labels, probabilities), found.labels
     off = [at for at in range(31) if sure[at] >= 0 and sure[at] != labels[at]]
-    found, results = lines(crossed, "doubtful.jsonl"), json.loads((crossed / "crossfit.json").read_text())
-    assert sorted(row["number"] for row in found) == off and len(off) == results["doubtful"] > 0
-    margins = [row["normalized_margin"] for row in found]
-    assert margins == sorted(margins)
-    assert all(row["confidently"] == names[sure[row["number"]]] != row["given"] for row in found)
-    assert results["confident_joint"] == confident.joint(labels, sure, 3).tolist()
+    doubtful, results = lines(folder, "doubtful.jsonl"), json.loads((folder / "crossfit.json").read_text())
+    assert sorted(row["number"] for row in doubtful) == off and 3 < len(off) == results["doubtful"]
+    margins = [row["normalized_margin"] for row in doubtful]
+    assert margins == sorted(margins) and all(row["confidently"] != row["given"] for row in doubtful)
+    assert results["confident_joint"] == confident.joint(labels, sure, 3).tolist() and results["rows"] == 31
+    limits = dict(zip(results["labels"], confident.thresholds(labels, probabilities), strict=True))
+    assert results["thresholds"] == pytest.approx(limits)
     assert results["metrics"]["accuracy"] == pytest.approx((probabilities.argmax(-1) == labels).mean())
-    page = (crossed / "index.html").read_text()
-    assert found[0]["text"] in page and f"{len(off)} of 31 rows" in page and "given \\ confidently" in page
+
+
+def test_the_page_has_the_most_doubtful_first(written):
+    folder, found, probabilities = written
+    page, doubtful = (folder / "index.html").read_text(), lines(folder, "doubtful.jsonl")
+    cells = re.findall(r"<td[^>]*>(.*?)</td>|<th[^>]*>(.*?)</th>", page)
+    flat = [one or other for one, other in cells]
+    for row in doubtful:
+        said = [row["where"], row["text"], row["given"], row["confidently"]]
+        said += [number(row["self_confidence"]), number(row["normalized_margin"])]
+        at = flat.index(escape(row["where"]))
+        assert flat[at : at + 6] == [escape(one) for one in said]
+    places = [flat.index(escape(row["where"])) for row in doubtful]
+    assert places == sorted(places) and flat[:4] == ["given \\ confidently", "bad", "good", "so"]
+    counts = confident.joint(found.labels, confident.classes(found.labels, probabilities), 3)
+    assert flat[4:8] == ["bad", *map(str, counts[0])]
+    assert f"{len(doubtful)} of 31 rows" in page and "doubtful labels of data[" in page.lower()
+    assert flat[flat.index("accuracy") + 1] == number(float((probabilities.argmax(-1) == found.labels).mean()))
+    assert "support/bad" not in page
+
+
+def test_a_column_that_has_the_name_of_a_part_is_shown_as_well(cache, tmp_path):
+    e = options(Path("of no model"), cache)
+    e.task = config.SequenceClassification(label="sentiment", text="given")
+    renamed = [{"given": row["text"], "sentiment": row["sentiment"]} for row in rows()]
+    found = crossfitting._pool(*in_memory.given(e, {"train": renamed}), 2)
+    crossfitting._write(tmp_path, found, np.roll(np.eye(3)[found.labels], 1, axis=0))
+    doubtful = lines(tmp_path, "doubtful.jsonl")
+    assert doubtful[0]["given"] in KINDS and f">{doubtful[0]['input.given']}<" in (tmp_path / "index.html").read_text()
+
+
+def test_a_class_without_rows_has_no_threshold(cache, tmp_path):
+    e = options(Path("of no model"), cache)
+    e.task = config.SequenceClassification(label="sentiment", labels=("bad", "good", "so", "never"))
+    found = crossfitting._pool(*in_memory.given(e, {"train": rows()}), 2)
+    results = crossfitting._write(tmp_path, found, np.full((31, 4), 0.25))
+    assert results["thresholds"] == {"bad": 0.25, "good": 0.25, "so": 0.25, "never": None}
 
 
 def test_what_is_done_is_not_done_again(crossed, capsys):

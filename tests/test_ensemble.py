@@ -28,14 +28,15 @@ from jaxft.tables.base import Table
 LABELS = ("negative", "neutral", "positive")
 
 
-def exported(name: str, target: Path, seed: int, **changes: Any) -> None:
-    """Writes a small random model of a case, as a run exports it."""
-    options, model = dataclasses.replace(CASES[name][0], **changes), models.build(TINY)
+def exported(name: str, target: Path, seed: int, hf: dict[str, Any] | None = None, **changes: Any) -> None:
+    """Writes a small random model of a case, as a run exports it; `hf` and `changes` are of it and of its task."""
+    settings = TINY | (hf or {})
+    options, model = dataclasses.replace(CASES[name][0], **changes), models.build(settings)
     task, published = tasks.build(options), tables.build(options).published(model, 64)
     chosen = {"thresholds": dict(zip("xyz", (0.25, 0.5, 0.1 + seed), strict=True))} if name == "several" else {}
-    hf, kind = TINY | {**published.settings} | chosen, f"Bert{task.hf_class or 'Model'}"
+    kind, settings = f"Bert{task.hf_class or 'Model'}", settings | {**published.settings} | chosen
     assert MINILM
-    export.export(target, random_params(task, model, seed), hf, kind, MINILM, "A.", files=published.files)
+    export.export(target, random_params(task, model, seed), settings, kind, MINILM, "A.", files=published.files)
 
 
 def a_run(target: Path, model: Path, seed: int, labels: tuple[str, ...], packing: str = "auto") -> Path:
@@ -227,6 +228,15 @@ def test_members_that_do_not_fit(opened, tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"do_lower_case": False}))
     with pytest.raises(UserError, match=r"^--runs B: it has another tokenizer than A; take runs that share one$"):
         ensemble.joined([first, first._replace(path="B", directory=cased)])
+
+
+def test_a_member_that_does_not_know_a_type_of_token_is_told(tmp_path):
+    """As of a second text; the tokens are those of the first member."""
+    for seed in range(2):
+        exported("pairs", tmp_path / str(seed), seed, hf={"type_vocab_size": 2 - seed})
+    together = Predictor.open(tmp_path / "0", task=CASES["pairs"][0], runs=[tmp_path / "1"])
+    with pytest.raises(UserError, match="the tokenizer gives the token type 1, as to the second text of a pair"):
+        together(CASES["pairs"][1])
 
 
 def test_what_is_not_read_may_differ(opened):

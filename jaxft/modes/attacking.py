@@ -1,7 +1,6 @@
 """--mode=attack: how much of a model's accuracy is left where a few words of each text are changed."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from jaxft.data.splits import STREAMS
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.modes import measured
-from jaxft.modes.explaining import LINES, PAGE
+from jaxft.modes.explaining import PAGE, checked_suffix
 from jaxft.modes.predicting import opened
 from jaxft.predict.predictor import Predictor, run_in
 from jaxft.report.tables import grid
@@ -40,9 +39,7 @@ def attack(workdir: str, inputs: str = "", output: str = "", options: Options | 
       UserError: a method, a file, a model or a row that cannot be used, or an output that cannot be written.
     """
     options = (options or Options()).check()
-    suffix = Path(output).suffix.lower()
-    if suffix not in PAGE + LINES:
-        raise UserError(f"--output {output}: a page is FILE.html, numbers are FILE.jsonl; choose one of the two")
+    suffix = checked_suffix(output)
     if jax.process_count() > 1:
         raise UserError("--mode=attack is for one process; start it with --processes=1")
     predictor = Predictor.open(workdir)

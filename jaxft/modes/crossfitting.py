@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -143,10 +144,12 @@ def _claim(folder: Path, pool: Pool, folds: int) -> None:
                     f"{mine[changed[0]]} here); choose another --workdir"
                 )
             return
-        if folder.exists() and any(folder.iterdir()):
+        begun = file.with_name(f".{CLAIM}")
+        if folder.exists() and {*folder.iterdir()} - {begun}:
             raise UserError(f"{folder} is not empty and holds no folds; choose another --workdir")
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(mine, indent=2) + "\n")
+        begun.write_text(json.dumps(mine, indent=2) + "\n")
+        os.replace(begun, file)
     except OSError as error:
         raise UserError(f"--workdir {folder}: {error.strerror}; choose a folder that can be written") from error
 
@@ -230,7 +233,7 @@ def _sections(
     listed = [
         [
             str(line["where"]),
-            *(str(line[name]) for name in inputs),
+            *(str(line.get(f"input.{name}", line[name])) for name in inputs),  # as `beside` names it
             line["given"],
             line["confidently"],
             number(line["self_confidence"]),

@@ -16,6 +16,18 @@ PAGE = (".html", ".htm")
 LINES = (".jsonl", ".json", "")
 
 
+def checked_suffix(output: str) -> str:
+    """Returns how the name of an output ends, in small letters.
+
+    Raises:
+      UserError: neither as a page does nor as JSON lines do.
+    """
+    suffix = Path(output).suffix.lower()
+    if suffix not in PAGE + LINES:
+        raise UserError(f"--output {output}: a page is FILE.html, numbers are FILE.jsonl; choose one of the two")
+    return suffix
+
+
 def explain(workdir: str, inputs: str, output: str = "", adapter: str = "", options: Options | None = None) -> None:
     """Explains each row of a file that `--mode=predict` takes, and writes a page or JSON lines.
 
@@ -30,9 +42,7 @@ def explain(workdir: str, inputs: str, output: str = "", adapter: str = "", opti
     """
     paths.file_of("--input", inputs)
     options = (options or Options()).check()
-    suffix = Path(output).suffix.lower()
-    if suffix not in PAGE + LINES:
-        raise UserError(f"--output {output}: a page is FILE.html, numbers are FILE.jsonl; choose one of the two")
+    suffix = checked_suffix(output)
     predictor = Predictor.open(workdir, adapter)
     split = read_inputs(inputs, predictor)
     rows = list(explained(predictor, split, options))

@@ -12,6 +12,7 @@ from jaxft.batch import BatchShape
 from jaxft.data import truncation
 from jaxft.data.features import Features
 from jaxft.errors import UserError
+from jaxft.job import check_features
 from jaxft.models import Model
 from jaxft.predict.engine import Engine, measured
 from jaxft.predict.likeness import Places, check_mean, ordered, places
@@ -63,6 +64,8 @@ class EnsembleEngine:
         return self.engines[0].device
 
     def compute(self, features: Features) -> Mapping[str, np.ndarray]:
+        for engine in self.engines:  # of the first model's tokens, which the others have to know
+            check_features(features, engine.model, self._first.experiment.data.max_length)
         pairs = zip(self.engines, self._labels, strict=True)
         several = [ordered(engine.compute(features), at) for engine, at in pairs]
         self.positions = self.engines[0].positions
