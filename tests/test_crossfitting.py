@@ -1,22 +1,19 @@
-"""--mode=crossfit: every row is answered by a run that has not seen it, and doubtful labels are told."""
+"""--mode=crossfit, but for its runs: which rows are whose, and what is written of what the folds say."""
 
 import dataclasses
 import json
 import re
-import shutil
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from runs import MINILM, TINY, experiment, write_config
-from support import random_params
+from runs import experiment
 
-from jaxft import Predictor, cli, config, models, modes, tasks
+from jaxft import config, modes
 from jaxft.data import rows as in_memory
 from jaxft.errors import UserError
-from jaxft.hub import export
 from jaxft.metrics import confident
 from jaxft.modes import crossfitting
 from jaxft.report.tables import number
@@ -34,71 +31,28 @@ def rows() -> list[dict[str, Any]]:
     return [*made, {"number": 30, "text": made[4]["text"], "sentiment": "bad"}]
 
 
-def options(model: Path, cache: Path, **train: Any) -> config.Experiment:
-    keys = {"steps": 1, "epochs": 0.0, "eval_every": 1} | train
+def options(model: Path = Path("of no model"), cache: Path | str = "") -> config.Experiment:
+    keys = {"steps": 1, "epochs": 0.0, "eval_every": 1}
     data = {"max_length": 16, "shapes": 1, "validation_examples": 4, "train_examples": 0, "source": ""}
-    return experiment(model, cache, data=data, train=keys)
-
-
-@pytest.fixture(scope="module")
-def crossed(cache, tmp_path_factory) -> Path:
-    """The folder of two folds of a model of one layer, done from a file on the command line."""
-    folder = tmp_path_factory.mktemp("crossed")
-    hf, task = TINY | {"num_hidden_layers": 1}, tasks.build(config.SequenceClassification(labels=("a", "b")))
-    params = random_params(task, models.build(hf), seed=0)
-    assert MINILM
-    export.export(folder / "model", {"bert": params["bert"]}, hf, "BertModel", MINILM, "A.")
-    source = folder / "rows.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows()))
-    e = options(folder / "model", cache)
-    e.data.source, e.data.encoding = str(source), "utf-8"
-    argv = ["--mode=crossfit", f"--config={write_config(folder / 'cross.py', e)}", f"--workdir={folder / 'folds'}"]
-    assert cli.main(["run.py", *argv, "--crossfit.folds=2"], None) == 0
-    return folder / "folds"
+    return experiment(model, Path(cache), data=data | {"cache": str(cache)}, train=keys)
 
 
 def lines(folder: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
-def test_each_row_is_answered_by_the_run_that_has_not_seen_it(crossed):
-    found, given = lines(crossed, "rows.jsonl"), rows()
-    assert [row["number"] for row in found] == list(range(31)) and found[3]["where"] == "rows.jsonl, row 4"
-    for fold in range(2):
-        held = [row for row in found if row["fold"] == fold]
-        answers = Predictor.open(crossed / f"fold-{fold}")([row["text"] for row in held])
-        for row, answer in zip(held, answers, strict=True):
-            assert row["probabilities"] == pytest.approx(answer["probabilities"], abs=1e-5)
-    assert found[4]["fold"] == found[30]["fold"], "twins"
-    for label in KINDS:
-        sizes = [sum(row["fold"] == fold and row["given"] == label for row in found) for fold in range(2)]
-        assert abs(sizes[0] - sizes[1]) <= 2
-    assert [row["given"] for row in found] == [row["sentiment"] for row in given]
-
-
-def test_a_fold_is_trained_on_the_others_alone(crossed):
-    found = lines(crossed, "rows.jsonl")
-    for fold in range(2):
-        held = json.loads((crossed / f"fold-{fold}" / "config.json").read_text())
-        assert held["data"]["source"] == "(rows in memory)" and held["name"] == f"tiny, fold {fold + 1} of 2"
-        assert held["task"]["labels"] == sorted(KINDS)
-        results = json.loads((crossed / f"fold-{fold}" / "results.json").read_text())
-        assert "test/loss" not in results and results["train/steps"] == 1
-    counts = json.loads((crossed / "folds.json").read_text())
-    assert (counts["folds"], counts["seed"], counts["rows"]) == (2, 0, 31) and len(found) == 31
-
-
-def pool(cache: Path, folds: int = 3, data: Any = None, **keys: Any) -> crossfitting.Pool:
+def pool(folds: int = 3, data: Any = None, seed: int = 0, **keys: Any) -> crossfitting.Pool:
     """The rows in folds; no model is opened."""
-    e = options(Path("of no model"), cache)
+    e = options()
+    e.seed = seed
     for name, value in keys.items():
         setattr(e.data, name, value)
     return crossfitting._pool(*in_memory.given(e, {"train": rows()} | (data or {})), folds)
 
 
-def test_rows_are_those_that_a_run_would_train_on(cache, capsys):
+def test_rows_are_those_that_a_run_would_train_on(capsys):
     held = rows()[10:13]
-    found = pool(cache, data={"validation": held, "test": held[:1]}, train_examples=20, test_examples=3)
+    found = pool(data={"validation": held, "test": held[:1]}, train_examples=20, test_examples=3)
     assert len(found.labels) == 20 and found.validation and found.validation.table.num_rows == 3
     texts = found.split.table.column("text").to_pylist()
     assert not {row["text"] for row in held} & {*texts} and "using 20 of 28 train examples" in capsys.readouterr().err
@@ -108,27 +62,27 @@ def test_rows_are_those_that_a_run_would_train_on(cache, capsys):
     label = found.split.table.column("sentiment").to_pylist()
     assert given["train"] == [{"text": texts[at], "sentiment": label[at]} for at in (0, 2)]
     assert [row["text"] for row in given["validation"]] == [row["text"] for row in held]
-    plain = pool(cache)
+    plain = pool()
     assert (
         plain.validation is None
         and len(plain.labels) == 31
         and set(crossfitting._data(plain, np.arange(3))) == {"train"}
     )
-    assert plain.fold_of.tolist() == pool(cache).fold_of.tolist() and plain.fold_of[4] == plain.fold_of[30]
+    assert plain.fold_of.tolist() == pool().fold_of.tolist() and plain.fold_of[4] == plain.fold_of[30]
 
 
-def test_a_run_of_a_fold_has_all_that_it_is_given(cache):
-    e = crossfitting._of_fold(pool(cache, train_examples=20, test_examples=3).experiment, 1, 3)
+def test_a_run_of_a_fold_has_all_that_it_is_given():
+    e = crossfitting._of_fold(pool(train_examples=20, test_examples=3).experiment, 1, 3)
     assert (e.data.source, e.data.train_examples, e.data.test_examples, e.data.validation_examples) == ("", 0, 0, 4)
-    assert e.name == "tiny, fold 2 of 3" and e.task.labels == ("bad", "good", "so")
-    nameless = dataclasses.replace(pool(cache).experiment, name="")
+    assert e.name == "tiny, fold 2 of 3" and e.task == pool().task
+    nameless = dataclasses.replace(pool().experiment, name="")
     assert crossfitting._of_fold(nameless, 0, 2).name == "crossfit, fold 1 of 2"
 
 
 @pytest.fixture(scope="module")
-def written(cache, tmp_path_factory) -> tuple[Path, crossfitting.Pool, np.ndarray]:
+def written(tmp_path_factory) -> tuple[Path, crossfitting.Pool, np.ndarray]:
     """What is written of probabilities that are made up; by them several labels are doubtful."""
-    folder, found = tmp_path_factory.mktemp("written"), pool(cache)
+    folder, found = tmp_path_factory.mktemp("written"), pool()
     probabilities = 0.7 * np.random.default_rng(0).dirichlet(np.full(3, 0.5), 31) + 0.3 * np.eye(3)[found.labels]
     crossfitting._write(folder, found, probabilities)
     return folder, found, probabilities
@@ -191,8 +145,8 @@ def test_the_page_has_the_most_doubtful_first(written):
     assert "support/bad" not in page
 
 
-def test_a_column_that_has_the_name_of_a_part_is_shown_as_well(cache, tmp_path):
-    e = options(Path("of no model"), cache)
+def test_a_column_that_has_the_name_of_a_part_is_shown_as_well(tmp_path):
+    e = options()
     e.task = config.SequenceClassification(label="sentiment", text="given")
     renamed = [{"given": row["text"], "sentiment": row["sentiment"]} for row in rows()]
     found = crossfitting._pool(*in_memory.given(e, {"train": renamed}), 2)
@@ -201,39 +155,19 @@ def test_a_column_that_has_the_name_of_a_part_is_shown_as_well(cache, tmp_path):
     assert doubtful[0]["given"] in KINDS and f">{doubtful[0]['input.given']}<" in (tmp_path / "index.html").read_text()
 
 
-def test_a_class_without_rows_has_no_threshold(cache, tmp_path):
-    e = options(Path("of no model"), cache)
+def test_a_class_without_rows_has_no_threshold(tmp_path):
+    e = options()
     e.task = config.SequenceClassification(label="sentiment", labels=("bad", "good", "so", "never"))
     found = crossfitting._pool(*in_memory.given(e, {"train": rows()}), 2)
     results = crossfitting._write(tmp_path, found, np.full((31, 4), 0.25))
     assert results["thresholds"] == {"bad": 0.25, "good": 0.25, "so": 0.25, "never": None}
 
 
-def test_what_is_done_is_not_done_again(crossed, capsys):
-    before = {file: file.read_bytes() for file in crossed.glob("*.*")}
-    argv = ["--mode=crossfit", f"--config={crossed.parent / 'cross.py'}", f"--workdir={crossed}", "--crossfit.folds=2"]
-    assert cli.main(["run.py", *argv], None) == 0
-    assert capsys.readouterr().err.count("is finished") == 2
-    assert {file: file.read_bytes() for file in crossed.glob("*.*")} == before
-
-
-@pytest.mark.matrix
-def test_cut_off_it_goes_on(crossed, tmp_path):
-    """The second fold is trained again, from nothing, and all is the same."""
-    copy = shutil.copytree(crossed, tmp_path / "folds")
-    shutil.rmtree(copy / "fold-1")
-    (copy / "crossfit.json").unlink()
-    argv = ["--mode=crossfit", f"--config={crossed.parent / 'cross.py'}", f"--workdir={copy}", "--crossfit.folds=2"]
-    assert cli.main(["run.py", *argv], None) == 0
-    for file in crossed.glob("*.*"):
-        assert (copy / file.name).read_bytes() == file.read_bytes(), file.name
-
-
-def test_what_cannot_be_crossed(crossed, tiny_model, cache, tmp_path):
+def test_what_cannot_be_crossed(tmp_path):
     def refused(
         said: str, workdir: Path | str = tmp_path / "new", folds: int = 2, data: Any = None, **task: Any
     ) -> None:
-        e = options(tiny_model, cache)
+        e = options()
         given: dict[str, Any] = {"label": "sentiment"} | task
         e.task = config.SequenceClassification(**given)
         with pytest.raises(UserError, match=said):
@@ -246,10 +180,23 @@ def test_what_cannot_be_crossed(crossed, tiny_model, cache, tmp_path):
     several = [{"text": "a", "sentiment": ["x"]}, {"text": "b", "sentiment": ["y"]}]
     refused("this is SequenceClassification multi_label", data=several)
     refused("this is SequenceClassification regression", label="number", problem="regression")
-    refused(r"holds folds of others \(folds: 2 there, 3 here\); choose another --workdir", crossed, folds=3)
-    refused(r"holds folds of others \(rows: 31 there, 30 here\)", crossed, data=rows()[1:])
+    folder = tmp_path / "some" / "folds"
+    for _ in range(2):
+        crossfitting._claim(folder, pool(2), 2)
+        assert [file.name for file in folder.iterdir()] == ["folds.json"]
+    refused(r"folds holds folds of others \(folds: 2 there, 3 here\); choose another --workdir", folder, folds=3)
+    refused(r"holds folds of others \(rows: 31 there, 30 here\)", folder, data=rows()[1:])
     changed = [row | {"text": row["text"] + "!"} for row in rows()]
-    refused(r"holds folds of others \(data: ", crossed, data=changed)
+    refused(r"holds folds of others \(data: ", folder, data=changed)
+    with pytest.raises(UserError, match=r"\(seed: 0 there, 1 here\)"):
+        crossfitting._claim(folder, pool(2, seed=1), 2)
+    with pytest.raises(UserError, match=r"\(data: "):
+        crossfitting._claim(folder, pool(2, {"validation": [rows()[0] | {"text": "other"}]}), 2)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").write_text("")
     refused("full is not empty and holds no folds; choose another --workdir", tmp_path / "full")
+    (tmp_path / "full" / "a").rename(tmp_path / "full" / ".folds.json")  # cut off while it was claimed
+    crossfitting._claim(tmp_path / "full", pool(2), 2)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/in: Not a directory; choose a folder that can be written"):
+        crossfitting._claim(tmp_path / "file" / "in", pool(2), 2)

@@ -75,3 +75,16 @@ def test_rare_classes_are_drawn_as_often_as_others():
     by_length = Order(np.arange(102), 8, 0, True, 1 / np.bincount(labels)[labels])
     for one in epochs(by_length, 2):
         assert np.abs(np.bincount(labels[one]) - 34).max() <= 1
+
+
+def test_what_is_drawn_is_that_of_raw_philox_bits():
+    """The things of one weight side by side in random order, and points at equal distances among their weights."""
+    weights, count = np.asarray([1.0, 3, 1, 0.5, 3, 1, 2]), 7
+    for epoch in range(3):
+        stream = 2**33 + 3 * epoch
+        bits = [np.random.Philox(key=np.array([5, stream + part], np.uint64)).random_raw(count) for part in range(3)]
+        side_by_side = sorted(np.argsort(bits[0]), key=lambda at: weights[at])
+        points = [weights.sum() * (at + int(bits[1][0]) / 2**64) / count for at in range(count)]
+        ends = list(itertools.accumulate(weights[at] for at in side_by_side))
+        drawn = [side_by_side[next(at for at in range(count) if ends[at] >= point)] for point in points]
+        assert sampled(weights, 5, epoch).tolist() == [drawn[at] for at in np.argsort(bits[2])]

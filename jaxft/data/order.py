@@ -36,8 +36,8 @@ def sampled(weights: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     order = order[np.argsort(weights[order], kind="stable")]
     ends = np.cumsum(weights[order])
     shift = int(np.random.Philox(key=np.array([seed, stream + 1], np.uint64)).random_raw()) / 2**64
-    at = np.searchsorted(ends, (np.arange(count) + shift) * (ends[-1] / count), side="right")
-    return order[np.minimum(at, count - 1)][permutation(count, seed, stream + 2)]
+    drawn = order[np.searchsorted(ends, ends[-1] * ((np.arange(count) + shift) / count))]
+    return drawn[permutation(count, seed, stream + 2)]
 
 
 @dataclass(frozen=True, eq=False)
