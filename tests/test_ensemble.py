@@ -24,6 +24,7 @@ from jaxft.storage.workdir import Workdir
 from jaxft.sure import kept
 from jaxft.sure.calibration import Calibration
 from jaxft.tables.base import Table
+from jaxft.tables.sequence_classification import SequenceClassification
 
 LABELS = ("negative", "neutral", "positive")
 
@@ -186,12 +187,11 @@ def test_calibrations_of_one_alone_are_left_out(runs, tmp_path, capsys):
     """A temperature of one model's logits says nothing of the mean of several's probabilities."""
     one = shutil.copytree(runs[0], tmp_path / "calibrated")
     kept.write(one / "export", "jax", Calibration("single_label", temperature=2.0), {"fitted_on": "rows"})
-    assert Predictor.open(one).table.calibration.temperature == 2
-    together = Predictor.open(runs[1], runs=[one])
-    assert together.table.calibration is None
-    assert (
-        "--runs: calibrations are left out, each being of what one model answers by itself" in capsys.readouterr().err
-    )
+    alone, together = (predictor.table for predictor in (Predictor.open(one), Predictor.open(runs[1], runs=[one])))
+    assert isinstance(alone, SequenceClassification) and isinstance(together, SequenceClassification)
+    assert alone.calibration and alone.calibration.temperature == 2 and together.calibration is None
+    said = "--runs: calibrations are left out, each being of what one model answers by itself"
+    assert said in capsys.readouterr().err
 
 
 def test_members_that_do_not_fit(opened, tmp_path):

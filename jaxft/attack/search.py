@@ -21,7 +21,6 @@ from jaxft.explain import inputs as rows_of
 from jaxft.explain.units import Reading
 from jaxft.predict.engine import CompiledEngine
 from jaxft.predict.predictor import Predictor
-from jaxft.tables.base import softmax
 
 GROUP = 16
 """Rows that are attacked together."""
@@ -132,7 +131,7 @@ def _of_group(
 ) -> Iterator[Attacked]:
     inputs, readings = rows_of.read(predictor, split, "words")
     texts = inputs.split.table.select(list(predictor.table.inputs)).to_pylist()
-    first = softmax(predictor.compute(inputs.features)["logits"])
+    first = rows_of.probabilities(predictor, predictor.compute(inputs.features)["logits"])
     states = [_State(*one) for one in zip(texts, readings, map(int, labels), first, strict=True)]
     right = [state for state in states if not state.flipped]
     if right:
@@ -166,7 +165,7 @@ def _put_in_order(predictor: Predictor, states: Sequence[_State]) -> None:
         return
     made = [ablation.features(s.reading, occlusion.ablations(len(s.reading.units))[1:], None) for s in several]
     for state, found in zip(several, predictor.compute_each(made), strict=True):
-        left = softmax(found["logits"])[:, state.label]
+        left = rows_of.probabilities(predictor, found["logits"])[:, state.label]
         state.order = [int(at) for at in np.argsort(left, kind="stable")]
         state.queries += len(left)
 
@@ -226,7 +225,7 @@ def _changes(state: _State, at: int, options: Options, known: words.Words | None
 def _try(predictor: Predictor, asked: Sequence[tuple[_State, Sequence[Change]]]) -> None:
     """Asks the model about each change of each row, and keeps the best where it takes probability from the label."""
     rows = [_written(state.texts, (*state.changes, change)) for state, made in asked for change in made]
-    chance = softmax(predictor.compute(predictor.tokenized(rows).features)["logits"])
+    chance = rows_of.probabilities(predictor, predictor.compute(predictor.tokenized(rows).features)["logits"])
     ends = np.cumsum([len(made) for _, made in asked])[:-1]
     for (state, made), found in zip(asked, np.split(chance, ends), strict=True):
         state.queries += len(made)
