@@ -57,7 +57,7 @@ def test_intervals_of_a_mean_are_those_of_its_standard_error():
 
 
 def test_what_a_resample_leaves_undefined_has_no_interval():
-    for defined in ([True], [False, True]):
+    for defined in ([True, True], [False, True]):
         calls = iter(defined)
         found = bootstrap.intervals(lambda rows: {"mean": 1.0} | ({"now": 2.0} if next(calls, False) else {}), 4, 0.9)  # noqa: B023
         assert found == {"mean": (1.0, 1.0)}
