@@ -120,7 +120,7 @@ COMMAND_LINE: Rows = {
         lambda room: [*room.train(f"--workdir={room.path}/folds"), "--mode=crossfit", "--crossfit.folds=1"],
         ["--crossfit.folds is 1; it must be at least 2"],
     ),
-    "an attack that there is not": (
+    "a way to attack that there is not": (
         on_run("attack", "--attack.methods=typos"),
         ["--attack.methods: there is no 'typos'; did you mean 'typo'?"],
     ),

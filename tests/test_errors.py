@@ -64,7 +64,7 @@ RUNS: Rows = {
     ),
     "a rule for a logical axis that there is not": (
         flags("--config.mesh.rules=mpl=tensor"),
-        ["'mpl' is no logical axis (rows, vocab, heads, mlp, embed)", "no parameter", "did you mean 'mlp'?"],
+        ["'mpl' is no logical axis (rows, vocab, heads, kv_heads, mlp, embed)", "no parameter", "did you mean 'mlp'?"],
     ),
     "a rule for a parameter that there is not": (
         flags("--config.mesh.rules=bert/encoder/layers/.*/attention/self/query/kernel=none"),

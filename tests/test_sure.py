@@ -302,6 +302,10 @@ def test_sets_are_plain_unless_one_says():
 def test_weights_may_be_several_files(tmp_path, names):
     for name in names[::-1]:
         (tmp_path / name).write_text(name)
+    if len(names) > 1:
+        (tmp_path / "model.safetensors.index.json").write_text(
+            json.dumps({"weight_map": {name: name for name in names}})
+        )
     made = Calibration("single_label", 2.0)
     file = kept.write(tmp_path, "jax", made, {"fitted_on": "a", "measured": {}})
     weights = json.loads(file.read_text())["float32"]["weights"]
