@@ -288,6 +288,9 @@ def test_a_directory_that_says_no_task(tiny_model, exports, tmp_path):
 @pytest.mark.parametrize("name", ["LlamaForCausalLM", "GPT2LMHeadModel"])
 def test_a_language_model_is_told_by_its_class(name, tmp_path):
     assert task_of({"architectures": [name]}, tmp_path) == config.CausalLM()
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}')
+    assert task_of({"architectures": [name]}, tmp_path) == config.SentenceEmbedding(pooling="last")
 
 
 @pytest.mark.parametrize(

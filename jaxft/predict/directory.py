@@ -47,14 +47,16 @@ def task_of(hf: Mapping[str, Any], directory: Path, task: config.Task | None = N
     """
     names = hf.get("architectures") or ["no class"]
     where = f"{directory}/config.json: architectures names {', '.join(map(str, names))}"
+    pooled = (directory / "1_Pooling" / "config.json").exists()
     for ending, (kind, known) in KINDS.items():
-        if str(names[0]).endswith(ending):
+        # Decoders that embed texts (Qwen3-Embedding) are called by the class that they were trained as at first.
+        if str(names[0]).endswith(ending) and not (pooled and kind is config.CausalLM):
             if task is not None and type(task) is not kind:
                 raise UserError(f"{where}, the class of {kind.__name__}; task is a {type(task).__name__}")
             return dataclasses.replace(task or kind(), **known(hf, directory))
     if isinstance(task, config.SentenceEmbedding):
         return task
-    if (directory / "1_Pooling" / "config.json").exists():
+    if pooled:
         return _embedding(directory)
     raise UserError(
         f"{where}, which answers nothing by itself; give the folder of a run or the directory of a trained model "
