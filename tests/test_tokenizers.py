@@ -21,6 +21,7 @@ from jaxft.batch import IGNORED
 from jaxft.data.features import Features, tokenize
 from jaxft.data.sources import Split
 from jaxft.explain import units
+from jaxft.hub.tokenizer import cuts_first
 from jaxft.tables.question_answering import visible
 
 TEXTS = (
@@ -128,6 +129,16 @@ def test_words_are_those_of_a_text(directory):
     words = ["Anna", "co-operate", "flog."]
     given = hub.load_tokenizer(directory, words=True)(words, is_split_into_words=True)
     assert given["input_ids"] == hub.load_tokenizer(directory)(" " + " ".join(words))["input_ids"]
+
+
+@pytest.mark.parametrize("blank", [True, False])
+def test_one_that_puts_blanks_itself_is_let_be(blank: bool):
+    from transformers import PreTrainedTokenizerFast
+
+    made = cut_first()
+    made.pre_tokenizer[1].add_prefix_space = blank
+    assert cuts_first(PreTrainedTokenizerFast(tokenizer_object=made)) is not blank
+    assert not cuts_first(PreTrainedTokenizerFast(tokenizer_object=byte_level(blank)()))
 
 
 def test_entities_are_found_where_they_were_tagged(directory):

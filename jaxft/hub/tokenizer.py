@@ -36,9 +36,7 @@ def load_tokenizer(directory: Path, words: bool = False) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
-        if words and needs_blanks(tokenizer):
-            tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, add_prefix_space=True)
-        if words and (needs_blanks(tokenizer) or cuts_first(tokenizer)):  # of a class that does not hear of it
+        if words and (needs_blanks(tokenizer) or cuts_first(tokenizer)):
             _put_blanks(tokenizer)
         return tokenizer
     except Exception as error:  # OSError, ValueError, KeyError, or a bare Exception from the Rust side
@@ -53,7 +51,7 @@ def needs_blanks(tokenizer: Any) -> bool:
 def cuts_first(tokenizer: Any) -> bool:
     """Tells whether a tokenizer takes words so, and cuts them before they become bytes, as those of Llama 3 and Qwen.
 
-    `add_prefix_space` would put a blank before each part of a word.
+    `add_prefix_space`, which not all classes hear of, would put a blank before each part of a word there.
     """
     from tokenizers.pre_tokenizers import Sequence
 
