@@ -1,6 +1,7 @@
 """--mode=crossfit, but for its runs: which rows are whose, and what is written of what the folds say."""
 
 import dataclasses
+import datetime
 import json
 import re
 from html import escape
@@ -52,22 +53,20 @@ def pool(folds: int = 3, data: Any = None, seed: int = 0, **keys: Any) -> crossf
 
 def test_rows_are_those_that_a_run_would_train_on(capsys):
     held = rows()[10:13]
-    found = pool(data={"validation": held, "test": held[:1]}, train_examples=20, test_examples=3)
+    found = pool(data={"validation": held, "test": rows()[20:21]}, train_examples=20, test_examples=3)
     assert len(found.labels) == 20 and found.validation and found.validation.table.num_rows == 3
     texts = found.split.table.column("text").to_pylist()
     assert not {row["text"] for row in held} & {*texts} and "using 20 of 28 train examples" in capsys.readouterr().err
     assert found.task.labels == ("bad", "good", "so") and found.experiment.task == found.task
     assert [found.task.labels[at] for at in found.labels] == found.split.table.column("sentiment").to_pylist()
-    given = crossfitting._data(found, np.asarray([0, 2]))
-    label = found.split.table.column("sentiment").to_pylist()
-    assert given["train"] == [{"text": texts[at], "sentiment": label[at]} for at in (0, 2)]
-    assert [row["text"] for row in given["validation"]] == [row["text"] for row in held]
+    sentiments = found.split.table.column("sentiment").to_pylist()
+    for fold in range(3):
+        given = crossfitting._data(found, fold)
+        others = [at for at in range(20) if found.fold_of[at] != fold]
+        assert given["train"] == [{"text": texts[at], "sentiment": sentiments[at]} for at in others]
+        assert [row["text"] for row in given["validation"]] == [row["text"] for row in held]
     plain = pool()
-    assert (
-        plain.validation is None
-        and len(plain.labels) == 31
-        and set(crossfitting._data(plain, np.arange(3))) == {"train"}
-    )
+    assert plain.validation is None and len(plain.labels) == 31 and set(crossfitting._data(plain, 0)) == {"train"}
     assert plain.fold_of.tolist() == pool().fold_of.tolist() and plain.fold_of[4] == plain.fold_of[30]
 
 
@@ -148,11 +147,31 @@ def test_the_page_has_the_most_doubtful_first(written):
 def test_a_column_that_has_the_name_of_a_part_is_shown_as_well(tmp_path):
     e = options()
     e.task = config.SequenceClassification(label="sentiment", text="given")
-    renamed = [{"given": row["text"], "sentiment": row["sentiment"]} for row in rows()]
+    renamed = [{"number": at, "given": row["text"], "sentiment": row["sentiment"]} for at, row in enumerate(rows())]
     found = crossfitting._pool(*in_memory.given(e, {"train": renamed}), 2)
     crossfitting._write(tmp_path, found, np.roll(np.eye(3)[found.labels], 1, axis=0))
     doubtful = lines(tmp_path, "doubtful.jsonl")
+    numbers = [row["number"] for row in doubtful]
+    assert numbers == sorted(numbers) and len(numbers) > 16, "all are as doubtful"
     assert doubtful[0]["given"] in KINDS and f">{doubtful[0]['input.given']}<" in (tmp_path / "index.html").read_text()
+
+
+def test_files_are_in_the_letters_of_the_rows(tmp_path):
+    """And what JSON has no value for is a text."""
+    day, labels = datetime.date(2026, 11, 29), ("böse", "schön")
+    made = [{"text": f"grün {at}", "sentiment": labels[at % 2], "day": day} for at in range(6)]
+    found = crossfitting._pool(*in_memory.given(options(), {"train": made}), 2)
+    results = crossfitting._write(tmp_path, found, np.full((6, 2), 0.5))
+    assert (tmp_path / "crossfit.json").read_text() == json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+    first = (tmp_path / "rows.jsonl").read_text().splitlines()[0]
+    assert '"grün 0"' in first and '"2026-11-29"' in first and results["labels"] == list(labels)
+
+
+def test_weights_of_classes_are_those_of_each_run():
+    e = options()
+    e.task = config.SequenceClassification(label="sentiment", balanced=True)
+    task = crossfitting._pool(*in_memory.given(e, {"train": rows()}), 2).task
+    assert task.balanced and task.class_weights == () and task.labels == ("bad", "good", "so")
 
 
 def test_a_class_without_rows_has_no_threshold(tmp_path):

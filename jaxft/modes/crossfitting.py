@@ -85,7 +85,7 @@ def crossfit(
         held = np.flatnonzero(pool.fold_of == fold)
         say(f"fold {fold + 1} of {folds}: {len(held):,} rows held out")
         run = str(folder / f"fold-{fold}")
-        train(_of_fold(pool.experiment, fold, folds), run, data=_data(pool, np.flatnonzero(pool.fold_of != fold)))
+        train(_of_fold(pool.experiment, fold, folds), run, data=_data(pool, fold))
         answers = Predictor.open(run).answers(pool.split.take(held))
         probabilities[held] = [[*answer["probabilities"].values()] for answer in answers]
     return _write(folder, pool, probabilities)
@@ -148,7 +148,7 @@ def _claim(folder: Path, pool: Pool, folds: int) -> None:
         if folder.exists() and {*folder.iterdir()} - {begun}:
             raise UserError(f"{folder} is not empty and holds no folds; choose another --workdir")
         folder.mkdir(parents=True, exist_ok=True)
-        begun.write_text(json.dumps(mine, indent=2) + "\n")
+        begun.write_text(json.dumps(mine) + "\n")
         os.replace(begun, file)
     except OSError as error:
         raise UserError(f"--workdir {folder}: {error.strerror}; choose a folder that can be written") from error
@@ -161,10 +161,11 @@ def _of_fold(experiment: config.Experiment, fold: int, folds: int) -> config.Exp
     return dataclasses.replace(experiment, name=name, data=data)
 
 
-def _data(pool: Pool, kept: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+def _data(pool: Pool, fold: int) -> dict[str, list[dict[str, Any]]]:
     """The rows that a fold's run learns from and is chosen on: the columns that it reads."""
     columns = [*tables.build(pool.task).inputs, pool.task.label]
-    held = {"train": pool.split.take(kept), **({"validation": pool.validation} if pool.validation else {})}
+    others = pool.split.take(np.flatnonzero(pool.fold_of != fold))
+    held = {"train": others, **({"validation": pool.validation} if pool.validation else {})}
     return {name: split.table.select(columns).to_pylist() for name, split in held.items()}
 
 
