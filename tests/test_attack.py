@@ -20,10 +20,10 @@ from jaxft.hub import export
 from jaxft.predict.engine import CompiledEngine
 
 TEXTS = [
-    "What a lovely day in the old town",
+    "What a lovely day in the old café",
     "this is the worst phone I ever had!",
-    "ok then, we shall see about that one",
-    "a dull book with a good end",
+    "ok then, we shall see about that déjà vu",
+    "a naïve book with a good end",
     "never again",
     "no",
 ]
@@ -232,16 +232,17 @@ def loss(engine: CompiledEngine, predictor: Predictor, token: int, by: np.ndarra
 
 
 def test_on_the_command_line_a_page(model, labelled, tmp_path, capsys):
-    argv = ["--mode=attack", f"--workdir={model}", f"--input={labelled}", "--attack.methods=case", "--attack.rows=4"]
-    assert cli.main(["run.py", *argv, f"--output={tmp_path / 'a.html'}"], None) == 0
+    argv = ["--mode=attack", f"--workdir={model}", f"--input={labelled}", "--attack.methods=case"]
+    assert cli.main(["run.py", *argv, "--attack.rows=0", f"--output={tmp_path / 'a.html'}"], None) == 0
     said = capsys.readouterr()
-    assert re.search(r"^ +rows +4$", said.err, re.MULTILINE) and "accuracy after" in said.err and not said.out
+    assert re.search(r"^ +rows +6$", said.err, re.MULTILINE) and "accuracy after" in said.err and not said.out
     page = (tmp_path / "a.html").read_text()
     assert "rows.jsonl: up to 3 words of a text changed by case" in page and "What is left" in page
-    assert cli.main(["run.py", *argv, "--attack.seed=1", "--attack.words=1"], None) == 0
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    texts = [row["row"]["text"] for row in rows]
-    assert len(rows) == 4 and texts == [text for text in TEXTS if text in texts]
+    assert cli.main(["run.py", *argv, "--attack.rows=4", "--attack.seed=1", "--attack.words=1"], None) == 0
+    out = capsys.readouterr().out
+    texts = [json.loads(line)["row"]["text"] for line in out.splitlines()]
+    assert len(texts) == 4 and texts == [text for text in TEXTS if text in texts]
+    assert any(not text.isascii() and text in out for text in texts)
 
 
 def test_what_cannot_be_attacked(model, labelled, tmp_path):

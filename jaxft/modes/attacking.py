@@ -22,7 +22,12 @@ from jaxft.report.tables import grid
 from jaxft.tables.labels import ids
 
 
-def attack(workdir: str, inputs: str = "", output: str = "", options: Options | None = None) -> dict[str, Any]:
+def attack(
+    workdir: str,
+    inputs: str = "",
+    output: str = "",
+    options: Options = Options(),  # noqa: B008 (frozen)
+) -> dict[str, Any]:
     """Attacks labelled rows, says what that costs, and writes what became of each row.
 
     Args:
@@ -30,7 +35,7 @@ def attack(workdir: str, inputs: str = "", output: str = "", options: Options | 
       inputs: a labelled file; empty: the run's validation split.
       output: FILE.html, a page that needs nothing else, or FILE.jsonl, a JSON line for each row, see
         `jaxft.attack.search.Attacked`; written whole or not at all. Empty: lines on standard output.
-      options: how; None: the defaults.
+      options: how.
 
     Returns:
       See `jaxft.attack.outcome.summed`.
@@ -38,7 +43,7 @@ def attack(workdir: str, inputs: str = "", output: str = "", options: Options | 
     Raises:
       UserError: a method, a file, a model or a row that cannot be used, or an output that cannot be written.
     """
-    options = (options or Options()).check()
+    options = options.check()
     suffix = checked_suffix(output)
     if jax.process_count() > 1:
         raise UserError("--mode=attack is for one process; start it with --processes=1")
@@ -52,9 +57,8 @@ def attack(workdir: str, inputs: str = "", output: str = "", options: Options | 
             f"windows; this is {kind}{windows}"
         )
     split = measured.of_model(workdir, run_in(workdir) is not None, inputs, predictor.experiment, predictor.table)
-    if 0 < options.rows < split.table.num_rows:
-        drawn = permutation(split.table.num_rows, options.seed, STREAMS["attack"])[: options.rows]
-        split = split.take(np.sort(drawn))
+    count = split.table.num_rows
+    split = split.take(np.sort(permutation(count, options.seed, STREAMS["attack"])[: options.rows or count]))
     rows = list(attacked(predictor, split, ids(task, split), options))
     found = outcome.summed(rows)
     with opened(output) as out:
