@@ -240,9 +240,13 @@ def test_a_member_that_does_not_know_a_type_of_token_is_told(tmp_path):
 
 
 def test_what_is_not_read_may_differ(opened):
-    """The stride of windows that there are none of; the columns' names, which the first member's say."""
-    one = opened[0]
+    """The stride of windows that there are none of; the columns' names, which the first member's say, as all else."""
+    one, other = opened
     first = ensemble.Member("A", one.experiment, one.table, one.engine, one.directory)
-    table = tables.build(dataclasses.replace(one.table.options, stride=8, text="other"))
-    engine, thresholds = ensemble.joined([first, first._replace(path="B", table=table)])
-    assert thresholds == {} and engine.model is one.engine.model
+    table = tables.build(dataclasses.replace(other.table.options, stride=8, text="other"))
+    engine, thresholds = ensemble.joined(
+        [first, ensemble.Member("B", one.experiment, table, other.engine, one.directory)]
+    )
+    assert thresholds == {} and engine.positions == 0 and engine.device == one.engine.device
+    assert engine.task is one.engine.task is not other.engine.task
+    assert engine.model is one.engine.model is not other.engine.model

@@ -53,30 +53,29 @@ class EnsembleEngine:
 
     @property
     def task(self) -> Task:
-        return self.engines[0].task
+        return self._first.engine.task
 
     @property
     def model(self) -> Model:
-        return self.engines[0].model
+        return self._first.engine.model
 
     @property
     def device(self) -> str:
-        return self.engines[0].device
+        return self._first.engine.device
 
     def compute(self, features: Features) -> Mapping[str, np.ndarray]:
         for engine in self.engines:  # of the first model's tokens, which the others have to know
             check_features(features, engine.model, self._first.experiment.data.max_length)
         pairs = zip(self.engines, self._labels, strict=True)
         several = [ordered(engine.compute(features), at) for engine, at in pairs]
-        self.positions = self.engines[0].positions
+        self.positions = self._first.engine.positions
         return self._first.table.mean(several, features)
 
     def evaluate(self, features: Features) -> Evaluated:
         return measured(self.compute(features), features, self.task, self._first.experiment)
 
     def warm(self, tokens: int) -> list[BatchShape]:
-        shapes = [shape for engine in self.engines for shape in engine.warm(tokens)]
-        return sorted(set(shapes), key=lambda one: (one.rows * one.length, one.length))
+        return list(dict.fromkeys(shape for engine in self.engines for shape in engine.warm(tokens)))
 
     def check(self, features: Features, origin: str) -> None:
         for engine in self.engines:
@@ -115,7 +114,7 @@ def joined(members: Sequence[Member]) -> tuple[EnsembleEngine, dict[str, float]]
         labels.append(places(f"--runs {other.path}", other.table.options, first.table.options))
         _check_reads_alike(first, other)
     chosen = [member.table.thresholds() for member in members]
-    means = {name: float(np.mean([one[name] for one in chosen])) for name in chosen[0]}
+    means = {name: float(np.mean([one[name] for one in chosen])) for name in first.table.thresholds()}
     return EnsembleEngine(members, labels), means
 
 
