@@ -20,14 +20,10 @@ HEADS = [("single_label", "threefry"), ("single_label", "hash"), ("token", "hash
 """Heads with dropout per example and per token; the others add nothing to the body's masks."""
 
 
-@pytest.mark.parametrize(
-    ("case", "generator"),
-    [(support.TASKS[name], generator) for name, generator in HEADS],
-    ids=["-".join(head) for head in HEADS],
-)
-def test_layout_and_parts_do_not_matter(case: support.Case, generator: str):
+@pytest.mark.parametrize(("name", "generator"), support.once(HEADS, ("single_label", "hash")))
+def test_layout_and_parts_do_not_matter(name: str, generator: str):
     """Law 2 with dropout on."""
-    model = models.build(support.SMALL, dropout=RATE)
+    case, model = support.TASKS[name], models.build(support.SMALL, dropout=RATE)
     features = support.random_features(np.random.default_rng(1), case, [3, 24, 9, 20, 5, 4, 7], support.SMALL)
     params = support.random_params(case.task, model, seed=1)
 
@@ -79,7 +75,7 @@ def test_masks_are_random_enough(generator: str):
     assert abs(np.corrcoef(kept[0], kept[1])[0, 1]) < 4 / np.sqrt(count)
 
 
-@pytest.mark.parametrize("architecture", support.once(support.FILES, "bert", "modernbert", "deberta-v2"))
+@pytest.mark.parametrize("architecture", support.once(support.FILES, "bert", "modernbert"))
 def test_a_loop_over_the_layers_changes_nothing(architecture: str):
     """Nor does recomputing them: loss and gradients, each layer with the masks that it has written out."""
     case = support.TASKS["single_label"]

@@ -119,7 +119,7 @@ def test_packed_is_padded(kind: str, name: str):
 METHODS = ("freeze", "lora", "ia3", "adapter", "prompt")
 
 
-@pytest.mark.parametrize("kind", support.once(OTHERS, "modernbert", "deberta-v2"))
+@pytest.mark.parametrize("kind", support.once(OTHERS, "modernbert"))
 def test_what_is_frozen_stays(kind: str):
     """Law 5, by method: a step leaves it bit for bit; what has learned can be merged where the method says so."""
     case, hf = support.TASKS["single_label"], support.ARCHITECTURES[kind]
