@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from jaxft import hub, models
 from jaxft.errors import UserError
 from jaxft.hub import directory
-from jaxft.hub.weights import Weights
+from jaxft.hub.weights import Weights, is_transposed
 from jaxft.models import nn
 from jaxft.storage import paths
 
@@ -265,6 +265,14 @@ def test_parts_of_tensors(saved, tmp_path, name):
         assert weights.shape(path) == value.shape
         index = tuple(slice(1, size - 1) if i else slice(size // 2, None) for i, size in enumerate(value.shape))
         np.testing.assert_array_equal(weights.read(path, index), value[index], err_msg=path)
+
+
+def test_which_weights_pytorch_stores_in_reverse():
+    """Kernels, but for the dense layers of GPT-2 themselves."""
+    for path in ("kernel", "bert/pooler/dense/kernel", "h/0/attn/c_proj/lora/kernel"):
+        assert is_transposed(path), path
+    for path in ("h/0/attn/c_attn/kernel", "h/0/mlp/c_fc/kernel", "h/0/mlp/c_proj/kernel", "h/0/mlp/c_fc/bias"):
+        assert not is_transposed(path), path
 
 
 def test_the_digest_is_of_every_file_that_is_read(tmp_path):
