@@ -164,6 +164,19 @@ class Watch:
         return found
 
 
+class Failures:
+    """A plugin of pytest: the tests that fail, and the files that cannot be read."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed and report.nodeid not in self.names:
+            self.names.append(report.nodeid)
+
+    pytest_collectreport = pytest_runtest_logreport
+
+
 def run_tests(names: Iterable[str], *options: str, plugin: Any = None) -> int:
     """Runs tests in this process; returns pytest's exit code."""
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
@@ -228,21 +241,13 @@ def put_in_place(sources: Mapping[str, str]) -> None:
 
 def tried(case: Case) -> list[Any]:
     """Whether a mutant is noticed, and by which test; in a process of its own."""
-    failed: list[str] = []
-
-    class Failures:
-        def pytest_runtest_logreport(self, report: Any) -> None:
-            if report.failed:
-                failed.append(report.nodeid)
-
-        pytest_collectreport = pytest_runtest_logreport
-
     source = (ROOT / case.file).read_text(encoding="utf-8")
     put_in_place({case.file: mutation.mutated(source, case.mutant.number)})
-    code = run_tests(case.tests, "-x", "--timeout=60", plugin=Failures())
-    if code == 0 or not failed:
+    failures = Failures()
+    code = run_tests(case.tests, "-x", "--timeout=60", plugin=failures)
+    if code == 0 or not failures.names:
         return [MISSED, f"pytest ends with {code}" if code else ""]
-    return [NOTICED, failed[0]]
+    return [NOTICED, failures.names[0]]
 
 
 def changes(only: str) -> list[Case]:
@@ -312,19 +317,36 @@ def noticed_by(report: str) -> dict[str, str]:
     return {one["key"]: one["by"] for one in found if one["outcome"] == NOTICED}
 
 
-def passes(tests: set[str], jobs: int, folder: Path) -> bool:
-    """Whether tests pass where nothing is changed; those of a file run in one process."""
+def failed(names: list[str]) -> list[str]:
+    """Runs tests where nothing is changed; returns those that fail: all of them where pytest does not say which."""
+    failures = Failures()
+    code = run_tests(names, "--timeout=60", plugin=failures)
+    return failures.names or (names if code else [])
+
+
+def failing(tests: set[str], jobs: int, folder: Path) -> list[str]:
+    """Returns the tests that fail where nothing is changed: together, and then alone too, as a mutant's tests run."""
+
+    def run(parts: list[list[str]], kind: str, limit: float) -> list[str]:
+        def start(i: int, part: list[str]) -> forks.Process:
+            return forks.Process(lambda: failed(part), folder / f"{kind}{i}", limit)
+
+        found = []
+        starts = [partial(start, i, part) for i, part in enumerate(parts)]
+        for part, process in zip(parts, forks.in_turns(jobs, starts), strict=True):
+            try:
+                fail, how = process.answer(), "fails"
+            except forks.Ended as ended:
+                fail, how = part, str(ended)
+            for test in fail:
+                print(f"without any change, {kind}: {test} {how}", file=sys.stderr, flush=True)
+            found += fail
+        return sorted(found)
+
     files = sorted({test.partition("::")[0] for test in tests})
     parts = [sorted(test for test in tests if test.partition("::")[0] in files[i::jobs]) for i in range(jobs)]
-    starts = [
-        lambda i=i, part=part: forks.Process(lambda: run_tests(part, "--timeout=60"), folder / f"sound{i}", 900)
-        for i, part in enumerate(parts)
-        if part
-    ]
-    try:
-        return all(process.answer() == 0 for process in forks.in_turns(jobs, starts))
-    except forks.Ended:
-        return False
+    together = run([part for part in parts if part], "together", 900)
+    return run([[test] for test in together], "alone", 150)
 
 
 def main() -> int:
@@ -353,11 +375,11 @@ def main() -> int:
         if left := [case for case in cases if case.key not in found]:
             tests = quick_tests(options.jobs, folder, options.tests)
             found |= try_all([covered(case, tests) for case in left], options.jobs, folder)
-        sound = passes({by for outcome, by in found.values() if outcome == NOTICED}, options.jobs, folder)
-    return report(cases, found, options, round(time.monotonic() - begun), sound)
+        unsound = failing({by for outcome, by in found.values() if outcome == NOTICED}, options.jobs, folder)
+    return report(cases, found, options, round(time.monotonic() - begun), unsound)
 
 
-def report(cases: list[Case], found: Mapping[str, Outcome], options: Any, seconds: int, sound: bool) -> int:
+def report(cases: list[Case], found: Mapping[str, Outcome], options: Any, seconds: int, unsound: list[str]) -> int:
     """Prints and writes what was found; returns the exit code."""
     known, every = explained(), {case.key for case in changes("")}
     missed = [key for key, (outcome, _) in found.items() if outcome == MISSED]
@@ -370,20 +392,20 @@ def report(cases: list[Case], found: Mapping[str, Outcome], options: Any, second
         "share": round(share, 3),
         "seed": options.seed,
         "seconds": seconds,
-        "tests_pass_without": sound,
+        "tests_pass_without": not unsound,
     }
     print(json.dumps(summary, indent=2))
     if options.out:
         told = [{"key": case.key, "line": case.mutant.line} for case in cases]
         each = [one | dict(zip(("outcome", "by"), found[one["key"]], strict=True)) for one in told]
         Path(options.out).write_text(json.dumps(summary | {"found": each}, indent=1) + "\n", encoding="utf-8")
-    if not sound:
-        print("the tests that noticed fail without any change too, or hang: nothing is known", file=sys.stderr)
+    for test in unsound:
+        print(f"{test} noticed a change, and fails without any too, or hangs: nothing is known by it", file=sys.stderr)
     if open_ones:
         print(f"{len(open_ones)} are neither noticed nor explained in tests/survivors.md", file=sys.stderr)
     if gone := sorted(known - every):
         print(f"tests/survivors.md explains what is no change any more: {gone[0]}", file=sys.stderr)
-    return 0 if sound and share >= 0.9 and not open_ones and not gone else 1
+    return 0 if not unsound and share >= 0.9 and not open_ones and not gone else 1
 
 
 if __name__ == "__main__":
