@@ -99,3 +99,19 @@ def test_a_process_without_an_answer(tmp_path):
     ):
         with pytest.raises(error, match=said):
             process.answer()
+
+
+def test_what_fails_beside_others_alone_is_sound(tmp_path, monkeypatch, capfd):
+    """A mutant's tests run without those of other mutants."""
+    (tmp_path / "t.py").write_text(
+        "seen = []\ndef test_a():\n    seen.append(1)\n"
+        "def test_b():\n    assert not seen\ndef test_c():\n    assert False\n"
+    )
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    names = {f"t.py::test_{letter}" for letter in "abc"}
+    assert mutants.failing(names, 1, tmp_path) == ["t.py::test_c"]
+    said = capfd.readouterr().err.splitlines()
+    assert said == [
+        f"without any change, {kind}: t.py::test_{letter} fails"
+        for kind, letter in (("together", "b"), ("together", "c"), ("alone", "c"))
+    ]
