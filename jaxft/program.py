@@ -72,7 +72,7 @@ class Program:
 
     Attributes:
       mesh, rules: where arrays live.
-      init: `params -> State`; the parameters, those of `spec`, are donated.
+      init: `params -> State`; the parameters, those of `spec`, are donated where all are kept as they are.
       numbers: of the state, on the host.
       train_step: `(state, batch) -> (state, metrics)`; the state is donated.
       gradient_step, update_step: its halves, `(state, batch) -> (loss, gradient)` and `(state, loss, gradient) ->
@@ -84,6 +84,7 @@ class Program:
       forward: `((trainable, frozen), inputs, change) -> outputs`, to be traced: the same, computed with what `change`
         makes of all parameters.
       spec: a `Leaf` for each parameter of the model and its head.
+      declared: the same, and those of the adaptation, each in the form in which it is kept.
       adaptation: which of them learn, and what else does.
       split: `params -> (trainable, frozen)`; what the adaptation adds is at its initial values, which change nothing.
       merge: `(trainable, frozen) -> params`, those of `spec` alone, that compute the same; None: there are no such.
@@ -95,6 +96,7 @@ class Program:
     model: Model
     task: Task
     spec: nn.Spec
+    declared: nn.Spec
     init: Callable[[Params], State]
     numbers: Numbers
     train_step: step.TrainStep
@@ -174,12 +176,13 @@ def compose(
     rules = sharding.read_rules(experiment.mesh.rules)
     spec = task.param_spec(model)
     method = parts.adaptation(experiment, spec, model)
-    everything = spec | method.spec
+    everything = nn.formed(spec | method.spec, method.learns, experiment.compute.frozen)
     sharding.check_rules(everything, rules)
     gather = sharding.gather(everything, mesh, rules, but=model.facts.layers if experiment.compute.scan else ())
     join = lambda trainable, frozen: gather(adapt.together(trainable, frozen))  # noqa: E731
-    split = lambda params: method.split(method.extend(params, jax.random.key(experiment.seed)))  # noqa: E731
-    run = _run(experiment.compute, mesh, rules, spec, model, longest + method.tokens if longest else 0)
+    key = jax.random.key(experiment.seed)
+    split = lambda params: method.split(method.extend(nn.narrowed(params, everything), key))  # noqa: E731
+    run = _run(experiment.compute, mesh, rules, everything, model, longest + method.tokens if longest else 0)
     rates = {**model.rates(), **method.rates}
     transforms = objectives.Transforms.of(experiment, model, task, run.bits)
     forward = _forward(task, model, method)
@@ -199,6 +202,7 @@ def compose(
     schedule, transform = _optimizer(experiment.optimizer, parts, method, model)
     values = numbers.of(experiment.optimizer, steps, task.numbers, rates, objectives.strengths(experiment))
     start = lambda params, values: init(*split(params), transform, values, experiment.seed)  # noqa: E731
+    given_up = () if experiment.compute.frozen != "float32" else 0  # what is of another size cannot be taken over
     state = _abstract_state(partial(start, values=values), spec, everything, mesh, rules)
     places = jax.tree.map(lambda x: x.sharding, state)
     rows, everywhere = sharding.batch_sharding(mesh, rules), sharding.replicated(mesh)
@@ -209,7 +213,8 @@ def compose(
         model=model,
         task=task,
         spec=spec,
-        init=partial(jax.jit(start, out_shardings=places, donate_argnums=0), values=values),
+        declared=everything,
+        init=partial(jax.jit(start, out_shardings=places, donate_argnums=given_up), values=values),
         numbers=values,
         **_jitted(step.make_gradient_step(gradient), step.make_update_step(transform, schedule), places, mesh, rules),
         eval_step=evaluated(step.make_eval_step(objective({}, {}), join)),
@@ -308,7 +313,7 @@ def _forward(task: Task, model: Model, method: adapt.Adaptation) -> Callable[[Pa
 
 def _merge(method: adapt.Adaptation) -> Callable[[Params, Params], Params] | None:
     merge = method.merge
-    return None if merge is None else lambda *parts: merge(adapt.together(*parts))
+    return None if merge is None else lambda *parts: merge(nn.widened(adapt.together(*parts)))
 
 
 def _abstract_state(
@@ -318,10 +323,13 @@ def _abstract_state(
     is_leaf = lambda x: isinstance(x, nn.Leaf)  # noqa: E731
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), spec, is_leaf=is_leaf)
     shapes = jax.eval_shape(start, params)
-    places, sizes = nn.flatten(sharding.param_shardings(everything, mesh, rules)), nn.flatten(everything)
+    places = nn.arrays(sharding.param_shardings(everything, mesh, rules))
+    sizes = nn.arrays(jax.tree.map(nn.parts, everything, is_leaf=is_leaf))
 
     def place(path: tuple, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        name = "/".join(entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))
+        keys = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+        part = getattr(path[-1], "name", "")  # of a `Narrow`, or a field of the state
+        name = "/".join([*keys, part] if f"{'/'.join(keys)}/{part}" in places else keys)
         # Factored moments are of other shapes than their parameter; they are small, and the same everywhere.
         own = name in places and sizes[name].shape == x.shape
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places[name] if own else sharding.replicated(mesh))

@@ -183,13 +183,23 @@ def param_spec(path: str, leaf: Leaf, mesh: Mesh, rules: Rules = RULES) -> Parti
 
 
 def param_shardings(spec: nn.Spec, mesh: Mesh, rules: Rules = RULES) -> Any:
-    """A tree of shardings for a tree of `Leaf`.
+    """A tree of shardings for a tree of `Leaf`; of one that is kept as codes and scales for each of these.
 
     Raises:
       UserError: as `param_spec` says.
     """
-    flat = nn.flatten(spec)
-    return nn.unflatten({path: NamedSharding(mesh, param_spec(path, leaf, mesh, rules)) for path, leaf in flat.items()})
+
+    def place(path: str, leaf: Leaf) -> Any:
+        whole = tuple(param_spec(path, leaf, mesh, rules))
+        return jax.tree.map(lambda part: NamedSharding(mesh, _dividing(whole, part.shape, mesh)), nn.parts(leaf))
+
+    return nn.unflatten({path: place(path, leaf) for path, leaf in nn.flatten(spec).items()})
+
+
+def _dividing(spec: Sequence[Any], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """A parameter's mesh axes for a part of it: a dimension that they do not divide there stays whole."""
+    sizes = [parts(mesh, (names,) if isinstance(names, str) else names or ()) for names in spec]
+    return PartitionSpec(*(names if n % k == 0 else None for names, n, k in zip(spec, shape, sizes, strict=False)))
 
 
 def gather(
@@ -216,8 +226,10 @@ def gather(
         names = (names,) if isinstance(names, str) else names or ()
         return tuple(name for name in names if name not in busy) or None
 
-    whole = {path: NamedSharding(mesh, PartitionSpec(*map(without, s.spec))) for path, s in split.items()}
-    gathered = [path for path in split if not split[path].is_equivalent_to(whole[path], len(split[path].spec))]
+    undivided = lambda place: NamedSharding(mesh, PartitionSpec(*map(without, place.spec)))  # noqa: E731
+    whole = {path: jax.tree.map(undivided, place) for path, place in split.items()}
+    same = lambda one, other: one.is_equivalent_to(other, len(one.spec))  # noqa: E731
+    gathered = [path for path in split if not jax.tree.all(jax.tree.map(same, split[path], whole[path]))]
 
     def make_whole(path: str) -> Callable[[Array], Array]:
         put = jax.lax.with_sharding_constraint

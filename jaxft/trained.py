@@ -78,6 +78,21 @@ def model_of(folder: Workdir, experiment: config.Experiment) -> config.Model:
     return config.Model(path=str(export)) if export else experiment.model
 
 
+def as_computed(folder: Workdir) -> config.Experiment:
+    """The experiment of a run whose best weights are to be computed with, on the devices at hand.
+
+    An export holds what training has made of all parameters, in float32, and they are kept so: in the form that frozen
+    ones had they would be others.
+    """
+    experiment = on_these_devices(folder.experiment())
+    return with_frozen(experiment, "float32") if folder.exported() else experiment
+
+
+def with_frozen(experiment: config.Experiment, form: str) -> config.Experiment:
+    """The experiment, whose parameters that do not learn are kept in a form."""
+    return dataclasses.replace(experiment, compute=dataclasses.replace(experiment.compute, frozen=form))
+
+
 def on_these_devices(experiment: config.Experiment) -> config.Experiment:
     """The experiment of a run that may have been trained on others: where its mesh does not fit, on a plain one."""
     try:

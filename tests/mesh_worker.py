@@ -172,12 +172,13 @@ def curves(name: str, architecture: str) -> dict[str, dict[str, list[float]]]:
 
 
 def methods() -> dict[str, dict[str, list[float]]]:
-    """Method -> run -> loss of each step."""
-    case, hf = support.TASKS["single_label"], support.SMALL | {"num_hidden_layers": 1}
+    """Method -> run -> loss of each step; of one also in each form that frozen parameters may have."""
+    case, hf = support.TASKS["single_label"], support.SMALL | {"num_hidden_layers": 1, "intermediate_size": 32}
+    cells = {name: (name, {}) for name in support.ADAPTATIONS if name != "full"}
+    cells |= {f"dora, {form}": ("dora", {"compute.frozen": form}) for form in ("bfloat16", "int8", "nf4")}
     return {
-        name: {run: curve(case, 0.2, "hash", name, *RUNS[run], steps=5, hf=hf) for run in ("1", "2 x 2 x 2")}
-        for name in support.ADAPTATIONS
-        if name != "full"
+        cell: {run: curve(case, 0.2, "hash", name, *RUNS[run], 5, hf, keys=keys) for run in ("1", "2 x 2 x 2")}
+        for cell, (name, keys) in cells.items()
     }
 
 

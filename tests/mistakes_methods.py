@@ -22,6 +22,14 @@ METHODS: Rows = {
         flags("--config.adapt=lora", "--config.model.reinit=1"),
         ["config.model.reinit is 1, but with adapt=lora layers that begin anew would not learn"],
     ),
+    "nothing that is frozen, in few bits": (
+        flags("--config.compute.frozen=nf4"),
+        ["config.compute.frozen is nf4, but with adapt=full every parameter learns", "(config.adapt=lora)"],
+    ),
+    "frozen parameters in a form that there is not": (
+        flags("--config.adapt=lora", "--config.compute.frozen=int4"),
+        ["config.compute.frozen is 'int4'", "did you mean 'int8'?"],
+    ),
     "more layers than there are": (
         flags("--config.adapt=freeze", "--config.freeze.last_layers=3"),
         ["config.freeze.last_layers is 3, but the model has only 2 layers"],

@@ -137,7 +137,7 @@ def test_a_meaning_is_read_as_it_was_written(tmp_path):
     task, limits = classes("a", "b", problem="multi_label"), {"a": 0.25, "b": 0.75}
     folder, _, _ = saved(tmp_path / "adapter", task, max_length=24, truncate="tail", thresholds=limits)
     found = adapters.meaning(folder)
-    assert found is not None and found == adapters.Meaning(task, limits, 24, "tail")
+    assert found is not None and found == adapters.Meaning(task, limits, 24, "tail", "float32")
     names = {"architectures": ["ForSequenceClassification"], "id2label": {"0": "a", "1": "b"}}
     assert adapters.named(found) == names
     assert adapters.meaning(anonymous(folder)) is None

@@ -48,7 +48,7 @@ def build(experiment: Experiment, spec: nn.Spec, model: Model) -> Adaptation:
             new[f"lora/{path}/magnitude"] = nn.Leaf((outputs,), axes[1:], "ones")
 
     def sum_of(flat: Params, path: str) -> Array:
-        return flat[f"{path}/kernel"] + scale * flat[f"lora/{path}/a"] @ flat[f"lora/{path}/b"]
+        return nn.wide(flat[f"{path}/kernel"], jnp.float32) + scale * flat[f"lora/{path}/a"] @ flat[f"lora/{path}/b"]
 
     def gain(flat: Params, path: str) -> Array:
         return flat[f"lora/{path}/magnitude"] / jnp.linalg.norm(jax.lax.stop_gradient(sum_of(flat, path)), axis=0)

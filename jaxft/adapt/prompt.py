@@ -34,7 +34,8 @@ def build(experiment: Experiment, spec: nn.Spec, model: Model) -> Adaptation:
     def prepare(params: Params) -> Params:
         flat = nn.flatten(params)
         key = nn.path_key(jax.random.key(experiment.seed), learned.removeprefix("prompt/"))
-        return nn.unflatten(flat | {learned: flat[table][jax.random.randint(key, (size,), 0, words)]})
+        chosen = flat[table][jax.random.randint(key, (size,), 0, words)]
+        return nn.unflatten(flat | {learned: chosen.astype(jnp.float32)})
 
     def apply(params: Params) -> Params:
         flat = nn.flatten(params)

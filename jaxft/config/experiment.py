@@ -169,13 +169,22 @@ class Mesh(Section):
 @dataclass(kw_only=True)
 class Compute(Section):
     dtype: str = knob(
-        "float32", "dtype of activations and matmuls; parameters stay float32", choices=("float32", "bfloat16")
+        "float32",
+        "dtype of activations and matmuls; parameters that learn stay float32",
+        choices=("float32", "bfloat16"),
     )
     attention: str = knob(
         "auto",
         "auto: by the platform's kernel, which keeps scores out of memory, where it serves and agrees with plain "
         "attention at the start (TPU: Pallas; GPU: cuDNN, in bfloat16 without dropout of attention); xla: plain",
         choices=("auto", "xla"),
+    )
+    frozen: str = knob(
+        "float32",
+        "how parameters that do not learn are kept: bfloat16; int8, a byte for a number of a matrix; nf4, half a byte "
+        "(QLoRA); they are widened where they are used",
+        choices=("float32", "bfloat16", "int8", "nf4"),
+        since="0.2.0",
     )
     remat: bool = knob(False, "recompute each layer's activations in the backward pass, to save memory")
     scan: bool = knob(False, "compute the layers as a loop: the step compiles in a fraction of the time")
@@ -211,7 +220,11 @@ class Experiment(Section):
 RESUMABLE = (
     "name",
     "mesh",
-    "compute",
+    "compute.dtype",
+    "compute.attention",
+    "compute.remat",
+    "compute.scan",
+    "compute.dropout",
     "train.log_every",
     "train.save_every",
     "train.keep",

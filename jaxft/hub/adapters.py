@@ -56,12 +56,14 @@ class Meaning:
       task: with the labels in the order of the outputs.
       thresholds: those that validation has chosen, by name; see `jaxft.tables.Table.decide`.
       max_length, truncate: where its inputs are cut; see `config.Data`.
+      frozen: the form that the base's parameters had beside it; see `config.Compute`.
     """
 
     task: config.Task
     thresholds: dict[str, float]
     max_length: int
     truncate: str
+    frozen: str
 
 
 def write(
@@ -87,6 +89,8 @@ def write(
     save_file(tensors(experiment, flat), directory / WEIGHTS, metadata={"format": "pt"})
     data = {key: getattr(experiment.data, key) for key in ("max_length", "truncate")}
     meaning = {"task": config.to_dict(experiment.task), "thresholds": dict(thresholds), "data": data}
+    if experiment.compute.frozen != "float32":
+        meaning["compute"] = {"frozen": experiment.compute.frozen}
     values = adapter_config.written(experiment, list(flat), _is_bare(experiment))
     for name, found in ((CONFIG, values), (MEANING, meaning)):
         text = json.dumps(found, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
@@ -109,10 +113,10 @@ def meaning(directory: Path) -> Meaning | None:
     if not all(isinstance(values.get(key), dict) for key in ("task", "thresholds", "data")):
         raise UserError(f"{file} must hold task, thresholds and data; it is of another version, or damaged")
     try:
-        read = config.from_dict({"task": values["task"], "data": values["data"]})
+        read = config.from_dict({key: values[key] for key in ("task", "data", "compute") if key in values})
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
-    return Meaning(read.task, values["thresholds"], read.data.max_length, read.data.truncate)
+    return Meaning(read.task, values["thresholds"], read.data.max_length, read.data.truncate, read.compute.frozen)
 
 
 def named(meaning: Meaning) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from jaxft.predict.predictor import JAX, Predictor
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
 from jaxft.sure import bootstrap
-from jaxft.trained import best_weights, calibrated, on_these_devices, thresholds
+from jaxft.trained import as_computed, best_weights, calibrated, thresholds
 
 
 def evaluate(
@@ -54,7 +54,7 @@ def evaluate(
     if runs:
         raise UserError("--runs measures a file; give one by --input")
     folder = Workdir(workdir)
-    experiment, given = rows.given(on_these_devices(folder.experiment()), data)
+    experiment, given = rows.given(as_computed(folder), data)
     job = prepare(experiment, given=given)
     weights, _ = best_weights(folder, job.program, job.body.directory)
     if export := folder.exported():

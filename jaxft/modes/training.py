@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 import jaxft
 from jaxft import config, objectives, program
@@ -18,6 +17,7 @@ from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.hub import adapters
 from jaxft.job import Job, check_metric, prepare
+from jaxft.models import nn
 from jaxft.modes import extending
 from jaxft.modes.exporting import Trained, write_export
 from jaxft.modes.shared import began, cache_programs, compiled_evaluation, measure
@@ -239,18 +239,19 @@ def _until(stop: Callable[[], bool], step: Any) -> Any:
 
 def _facts(job: Job, folder: Workdir) -> dict[str, str]:
     """What a person wants to know before the first step."""
-    count = lambda tree: sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
-    learns, still = count(job.program.state.trainable), count(job.program.state.frozen)
+    sizes = {path: math.prod(leaf.shape) / 1e6 for path, leaf in nn.flatten(job.program.declared).items()}
+    learns = sum(size for path, size in sizes.items() if job.program.adaptation.learns(path))
     e, mesh = job.experiment, job.program.mesh
-    epochs = job.steps / job.order.batches_per_epoch
-    sizes = ", ".join(f"{len(split):,} {name}" for name, split in job.features.items())
+    epochs, total = job.steps / job.order.batches_per_epoch, sum(sizes.values())
+    kept = "" if e.compute.frozen == "float32" else f", the others kept as {e.compute.frozen}"
+    splits = ", ".join(f"{len(split):,} {name}" for name, split in job.features.items())
     devices = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "1 device"
     passes = objectives.passes(e)
     each = f", {passes} passes forward and backward each" if passes > 1 else ""
     return {
         "run": f"{e.name or 'unnamed'}  ({folder})",
-        "model": f"{e.model.path}  {learns + still:.1f}M parameters, {100 * learns / (learns + still):.3g}% learn",
-        "data": f"{e.data.source}  {sizes}; {job.features['train'].lengths.mean():.1f} tokens an example",
+        "model": f"{e.model.path}  {total:.1f}M parameters, {100 * learns / total:.3g}% learn{kept}",
+        "data": f"{e.data.source}  {splits}; {job.features['train'].lengths.mean():.1f} tokens an example",
         "steps": f"{job.steps:,} of {e.train.batch_size} examples ({epochs:.2f} epochs){each}",
         "shapes": f"{'; '.join(map(str, job.shapes))}; {100 * job.padding():.1f}% padding",
         "devices": f"{devices} ({mesh.devices.flat[0].device_kind}), {e.compute.dtype}",

@@ -30,7 +30,7 @@ from jaxft.storage.workdir import Workdir
 from jaxft.sure import bootstrap
 from jaxft.tables import census
 from jaxft.train.evaluate import Evaluated
-from jaxft.trained import best_weights, calibrated, model_of, on_these_devices
+from jaxft.trained import as_computed, best_weights, calibrated, model_of, with_frozen
 
 JAX = "jax"
 """Name of the engine that computes with the parameters of a run or directory themselves."""
@@ -127,7 +127,7 @@ class Predictor:
             raise UserError(f"{folder} is the folder of a run, whose config.json says its task; leave `task` out")
         if engine != JAX:
             return cls._of_graph(folder, str(path), chosen, task, engine)
-        of_run = on_these_devices(folder.experiment()) if folder else None
+        of_run = as_computed(folder) if folder else None
         meaning = adapters.meaning(chosen) if chosen else None
         if meaning and task:
             raise UserError(f"{chosen} says its task; leave `task` out")
@@ -137,6 +137,7 @@ class Predictor:
             experiment = of_run or directory.experiment(str(path), task)
         if chosen:
             experiment = dataclasses.replace(experiment, **adapters.options(chosen))
+            experiment = with_frozen(experiment, meaning.frozen if meaning else "float32")
             adapter_config.check_task(chosen, experiment.task)
         length = experiment.data.max_length
         body = Body.of(model_of(folder, experiment) if folder and not chosen else experiment.model, length)

@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 def entries(program: Program) -> list[Entry]:
     """Every parameter, in the order of the tree."""
     parts = ((program.state.trainable, True), (program.state.frozen, False))
-    return [Entry(path, array, learns) for tree, learns in parts for path, array in nn.flatten(tree).items()]
+    return [Entry(path, array, learns) for tree, learns in parts for path, array in nn.arrays(tree).items()]
 
 
 def bytes_a_device(tree: Any) -> int:

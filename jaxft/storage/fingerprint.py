@@ -36,7 +36,7 @@ def of_files(files: Sequence[Path]) -> str:
 
 def of_params(params: Params) -> str:
     """Of parameters, each reduced where it lives to a number that does not depend on the order of summing."""
-    flat = nn.flatten(params)
+    flat = nn.arrays(params)
     sums = jax.device_get(jax.jit(lambda arrays: {path: _checksum(x) for path, x in arrays.items()})(flat))
     return of_values({path: [str(x.dtype), list(x.shape), int(sums[path])] for path, x in flat.items()})
 

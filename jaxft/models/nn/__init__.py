@@ -9,6 +9,7 @@ from jaxft.models.nn.attend import (
     split_heads,
 )
 from jaxft.models.nn.dense import ACTIVATIONS, Change, dense, embed, gelu, linear, product
+from jaxft.models.nn.forms import Narrow, arrays, formed, narrow, narrowed, parts, wide, widened
 from jaxft.models.nn.leaf import Leaf, Spec, dense_spec, flatten, layer_norm_spec, merged, path_key, unflatten
 from jaxft.models.nn.norm import layer_norm, rms_norm
 from jaxft.models.nn.operator import OPERATOR, operator
@@ -31,9 +32,10 @@ from jaxft.models.nn.run import (
 from jaxft.models.nn.stack import repeat
 
 __all__ = [
-    "ACTIVATIONS", "DTYPES", "OPERATOR", "Change", "Leaf", "PairDropout", "Rate", "Rope", "Rotation", "Run", "See",
-    "Spec", "Stream", "attend", "attention", "count", "dense", "dense_spec", "disentangled", "dropout", "embed",
-    "flatten", "gelu", "hash_bits", "kept", "last_places", "layer_norm", "layer_norm_spec", "linear", "log_buckets",
-    "mean_pool", "merged", "mix", "of_distances", "operator", "path_key", "pick", "product", "ramp_shares", "repeat",
-    "rms_norm", "slow_shares", "split_heads", "threefry_bits", "toeplitz", "token_numbers", "unflatten",
+    "ACTIVATIONS", "DTYPES", "OPERATOR", "Change", "Leaf", "Narrow", "PairDropout", "Rate", "Rope", "Rotation", "Run",
+    "See", "Spec", "Stream", "arrays", "attend", "attention", "count", "dense", "dense_spec", "disentangled",
+    "dropout", "embed", "flatten", "formed", "gelu", "hash_bits", "kept", "last_places", "layer_norm",
+    "layer_norm_spec", "linear", "log_buckets", "mean_pool", "merged", "mix", "narrow", "narrowed", "of_distances",
+    "operator", "parts", "path_key", "pick", "product", "ramp_shares", "repeat", "rms_norm", "slow_shares",
+    "split_heads", "threefry_bits", "toeplitz", "token_numbers", "unflatten", "wide", "widened",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxft.models.nn.forms import Narrow, wide
 from jaxft.models.nn.operator import operator
 from jaxft.models.nn.run import Run
 from jaxft.types import Array, Float, Int, Params
@@ -42,12 +43,31 @@ def linear(p: Params, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch 
 
 
 @operator
-def product(x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outputs"]) -> Float[Array, "*batch outputs"]:
+def product(
+    x: Float[Array, "*batch inputs"], kernel: Float[Array, "inputs outputs"] | Narrow
+) -> Float[Array, "*batch outputs"]:
     """Computes x W in x's dtype.
 
     One matrix product of all positions: XLA on CPU computes it faster than the same with several batch axes.
     """
-    return (x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)).reshape(*x.shape[:-1], -1)
+    times = _of_narrow if isinstance(kernel, Narrow) else _of_wide
+    return times(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
+
+
+def _of_wide(x: Array, kernel: Any) -> Array:
+    return x @ wide(kernel, x.dtype)
+
+
+_of_narrow = jax.custom_vjp(_of_wide)
+
+
+def _again(kernel: Narrow, slope: Array) -> tuple[Array, None]:
+    """The gradient for x; of W there is none. W is widened again, only then: the wide one is not kept until here."""
+    kernel, slope = jax.lax.optimization_barrier((kernel, slope))
+    return slope @ wide(kernel, slope.dtype).T, None
+
+
+_of_narrow.defvjp(lambda x, kernel: (_of_wide(x, kernel), kernel), _again)
 
 
 def kept_narrow(wide: Callable[..., Array], x: Array, *rest: Array) -> Array:

@@ -14,12 +14,17 @@ Spec = dict[str, Any]
 
 
 class Leaf(NamedTuple):
-    """One parameter: its shape, a logical axis a dimension (None: never sharded), and its initializer."""
+    """One parameter: its shape, a logical axis a dimension (None: never sharded), and its initializer.
+
+    Attributes:
+      form: how it is kept while it does not learn; see `jaxft.models.nn.forms`.
+    """
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
     init: str = "normal"
     stddev: float = 0.02
+    form: str = "float32"
 
     def initial(self, key: Key[Array, ""]) -> Float[Array, "..."]:
         """A new float32 value: N(0, stddev^2), zeros or ones."""
