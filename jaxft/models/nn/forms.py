@@ -36,7 +36,8 @@ class Narrow(struct.PyTreeNode):
     """A matrix `[inputs, outputs]` as codes and scales.
 
     Attributes:
-      codes: int8 `[inputs, outputs]`; or uint8 `[inputs / 2, outputs]`, two codes of nf4 in each, the first one low.
+      codes: int8 `[inputs, outputs]`; or uint8 `[inputs / 2, outputs]`, two codes of nf4 in each: low that of the first
+        half of a block, high of the second.
       scales: float32 `[blocks, outputs]`, a row for as many inputs as there are to a block.
     """
 
@@ -83,9 +84,9 @@ def wide(x: Any, dtype: Any) -> Array:
     """Returns the parameter that a form stands for."""
     if not isinstance(x, Narrow):
         return x.astype(dtype)
-    codes = x.codes.astype(jnp.float32) if x.codes.dtype == jnp.int8 else _values(x.codes)
-    blocks = codes.reshape(x.scales.shape[0], -1, codes.shape[-1])
-    return (blocks * x.scales[:, None]).reshape(codes.shape).astype(dtype)
+    blocks = x.codes.reshape(x.scales.shape[0], -1, x.codes.shape[-1])
+    values = blocks.astype(jnp.float32) if x.codes.dtype == jnp.int8 else _values(blocks)
+    return (values * x.scales[:, None]).astype(dtype).reshape(-1, x.codes.shape[-1])
 
 
 def parts(leaf: Leaf) -> Any:
@@ -111,15 +112,19 @@ def _int8(x: Float[Array, "inputs outputs"]) -> Narrow:
 def _nf4(x: Float[Array, "inputs outputs"]) -> Narrow:
     blocks = x.reshape(-1, math.gcd(x.shape[0], BLOCK), x.shape[1])
     scales = jnp.abs(blocks).max(1)
-    within = (blocks / jnp.where(scales > 0, scales, 1)[:, None]).reshape(x.shape)
+    within = blocks / jnp.where(scales > 0, scales, 1)[:, None]
     bounds = [(low + high) / 2 for low, high in pairwise(VALUES)]
-    codes = sum((within > bound).astype(jnp.uint8) for bound in bounds)
-    return Narrow(codes[0::2] | codes[1::2] << 4, scales)  # pyright: ignore[reportIndexIssue]
+    codes = sum(((within > bound).astype(jnp.uint8) for bound in bounds), jnp.zeros(blocks.shape, jnp.uint8))
+    first, second = jnp.split(codes, 2, axis=1)
+    return Narrow((first | second << 4).reshape(-1, x.shape[1]), scales)
 
 
 def _values(codes: Array) -> Array:
-    """The values of nf4 codes; by comparison, which devices do at once with what is behind, not by a gather."""
-    each = jnp.stack([codes & 15, codes >> 4], axis=1).reshape(-1, codes.shape[-1])
+    """The values of codes of nf4, `[blocks, block / 2, outputs]` of two in each, as `[blocks, block, outputs]`.
+
+    By comparison, which devices do at once with what is behind, not by a gather.
+    """
+    each = jnp.concatenate([codes & 15, codes >> 4], axis=1)
     found = jnp.full(each.shape, VALUES[0], jnp.float32)
     for code, value in enumerate(VALUES[1:], 1):
         found = jnp.where(each == code, value, found)
