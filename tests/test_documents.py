@@ -167,7 +167,7 @@ def test_long_rows_are_computed_in_blocks(reach, window, causal, square):
     segments, positions = map(jnp.asarray, packed([8] * 6, 48))
     stream = nn.Stream(jnp.zeros((1, 48, 4)), run, segments, positions, 6, 50)
     x = jnp.ones((1, 48, 2, 2))
-    lowered = jax.jit(lambda x: nn.attend(x, x, x, stream, stream, window=window, causal=causal)).lower(x).as_text()
+    lowered = jax.jit(lambda x: nn.attend(x, x, x, stream, stream, nn.Sight(window, causal))).lower(x).as_text()
     assert ("48x48" in lowered) is square
 
 

@@ -142,6 +142,27 @@ class Model:
         """Computes hidden states of the last layer, at every position or at the positions `at` of each row."""
         return self.module.encode(params, self.cfg, batch, run, at)
 
+    def cache_spec(self, rows: int, places: int) -> nn.Spec:
+        """Declares a cache for `decode`, of so many tokens a row: shapes and logical axes, as of parameters.
+
+        Raises:
+          UserError: the model is no decoder.
+        """
+        facts = self.facts
+        if not facts.causal:
+            raise UserError(
+                f"{self.cfg.hf_name} writes no text, as each of its tokens sees those after it too; take a decoder, "
+                "such as one of type llama, qwen3 or gpt2 (docs/models.md)"
+            )
+        size = facts.head_size or facts.width // facts.heads
+        return nn.cache_spec(len(facts.layers) * facts.repeats, rows, facts.key_heads or facts.heads, places, size)
+
+    def decode(
+        self, params: Params, batch: Batch, run: nn.Run, cache: nn.Cache, at: Int[Array, "rows places"] | None = None
+    ) -> tuple[Float[Array, "rows places width"], nn.Cache]:
+        """Computes as `encode` the tokens that follow those in a cache, and puts these into it."""
+        return self.module.decode(params, self.cfg, batch, run, cache, at)
+
     def of_examples(self, head: Head, params: Params, batch: Batch, run: nn.Run) -> Float[Array, "rows slots outputs"]:
         """Applies a head to each example: at one of its tokens, or to all of them, as `head.pooling` says."""
         of_examples = run.over(batch["order"]).fold(HEAD_SITE)

@@ -201,7 +201,7 @@ def post_norm(
         key, value = project(layer.key, told), project(layer.value, told)
         states = (layer.key["states"], layer.value["states"]) if "states" in layer.key else None
         added = None if bias is None else bias(query, key)
-        attended = nn.attend(query, key, value, asking, told, states=states, bias=added)
+        attended = nn.attend(query, key, value, asking, told, nn.Sight(bias=added), states)
         hidden = normed(layer.attended, layer.attended_norm, attended, before, layer.drops[0], site=1)
     with jax.named_scope("mlp"):
         inner = nn.ACTIVATIONS[layer.act](nn.dense(layer.inner, hidden, run))
@@ -235,8 +235,7 @@ def fused_attention(
     rope: nn.Rope | None,
     stream: nn.Stream,
     at: Int[Array, "rows places"] | None,
-    window: int = 0,
-    causal: bool = False,
+    sight: nn.Sight = nn.Sight(),
 ) -> Float[Array, "rows places width"]:
     """Computes attention of all tokens, or of those at `at`, of which one matrix makes query, key and value.
 
@@ -244,17 +243,27 @@ def fused_attention(
       fused: the dense layer that gives query, key and value side by side.
       rope: how positions turn queries and keys (Su et al. 2021); None: not at all.
       stream: of all tokens.
-      window, causal: as `nn.attend` takes them.
+      sight: what is seen.
     """
     told = stream.put(stream.run.constrain(stream.x, ("rows", None, None)), stream.run.key)
-    parts = jnp.split(nn.dense(fused, told.x, told.run), 3, axis=-1)
-    query, key, value = (nn.split_heads(x, heads, told.run) for x in parts)
+    query, key, value = fused_projections(fused, heads, told)
     if rope is not None:
         turn = nn.Rotation.of(told.positions, key.shape[-1], rope)
         query, key = turn(query), turn(key)
     if at is None:
-        return nn.attend(query, key, value, told, told, window=window, causal=causal)
-    return nn.attend(nn.pick(query, at), key, value, told.pick(at), told, window=window, causal=causal)
+        return nn.attend(query, key, value, told, told, sight)
+    return nn.attend(nn.pick(query, at), key, value, told.pick(at), told, sight)
+
+
+def fused_projections(
+    fused: Params, heads: int, stream: nn.Stream
+) -> tuple[
+    Float[Array, "rows length heads dim"], Float[Array, "rows length heads dim"], Float[Array, "rows length heads dim"]
+]:
+    """Returns queries, keys and values, which one matrix makes side by side."""
+    query, key, value = jnp.split(nn.dense(fused, stream.x, stream.run), 3, axis=-1)
+    run = stream.run
+    return nn.split_heads(query, heads, run), nn.split_heads(key, heads, run), nn.split_heads(value, heads, run)
 
 
 def gated(

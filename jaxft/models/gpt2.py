@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import jax
 
-from jaxft.models import blocks, heads, nn
+from jaxft.models import blocks, decoder, heads, nn
 from jaxft.models.interface import Facts, Head
 from jaxft.types import Array, Batch, Float, Int, Params
 
@@ -132,29 +132,53 @@ def encode(
     params: Params, cfg: Config, batch: Batch, run: nn.Run, at: Int[Array, "rows slots"] | None = None
 ) -> Float[Array, "rows positions embed"]:
     """Computes hidden states of the last layer: at every position, or only at those of each row that `at` names."""
+    return decoder.encode(_body(params, cfg, batch, run), at)
+
+
+def decode(
+    params: Params, cfg: Config, batch: Batch, run: nn.Run, cache: nn.Cache, at: Int[Array, "rows slots"] | None = None
+) -> tuple[Float[Array, "rows positions embed"], nn.Cache]:
+    """Computes the same of tokens that follow those in the cache, and puts these into it."""
+    return decoder.decode(_body(params, cfg, batch, run), cache, at)
+
+
+def _body(params: Params, cfg: Config, batch: Batch, run: nn.Run) -> decoder.Body:
     p, longest = params["transformer"], facts(cfg).longest
     run = run.over(nn.token_numbers(batch, longest))
     with jax.named_scope("embeddings"):
         hidden = nn.embed(p["wte"], batch["input_ids"], run.dtype) + nn.embed(p["wpe"], batch["positions"], run.dtype)
         hidden = run.fold(0).drop(run.constrain(hidden, ("rows", None, None)), "embedding")
-    stream = nn.Stream.of(hidden, batch, run, longest)
-    x = blocks.through(partial(_layer, cfg), [p["h"][str(i)] for i in range(cfg.n_layer)], stream, at)
-    return nn.layer_norm(p["ln_f"], x, cfg.layer_norm_epsilon)
+    return decoder.Body(
+        stream=nn.Stream.of(hidden, batch, run, longest),
+        layers=[partial(_layer, cfg)] * cfg.n_layer,
+        stack=[p["h"][str(i)] for i in range(cfg.n_layer)],
+        norm=lambda x: nn.layer_norm(p["ln_f"], x, cfg.layer_norm_epsilon),
+    )
 
 
-def _layer(cfg: Config, p: Params, stream: nn.Stream, at: Array | None) -> Array:
-    """One layer, of all tokens or of those at `at`: attention and a feed-forward net, each normalized before."""
-    asking, eps = stream.pick(at), cfg.layer_norm_epsilon
-    run = asking.run
+def _layer(
+    cfg: Config, p: Params, stream: nn.Stream, at: Array | None, cache: nn.Cache | None
+) -> tuple[Array, nn.Cache | None]:
+    """One layer: attention and a feed-forward net, each normalized before."""
+    eps = cfg.layer_norm_epsilon
 
-    def added(dense: Params, x: Array, residual: Array, site: int) -> Array:
+    def added(dense: Params, x: Array, residual: Array, run: nn.Run, site: int) -> Array:
         return run.constrain(residual + run.drop(nn.dense(dense, x, run), "residual", site), ("rows", None, None))
 
-    with jax.named_scope("attention"):
-        told = stream.put(nn.layer_norm(p["ln_1"], stream.x, eps), stream.run.key)
-        attended = blocks.fused_attention(p["attn"]["c_attn"], cfg.n_head, None, told, at, causal=True)
-        hidden = added(p["attn"]["c_proj"], attended, asking.x, site=1)
-    with jax.named_scope("mlp"):
+    def project(told: nn.Stream, at: Array | None) -> tuple[Array, Array, Array]:
+        query, key, value = blocks.fused_projections(p["attn"]["c_attn"], cfg.n_head, told)
+        return query if at is None else nn.pick(query, at), key, value
+
+    def fed(hidden: Array, run: nn.Run) -> Array:
         inner = nn.dense(p["mlp"]["c_fc"], nn.layer_norm(p["ln_2"], hidden, eps), run)
         inner = run.constrain(nn.ACTIVATIONS[cfg.activation_function](inner), ("rows", None, "mlp"))
-        return added(p["mlp"]["c_proj"], inner, hidden, site=2)
+        return added(p["mlp"]["c_proj"], inner, hidden, run, site=2)
+
+    parts = decoder.Parts(
+        normed=lambda x: nn.layer_norm(p["ln_1"], x, eps),
+        project=project,
+        attended=lambda x, asking: added(p["attn"]["c_proj"], x, asking.x, asking.run, site=1),
+        mlp=fed,
+        sight=nn.Sight(causal=True),
+    )
+    return decoder.layer(parts, stream, at, cache)

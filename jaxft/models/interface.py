@@ -5,6 +5,8 @@ Config                       a frozen dataclass; `from_hf(config.json)`, `with_d
 facts(cfg)                   what others ask about it
 param_spec(cfg)              declares the body
 encode(params, cfg, batch, run, at)   hidden states of the last layer, at all positions or at some
+decode(params, cfg, batch, run, cache, at)   the same of tokens that follow those in a cache, and the cache with them;
+                             of an architecture that writes texts, where `facts` says causal
 head(cfg, purpose, outputs)  what stands on the body for a purpose; None: nothing does
 """
 
@@ -35,6 +37,7 @@ class Facts(NamedTuple):
       rates: dropout rates by the names that the model's parts use.
       parts: what dense layers are for -> patterns for their paths; see `PARTS`. What a model has no layer of its own
         for is missing.
+      key_heads: of keys and values; 0: as many as of queries.
       head_size: numbers of a head; 0: those of the width, divided among the heads.
       causal: whether a token sees itself and those before it alone.
       states: whether attention may see further keys and values, which have no distance to any token.
@@ -58,6 +61,7 @@ class Facts(NamedTuple):
     layers: tuple[str, ...]
     rates: dict[str, float]
     parts: Mapping[str, tuple[str, ...]]
+    key_heads: int = 0
     head_size: int = 0
     causal: bool = False
     states: bool = True

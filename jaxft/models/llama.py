@@ -9,14 +9,13 @@ feed-forward net; positions turn queries and keys; several heads of queries may 
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 
-from jaxft.models import blocks, heads, nn
+from jaxft.models import blocks, decoder, heads, nn
 from jaxft.models.interface import Facts, Head
 from jaxft.models.llama_config import Config
 from jaxft.types import Array, Batch, Float, Int, Params
 
-__all__ = ["Config", "encode", "facts", "head", "param_spec"]
+__all__ = ["Config", "decode", "encode", "facts", "head", "param_spec"]
 
 
 def facts(cfg: Config) -> Facts:
@@ -24,6 +23,7 @@ def facts(cfg: Config) -> Facts:
     return Facts(
         width=cfg.hidden_size,
         heads=cfg.num_attention_heads,
+        key_heads=cfg.key_heads,
         vocabulary=cfg.vocab_size,
         longest=cfg.max_position_embeddings,
         segment_types=0,
@@ -96,36 +96,59 @@ def encode(
     params: Params, cfg: Config, batch: Batch, run: nn.Run, at: Int[Array, "rows slots"] | None = None
 ) -> Float[Array, "rows positions embed"]:
     """Computes hidden states of the last layer: at every position, or only at those of each row that `at` names."""
+    return decoder.encode(_body(params, cfg, batch, run), at)
+
+
+def decode(
+    params: Params, cfg: Config, batch: Batch, run: nn.Run, cache: nn.Cache, at: Int[Array, "rows slots"] | None = None
+) -> tuple[Float[Array, "rows positions embed"], nn.Cache]:
+    """Computes the same of tokens that follow those in the cache, and puts these into it."""
+    return decoder.decode(_body(params, cfg, batch, run), cache, at)
+
+
+def _body(params: Params, cfg: Config, batch: Batch, run: nn.Run) -> decoder.Body:
     p, longest = params["model"], facts(cfg).longest
     run = run.over(nn.token_numbers(batch, longest))
     with jax.named_scope("embeddings"):
         hidden = run.constrain(nn.embed(p["embed_tokens"], batch["input_ids"], run.dtype), ("rows", None, None))
-    stream = nn.Stream.of(hidden, batch, run, longest)
     # One function for each kind of layer, so that each kind is traced once.
     kinds = list(zip(cfg.windows, cfg.turned, strict=True))
     each = {kind: partial(_layer, cfg, *kind) for kind in kinds}
-    stack = [p["layers"][str(i)] for i in range(cfg.num_hidden_layers)]
-    x = blocks.through([each[kind] for kind in kinds], stack, stream, at)
-    return nn.rms_norm(p["norm"], x, cfg.rms_norm_eps)
+    return decoder.Body(
+        stream=nn.Stream.of(hidden, batch, run, longest),
+        layers=[each[kind] for kind in kinds],
+        stack=[p["layers"][str(i)] for i in range(cfg.num_hidden_layers)],
+        norm=lambda x: nn.rms_norm(p["norm"], x, cfg.rms_norm_eps),
+    )
 
 
-def _layer(cfg: Config, window: int, turned: bool, p: Params, stream: nn.Stream, at: Array | None) -> Array:
-    """One layer, of all tokens or of those at `at`: attention and a gated feed-forward net, each normalized before."""
-    before = stream.pick(at)
-    run, mlp = before.run, p["mlp"]
-    with jax.named_scope("attention"):
-        told = nn.rms_norm(p["input_layernorm"], stream.x, cfg.rms_norm_eps)
-        told = stream.put(stream.run.constrain(told, ("rows", None, None)), stream.run.key)
-        attended = _attend(p["self_attn"], cfg, window, turned, told.pick(at), told)
-        hidden = run.constrain(before.x + nn.dense(p["self_attn"]["o_proj"], attended, run), ("rows", None, None))
-    with jax.named_scope("mlp"):
+def _layer(
+    cfg: Config, window: int, turned: bool, p: Params, stream: nn.Stream, at: Array | None, cache: nn.Cache | None
+) -> tuple[Array, nn.Cache | None]:
+    """One layer: attention and a gated feed-forward net, each normalized before."""
+    mlp = p["mlp"]
+
+    def attended(x: Array, asking: nn.Stream) -> Array:
+        run = asking.run
+        return run.constrain(asking.x + nn.dense(p["self_attn"]["o_proj"], x, run), ("rows", None, None))
+
+    def fed(hidden: Array, run: nn.Run) -> Array:
         normed = nn.rms_norm(p["post_attention_layernorm"], hidden, cfg.rms_norm_eps)
         inner = blocks.gated(mlp["gate_proj"], mlp["up_proj"], normed, cfg.hidden_act, run)
         return run.constrain(hidden + nn.dense(mlp["down_proj"], inner, run), ("rows", None, None))
 
+    parts = decoder.Parts(
+        normed=lambda x: nn.rms_norm(p["input_layernorm"], x, cfg.rms_norm_eps),
+        project=partial(_project, p["self_attn"], cfg, turned),
+        attended=attended,
+        mlp=fed,
+        sight=nn.Sight(window, cfg.causal),
+    )
+    return decoder.layer(parts, stream, at, cache)
 
-def _attend(p: Params, cfg: Config, window: int, turned: bool, asking: nn.Stream, told: nn.Stream) -> Array:
-    """Attention in which groups of heads of queries share keys and values (Ainslie et al. 2023)."""
+
+def _project(p: Params, cfg: Config, turned: bool, told: nn.Stream, at: Array | None) -> tuple[Array, Array, Array]:
+    """Queries, and keys and values of fewer heads, several heads of queries sharing one (Ainslie et al. 2023)."""
 
     def project(name: str, stream: nn.Stream, count: int, axis: str) -> Array:
         return nn.split_heads(nn.dense(p[name], stream.x, stream.run), count, stream.run, axis)
@@ -135,12 +158,7 @@ def _attend(p: Params, cfg: Config, window: int, turned: bool, asking: nn.Stream
         x = nn.rms_norm(p[norm], x, cfg.rms_norm_eps) if cfg.qk_norm else x
         return nn.Rotation.of(stream.positions, cfg.head_size, cfg.rope)(x) if turned else x
 
-    def shared(x: Array) -> Array:
-        """Keys or values, once for each head of queries."""
-        every = jnp.repeat(x, cfg.num_attention_heads // cfg.key_heads, axis=2)
-        return told.run.constrain(every, ("rows", None, "heads", None))
-
+    asking = told.pick(at)
     query = placed(project("q_proj", asking, cfg.num_attention_heads, "heads"), "q_norm", asking)
     key = placed(project("k_proj", told, cfg.key_heads, "kv_heads"), "k_norm", told)
-    value = project("v_proj", told, cfg.key_heads, "kv_heads")
-    return nn.attend(query, shared(key), shared(value), asking, told, window=window, causal=cfg.causal)
+    return query, key, project("v_proj", told, cfg.key_heads, "kv_heads")

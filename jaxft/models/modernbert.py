@@ -188,7 +188,7 @@ def _layer(cfg: Config, window: int, theta: float, p: Params, stream: nn.Stream,
         # The first layer has no normalization of its own: embeddings have just been normalized.
         told = nn.layer_norm(p["attn_norm"], stream.x, cfg.norm_eps) if "attn_norm" in p else stream.x
         told, rope = stream.put(told, stream.run.key), nn.Rope(theta)
-        attended = blocks.fused_attention(p["attn"]["Wqkv"], cfg.num_attention_heads, rope, told, at, window)
+        attended = blocks.fused_attention(p["attn"]["Wqkv"], cfg.num_attention_heads, rope, told, at, nn.Sight(window))
         added = run.drop(nn.dense(p["attn"]["Wo"], attended, run), "attention", site=1)
         hidden = run.constrain(asking.x + added, ("rows", None, None))
     with jax.named_scope("mlp"):

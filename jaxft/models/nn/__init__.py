@@ -3,11 +3,13 @@
 from jaxft.models.nn.attend import (
     PairDropout,
     See,
+    Sight,
     Stream,
     attend,
     attention,
     split_heads,
 )
+from jaxft.models.nn.cache import Cache, LayerCache, cache_spec
 from jaxft.models.nn.dense import ACTIVATIONS, Change, dense, embed, gelu, linear, product
 from jaxft.models.nn.forms import Narrow, arrays, formed, narrow, narrowed, parts, wide, widened
 from jaxft.models.nn.leaf import Leaf, Spec, dense_spec, flatten, layer_norm_spec, merged, path_key, unflatten
@@ -32,10 +34,11 @@ from jaxft.models.nn.run import (
 from jaxft.models.nn.stack import repeat
 
 __all__ = [
-    "ACTIVATIONS", "DTYPES", "OPERATOR", "Change", "Leaf", "Narrow", "PairDropout", "Rate", "Rope", "Rotation", "Run",
-    "See", "Spec", "Stream", "arrays", "attend", "attention", "count", "dense", "dense_spec", "disentangled",
-    "dropout", "embed", "flatten", "formed", "gelu", "hash_bits", "kept", "last_places", "layer_norm",
-    "layer_norm_spec", "linear", "log_buckets", "mean_pool", "merged", "mix", "narrow", "narrowed", "of_distances",
-    "operator", "parts", "path_key", "pick", "product", "ramp_shares", "repeat", "rms_norm", "slow_shares",
-    "split_heads", "threefry_bits", "toeplitz", "token_numbers", "unflatten", "wide", "widened",
+    "ACTIVATIONS", "DTYPES", "OPERATOR", "Cache", "Change", "LayerCache", "Leaf", "Narrow", "PairDropout", "Rate",
+    "Rope", "Rotation", "Run", "See", "Sight", "Spec", "Stream", "arrays", "attend", "attention", "cache_spec",
+    "count", "dense", "dense_spec", "disentangled", "dropout", "embed", "flatten", "formed", "gelu", "hash_bits",
+    "kept", "last_places", "layer_norm", "layer_norm_spec", "linear", "log_buckets", "mean_pool", "merged", "mix",
+    "narrow", "narrowed", "of_distances", "operator", "parts", "path_key", "pick", "product", "ramp_shares", "repeat",
+    "rms_norm", "slow_shares", "split_heads", "threefry_bits", "toeplitz", "token_numbers", "unflatten", "wide",
+    "widened",
 ]  # fmt: skip

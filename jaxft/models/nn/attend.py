@@ -89,6 +89,18 @@ class See(struct.PyTreeNode):
         return near & (back >= 0) if self.causal else near
 
 
+class Sight(NamedTuple):
+    """What a token may see of its example; by default all of it.
+
+    Attributes:
+      window, causal, bias: as in `See`.
+    """
+
+    window: int = 0
+    causal: bool = False
+    bias: Float[Array, "#rows heads queries length"] | None = None
+
+
 class PairDropout(NamedTuple):
     """Zeroes attention probabilities; the mask is a function of the query's token, the head and the key's position.
 
@@ -128,16 +140,33 @@ def attention(
     Heads come before tokens, so that both products are plain ones of matrices, which XLA computes best on CPUs
     (docs/speed.md).
     """
-    query, key, value = (x.swapaxes(1, 2) for x in (query * query.shape[-1] ** -0.5, key, value))
-    scores = (query @ key.swapaxes(2, 3)).astype(jnp.float32)
-    scores = scores if see.bias is None else scores + see.bias.astype(jnp.float32)
-    scores = jnp.where(see.mask(), scores, -jnp.inf)
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    return weighed(query, key, value, see.mask(), see.bias, drop).swapaxes(1, 2)
+
+
+def weighed(
+    query: Float[Array, "rows heads queries dim"],
+    key: Float[Array, "rows heads length dim"],
+    value: Float[Array, "rows heads length dim"],
+    mask: Bool[Array, "rows 1 queries length"],
+    bias: Float[Array, "#rows heads queries length"] | None = None,
+    drop: PairDropout | None = None,
+) -> Float[Array, "rows heads queries dim"]:
+    """Computes `attention` of arrays in which heads come before tokens.
+
+    Args:
+      mask: True where a token sees another.
+      bias: is added to the scores.
+    """
+    scores = ((query * query.shape[-1] ** -0.5) @ key.swapaxes(2, 3)).astype(jnp.float32)
+    scores = scores if bias is None else scores + bias.astype(jnp.float32)
+    scores = jnp.where(mask, scores, -jnp.inf)
     powers = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     scale = 1 / powers.sum(-1, keepdims=True)
     powers = powers.astype(value.dtype)
     if drop is not None:
         powers, scale = drop(powers), scale * drop.rate.scale
-    return ((powers @ value) * scale).astype(value.dtype).swapaxes(1, 2)
+    return ((powers @ value) * scale).astype(value.dtype)
 
 
 def attend(
@@ -146,25 +175,21 @@ def attend(
     value: Float[Array, "rows length heads dim"],
     asking: Stream,
     told: Stream,
-    *,
+    sight: Sight = Sight(),  # noqa: B008
     states: tuple[Array, Array] | None = None,
-    window: int = 0,
-    causal: bool = False,
-    bias: Float[Array, "#rows heads queries length"] | None = None,
 ) -> Float[Array, "rows queries width"]:
     """Computes the attention of one stream to another (or to itself), as its run says, dropout included.
 
     Args:
       query, key, value: what the projections make of the streams.
+      sight: what is seen. Where a stream attends to itself, what is beyond its window, or farther away than an example
+        is long, is not computed.
       states: further keys and values `[size, width]` before each example's own, which an adaptation may have put beside
         the parameters of the projections.
-      window: as in `See`. Where a stream attends to itself, what is farther away, or than an example is long, is not
-        computed.
-      causal, bias: as in `See`.
     """
     segments, positions, span = told.segments, told.positions, told.span
     if states is not None:
-        assert not window and not causal and bias is None, "such keys have no distance"
+        assert sight == Sight(), "such keys have no distance"
         key, value = (_before(_states(own, told, key), x) for own, x in zip(states, (key, value), strict=True))
         # There are as many copies as examples a row, each of an example's segment; their positions come after the span.
         size = len(states[0])
@@ -176,12 +201,12 @@ def attend(
         assert run.key is not None and run.numbers is not None, "set by Stream.of"
         drop = PairDropout(rate, jax.random.fold_in(run.key, 0), run.bits, run.numbers, positions, span)
     compute = run.attention or attention
-    places = (asking.positions, positions) if window or causal else None
-    see = See(asking.segments, segments, places, window, causal, bias)
-    near = min(window or told.span, run.reach or told.span)
+    places = (asking.positions, positions) if sight.window or sight.causal else None
+    see = See(asking.segments, segments, places, *sight)
+    near = min(sight.window or told.span, run.reach or told.span)
     length = key.shape[1]  # a symbol in programs for any length, which do without blocks
     long = isinstance(length, int) and length > neighbours(see) * near
-    if asking is told and states is None and bias is None and long:
+    if asking is told and states is None and sight.bias is None and long:
         return in_blocks(compute, query, key, value, see, drop, near).reshape(*query.shape[:2], -1)
     return compute(query, key, value, see, drop).reshape(*query.shape[:2], -1)
 
