@@ -81,6 +81,8 @@ class Program:
       eval_step: `((trainable, frozen), batch) -> step.Evaluated`, replicated.
       outputs: `((trainable, frozen), inputs) -> outputs`, replicated; `inputs` are what the model and the task's
         `forward` read of a batch, so that labels are not needed.
+      computed: `(trainable, frozen) -> params`, those that the model computes with, to be traced.
+      run: how it computes with them, without dropout.
       forward: `((trainable, frozen), inputs, change) -> outputs`, to be traced: the same, computed with what `change`
         makes of all parameters.
       spec: a `Leaf` for each parameter of the model and its head.
@@ -104,6 +106,8 @@ class Program:
     update_step: step.UpdateStep
     eval_step: step.EvalStep
     outputs: Callable[[tuple[Params, Params], Batch], dict[str, Array]]
+    computed: Callable[[Params, Params], Params]
+    run: nn.Run
     forward: Callable[[tuple[Params, Params], Batch, Callable[[Params], Params]], dict[str, Array]]
     adaptation: adapt.Adaptation
     split: Callable[[Params], tuple[Params, Params]]
@@ -186,7 +190,8 @@ def compose(
     rates = {**model.rates(), **method.rates}
     transforms = objectives.Transforms.of(experiment, model, task, run.bits)
     forward = _forward(task, model, method)
-    changed = lambda pair, inputs, change: dict(forward(change(method.apply(join(*pair))), inputs, run))  # noqa: E731
+    computed = lambda trainable, frozen: method.apply(join(trainable, frozen))  # noqa: E731
+    changed = lambda pair, inputs, change: dict(forward(change(computed(*pair)), inputs, run))  # noqa: E731
     outputs = partial(changed, change=unchanged)
 
     def objective(given: Mapping[str, Any], rates: Mapping[str, nn.Rate]) -> Objective:
@@ -219,6 +224,8 @@ def compose(
         **_jitted(step.make_gradient_step(gradient), step.make_update_step(transform, schedule), places, mesh, rules),
         eval_step=evaluated(step.make_eval_step(objective({}, {}), join)),
         outputs=evaluated(outputs),
+        computed=computed,
+        run=run,
         forward=changed,
         adaptation=method,
         split=jax.jit(split, out_shardings=weights(places)),
