@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxft import config
     from jaxft.explain.explainer import explain
+    from jaxft.generate.answers import generate
     from jaxft.modes import evaluate, train
     from jaxft.predict.predictor import Predictor
     from jaxft.program import compose
@@ -26,8 +27,8 @@ _PLACES = {
 }
 """Name -> the module that has it."""
 
-_ROOMS = ("config", "explain", "train")
-"""Parts of jaxft that are loaded by their name alone. `jaxft.explain` and `jaxft.train` are callable; see there."""
+_ROOMS = ("config", "explain", "generate", "train")
+"""Parts of jaxft that are loaded by their name alone. All but `config` are callable; see there."""
 
 
 def __getattr__(name: str) -> Any:
@@ -38,4 +39,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'jaxft' has no attribute {name!r}")
 
 
-__all__ = ["Predictor", "compose", "config", "evaluate", "explain", "train"]
+__all__ = ["Predictor", "compose", "config", "evaluate", "explain", "generate", "train"]

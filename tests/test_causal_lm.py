@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import decoders
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +16,6 @@ import support
 from hypothesis import given
 from hypothesis import strategies as st
 from runs import experiment, results
-from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
-from tokenizers import models as tokenizer_models
 
 from jaxft import config, hub, models, modes, pretrained, program, tables, tasks
 from jaxft.batch import IGNORED
@@ -32,34 +31,13 @@ from jaxft.tables.causal_lm import cut, ended
 from jaxft.tasks import causal_lm
 
 LLAMA = support.ARCHITECTURES["llama"]
-TEXTS = ["the cat sat on the mat", "I", "dogs run", "the mat sat on the cat and the dog " * 3]
+TEXTS = decoders.TEXTS
 
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory) -> Path:
     """A small random Llama, with a byte-level tokenizer that begins texts and ends none."""
-    directory = tmp_path_factory.mktemp("decoder")
-    save_tokenizer(directory)
-    hf = {**LLAMA, "vocab_size": 300, "max_position_embeddings": 64, "num_hidden_layers": 1}
-    model, task = models.build(hf), tasks.build(config.CausalLM())
-    params = support.random_params(task, model, seed=0)
-    made = directory / "model"
-    export.export(made, params, hf, model.hf_class(task.hf_class), directory, "A small model.\n")
-    return made
-
-
-def save_tokenizer(directory: Path) -> None:
-    made = Tokenizer(tokenizer_models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore
-    made.decoder = decoders.ByteLevel()  # pyright: ignore
-    letters = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<pad>", "<s>", "</s>"], initial_alphabet=letters)  # pyright: ignore
-    made.train_from_iterator(TEXTS, trainer)
-    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])  # pyright: ignore
-    made.save(str(directory / "tokenizer.json"))
-    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    text = json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **names})
-    (directory / "tokenizer_config.json").write_text(text)
+    return decoders.save(tmp_path_factory.mktemp("decoder"))
 
 
 @given(st.integers(0, 40), st.integers(2, 9))

@@ -16,7 +16,7 @@ from runs import ROOT, environment
 
 from jaxft import cli, config
 from jaxft.cli import arguments
-from jaxft.cli.modes import ATTACK, EXPLAIN, LIMITS, MODES
+from jaxft.cli.modes import ATTACK, EXPLAIN, GENERATE, LIMITS, MODES
 from jaxft.config.files import find
 from jaxft.errors import UserError
 from jaxft.modes.exporting import command_line
@@ -163,7 +163,7 @@ def test_a_model_card_says_the_command_as_it_was_typed(argv, said):
 USED = {
     "train": {"config", "workdir", "overwrite", "extend", "profile", "metrics_port", "host"},
     "evaluate": {"workdir", "input", "engine", "runs", "evaluate.intervals"},
-    "predict": {"workdir", "input", "output", "adapter", "engine", "runs"},
+    "predict": {"workdir", "input", "output", "adapter", "engine", "runs", *(f"generate.{name}" for name in GENERATE)},
     "explain": {"workdir", "input", "output", "adapter", *(f"explain.{name}" for name in EXPLAIN)},
     "export": {"workdir", "format", "input", "max_loss"},
     "calibrate": {"workdir", "input", "engine", "calibrate.coverage", "calibrate.sets"},
@@ -185,6 +185,7 @@ VALUES = {
     "compress.layers": "2", "compress.inner": "8", "compress.words": "used", "serve.log_texts": "true",
     **{f"explain.{name}": "x" for name in EXPLAIN if name not in ("samples", "seed", "faithfulness")},
     "attack.methods": "typo", **{f"attack.{name}": "5" for name in ATTACK if name != "methods"},
+    **{f"generate.{name}": "5" for name in GENERATE}, "generate.top_p": "0.5", "generate.min_p": "0.5",
     "explain.samples": "5", "explain.seed": "5", "explain.faithfulness": "true",
     **{f"serve.{name}": "5" for name in LIMITS if name != "log_texts"},
 }  # fmt: skip

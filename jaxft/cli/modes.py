@@ -113,6 +113,27 @@ def _explain(modes: Any, values: flags.FlagValues) -> None:
     modes.explain(values.workdir, values.input, values.output, values.adapter, Options(**given))
 
 
+GENERATE = (
+    *("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram", "beams"),
+    *("length_penalty", "stop", "seed", "rows"),
+)
+"""The flags `--generate.NAME`, those of `jaxft.generate.options.Options`."""
+
+
+def _written(values: flags.FlagValues) -> Any:
+    """Returns the options by which texts are written; None: none are."""
+    from jaxft.generate.options import Options, words_of
+
+    given: dict[str, Any] = {name: values[f"generate.{name}"].value for name in GENERATE}
+    if not given["max_new_tokens"]:
+        if vain := [name for name in GENERATE if given[name] != values[f"generate.{name}"].default]:
+            raise UserError(
+                f"--generate.{vain[0]} says how to write; give --generate.max_new_tokens, of an answer at most, too"
+            )
+        return None
+    return Options(**{**given, "stop": words_of(given["stop"])})
+
+
 ATTACK = ("methods", "words", "candidates", "rows", "seed")
 """The flags `--attack.NAME`, those of `jaxft.attack.options.Options`."""
 
@@ -152,11 +173,17 @@ MODES = {
     "predict": Mode(
         _together(
             lambda modes, given: modes.predict(
-                given.workdir, given.input, given.output, given.adapter, engine=given.engine, runs=_names(given.runs)
+                given.workdir,
+                given.input,
+                given.output,
+                given.adapter,
+                engine=given.engine,
+                runs=_names(given.runs),
+                writing=_written(given),
             )
         ),
         needs=("workdir", "input"),
-        uses=("output", "adapter", "engine", "runs"),
+        uses=("output", "adapter", "engine", "runs", *(f"generate.{name}" for name in GENERATE)),
     ),
     "explain": Mode(
         _together(_explain),

@@ -1,5 +1,6 @@
 """Texts that are continued token by token: pure functions of a state, compiled for rows of a few sizes."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -71,8 +72,8 @@ class Writer(NamedTuple):
 
     @classmethod
     def of(cls, program: Program) -> "Writer":
-        """Returns that of a program, whatever its task."""
-        return cls(program.model, program.run, program.adaptation)
+        """Returns that of a program, whatever its task, for texts longer than its examples too."""
+        return cls(program.model, dataclasses.replace(program.run, reach=0), program.adaptation)
 
     def read(
         self, params: Params, prompts: Int[Array, "rows length"], lengths: Int[Array, " rows"], more: int

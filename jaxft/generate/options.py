@@ -44,6 +44,11 @@ ABOVE = ("top_p", "repetition_penalty")
 """Those that must be above the least."""
 
 
+def words_of(listed: str) -> tuple[str, ...]:
+    """Returns words that are set off by commas, in which \\n stands for the end of a line and \\t for a tab."""
+    return tuple(word.replace("\\n", "\n").replace("\\t", "\t") for word in listed.split(",")) if listed else ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What a user says.

@@ -90,7 +90,7 @@ def written(
         for row, number in enumerate(group.numbers):
             part = slice(len(prompts[number]), int(lengths[row]))
             tokens = text[row, part].tolist()
-            ended = tokens[-1] in stops or len(tokens) < limits[row]
+            ended = tokens[-1] in stops or len(tokens) < int(limits[row])
             found[number] = Written(tokens, log_probs[row, part].tolist(), ended)
     return [found[number] for number in range(len(prompts))]
 

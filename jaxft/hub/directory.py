@@ -20,6 +20,9 @@ CARD = "README.md"
 CALIBRATION = "calibration.json"
 """What `jaxft.sure` keeps beside a model."""
 
+GENERATION = "generation_config.json"
+"""How a decoder is meant to write: which tokens end its answers. Not every one has it."""
+
 VOCABULARIES = (
     *("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model"),
     *("tokenizer.model", "spm.model"),
@@ -52,7 +55,7 @@ def _snapshot(name: str, revision: str) -> Path:
 
     def fetch(weights: str) -> Path:
         stem, suffix = weights.split(".")
-        beside = ["config.json", CARD, CALIBRATION, *TOKENIZER_FILES]
+        beside = ["config.json", CARD, CALIBRATION, GENERATION, *TOKENIZER_FILES]
         files = [*beside, weights, f"{stem}-*-of-*.{suffix}", f"{weights}.index.json"]
         return Path(snapshot_download(name, revision=revision, allow_patterns=files))
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxft.hub.directory import CARD, SAFETENSORS
+from jaxft.hub.directory import CARD, GENERATION, SAFETENSORS
 from jaxft.hub.tokenizer import tokenizer_files
 from jaxft.hub.weights import is_transposed, torch_name
 from jaxft.models import nn
@@ -32,6 +32,8 @@ def export(
 ) -> None:
     """Writes config.json, float32 safetensors under PyTorch names, the tokenizer's files and README.md.
 
+    Where the model that it came from says how it is meant to write (generation_config.json), that is kept.
+
     The directory appears, or replaces an earlier export, as a whole. Every process must call this (sharded arrays are
     gathered, a tensor at a time); process 0 alone writes, and holds at most one weights file in memory.
 
@@ -49,7 +51,7 @@ def export(
     """
     directory = directory.absolute()
     new, old = (directory.with_name(f".{directory.name}.{word}") for word in ("new", "old"))
-    tokenizer = tokenizer_files(tokenizer_source)
+    tokenizer = [*tokenizer_files(tokenizer_source), *filter(Path.exists, [tokenizer_source / GENERATION])]
     writes = jax.process_index() == 0
     if writes:
         shutil.rmtree(new, ignore_errors=True)

@@ -5,8 +5,9 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,12 +17,20 @@ from jaxft.data import formats, sources
 from jaxft.devices import distributed
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
+from jaxft.generate.options import Options
+from jaxft.generate.rows import completions
 from jaxft.predict.predictor import JAX, Predictor
 from jaxft.storage import paths
 
 
 def predict(
-    workdir: str, inputs: str, output: str = "", adapter: str = "", engine: str = JAX, runs: Sequence[str] = ()
+    workdir: str,
+    inputs: str,
+    output: str = "",
+    adapter: str = "",
+    engine: str = JAX,
+    runs: Sequence[str] = (),
+    writing: Options | None = None,
 ) -> None:
     """Writes a JSON line for each example of a text file (a line an example), CSV or JSON lines file.
 
@@ -31,14 +40,18 @@ def predict(
       output: a file, written whole or not at all; empty: standard output.
       adapter: the directory of an adapter, see `jaxft.hub.adapters`, put on the run's base model in place of its own.
       engine, runs: what computes, and what answers with it; see `Predictor.open`.
+      writing: of a language model: the answer is what it continues a text with, written so; None: it is what the model
+        says of the text.
 
     Raises:
       UserError: the file cannot be read or lacks a column, the adapter does not fit, or the output cannot be written.
     """
     paths.file_of("--input", inputs)
+    writing = writing and writing.check()
     predictor = Predictor.open(workdir, adapter, engine=engine, runs=runs)
     split = read_inputs(inputs, predictor)
-    rows = zip(split.table.to_pylist(), _answers(split, predictor), strict=True)
+    answer = partial(completions, predictor, options=writing) if writing else predictor.answers
+    rows = zip(split.table.to_pylist(), _answers(split, predictor, answer), strict=True)
 
     def write() -> None:
         with opened(output) as out:
@@ -61,7 +74,9 @@ def read_inputs(inputs: str, predictor: Predictor) -> sources.Split:
     return sources.read_input(inputs, data)
 
 
-def _answers(split: sources.Split, predictor: Predictor) -> Iterator[dict[str, Any]]:
+def _answers(
+    split: sources.Split, predictor: Predictor, answer: Callable[[sources.Split], Iterator[dict[str, Any]]]
+) -> Iterator[dict[str, Any]]:
     """Returns an answer for each row; a blank one has an empty answer.
 
     Raises:
@@ -69,11 +84,11 @@ def _answers(split: sources.Split, predictor: Predictor) -> Iterator[dict[str, A
     """
     blank = sources.blank(split, predictor.table.inputs)
     if not blank.any():
-        return predictor.answers(split)
+        return answer(split)
     if blank.all():
         raise UserError(f"{split.origin} is empty: its {len(blank):,} rows hold no {predictor.table.inputs[0]!r}")
     say(f"{split.origin}: {blank.sum():,} of {len(blank):,} rows are blank; their answers are null")
-    return with_empty(predictor.answers(split.take(np.flatnonzero(~blank))), blank)
+    return with_empty(answer(split.take(np.flatnonzero(~blank))), blank)
 
 
 def beside(row: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
