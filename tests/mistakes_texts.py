@@ -11,7 +11,45 @@ def texts(config: str, content: str, *values: str, name: str = "a.csv") -> Setup
 PAIRS = "anchor,positive\nx,y\n"
 SCORED = "--config.task.score=score"
 
+
+def chats(messages: str, *values: str) -> Setup:
+    """A training run on a conversation, JSON of its messages."""
+    rows = [f'{{"messages": {messages.replace("x", f"x{i}")}}}\n' for i in range(20)]
+    return texts("chat.py", "".join(rows), *values, name="a.jsonl")
+
+
+ASKED = '{"role": "user", "content": "x"}'
+ANSWERED = '{"role": "assistant", "content": "y"}'
+
 TEXTS: Rows = {
+    "a tokenizer without a chat template": (
+        chats(f"[{ASKED}, {ANSWERED}]"),
+        ["the tokenizer has no chat template", "name a file of one in config.task.template"],
+    ),
+    "a chat template that is not there": (
+        chats(f"[{ASKED}, {ANSWERED}]", "--config.task.template=nowhere.jinja"),
+        ["config.task.template: there is no nowhere.jinja"],
+    ),
+    "a chat template that refuses": (
+        chats(f"[{ASKED}, {ANSWERED}]", "--config.task.template={{ raise_exception('never') }}"),
+        ["a.jsonl, row 1: the chat template does not take it (TemplateError: never)"],
+    ),
+    "roles in a wrong order": (
+        chats(f"[{ASKED}, {ASKED}, {ANSWERED}]"),
+        ["a.jsonl, row 1: 'messages': message 2 is of 'user', after one of 'user'", "it may follow"],
+    ),
+    "nobody who answers": (
+        chats(f"[{ASKED}]"),
+        ["a.jsonl, row 1: 'messages' has no message of the assistant", "leave it out"],
+    ),
+    "an empty completion": (
+        texts("chat.py", "prompt,completion\nx,y\nz,\n", "--config.task.messages="),
+        ["a.csv, row 2: 'completion'", "is empty; fill it, or leave the row out"],
+    ),
+    "the tail of conversations": (
+        chats(f"[{ASKED}, {ANSWERED}]", "--config.data.truncate=tail"),
+        ["config.data.truncate is 'tail', but conversations are cut at their end alone; unset it"],
+    ),
     "no text to learn from": (
         texts("mlm.py", "body\nx\n"),
         ["a.csv has no column 'text'; it has 'body'", "config.task.text"],

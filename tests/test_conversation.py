@@ -202,7 +202,7 @@ WRONG = {
     "null": ([[FIRST, HELLO], None], r"row 2: 'messages' holds 'None'; it must be a list of messages"),
     "nothing": ([[FIRST, HELLO], []], r"row 2: 'messages' holds '\[\]'; it must be a list of messages"),
     "an object": (['{"role": "user"}'], r"row 1: 'messages' holds .*it must be a list of messages"),
-    "no message": (['[1]'], r"row 1: 'messages': message 1 is '1'; it must be an object \{role, content\}"),
+    "no message": (["[1]"], r"row 1: 'messages': message 1 is '1'; it must be an object \{role, content\}"),
     "no role": (['[{"content": "a"}]'], r"message 1 is .*; it must be an object \{role, content\}"),
     "another role": ([[said("human", "a")]], r"message 1 is of 'human'; there are: assistant, developer"),
     "a role nearly right": ([[FIRST, said("asistant", "a")]], r"message 2 is of 'asistant'; did you mean 'assistant'"),
@@ -232,7 +232,7 @@ def test_messages_that_are_none(name: str):
 
 
 def test_messages_that_are_not_there():
-    with pytest.raises(UserError, match=r"a\.jsonl has no column 'chat'; it has 'messages'; set config\.task\.messages"):
+    with pytest.raises(UserError, match=r"has no column 'chat'; it has 'messages'; set config\.task\.messages"):
         messages.with_messages(column([[FIRST, HELLO]]), "chat", "task.messages")
 
 

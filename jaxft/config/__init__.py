@@ -21,7 +21,9 @@ from jaxft.config.files import load
 from jaxft.config.objective import Objective
 from jaxft.config.tasks import (
     TASKS,
+    Assistant,
     CausalLM,
+    Chat,
     Classification,
     MaskedLM,
     MultipleChoice,
@@ -34,9 +36,9 @@ from jaxft.config.tasks import (
 )
 
 __all__ = [
-    "EXTENDABLE", "IA3", "METHODS", "RESUMABLE", "TASKS", "AdaLora", "Adapter", "CausalLM", "Classification",
-    "Compute", "Data", "Experiment", "Freeze", "Lora", "MaskedLM", "Mesh", "Model", "MultipleChoice", "NextSentence",
-    "Objective", "Optimizer", "Prefix", "Prompt", "QuestionAnswering", "Section", "SentenceEmbedding",
+    "EXTENDABLE", "IA3", "METHODS", "RESUMABLE", "TASKS", "AdaLora", "Adapter", "Assistant", "CausalLM", "Chat",
+    "Classification", "Compute", "Data", "Experiment", "Freeze", "Lora", "MaskedLM", "Mesh", "Model", "MultipleChoice",
+    "NextSentence", "Objective", "Optimizer", "Prefix", "Prompt", "QuestionAnswering", "Section", "SentenceEmbedding",
     "SequenceClassification", "Task", "TokenClassification", "Train", "beyond_length", "check", "check_sections",
     "defining", "differences", "from_dict", "keys", "knob", "load", "meaning", "to_dict", "walk",
 ]  # fmt: skip

@@ -149,6 +149,28 @@ class CausalLM(Task):
 
 
 @dataclass(kw_only=True)
+class Assistant(Task):
+    """What tasks share that learn what an assistant says: how conversations become texts."""
+
+    tools: str = knob("", "column with the tools that are offered, a list of JSON schemas, or JSON of one; empty: none")
+    template: str = knob(
+        "", "chat template, in Jinja, or a file of one, which the export then has; empty: the tokenizer's own"
+    )
+
+
+@dataclass(kw_only=True)
+class Chat(Assistant):
+    """Learn to answer: guess each token of the assistant's turns from those before it."""
+
+    messages: str = knob(
+        "messages",
+        "column with conversations, lists of messages {role, content}, or JSON of them; empty: `prompt`, `completion`",
+    )
+    prompt: str = knob("prompt", "column with what is asked: a text, or the messages so far")
+    completion: str = knob("completion", "column with what is answered, which alone is learned: a text, or messages")
+
+
+@dataclass(kw_only=True)
 class NextSentence(MaskedLM):
     """Learn the language of a text, and which of its sentences follow each other."""
 
@@ -194,6 +216,7 @@ TASKS: dict[str, type[Task]] = {
     "masked_lm": MaskedLM,
     "next_sentence": NextSentence,
     "causal_lm": CausalLM,
+    "chat": Chat,
     "multiple_choice": MultipleChoice,
     "sentence_embedding": SentenceEmbedding,
 }

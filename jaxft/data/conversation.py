@@ -2,13 +2,13 @@
 
 Where the template marks them ({% generation %}) its marks are taken. Else a turn begins where the template's prompt for
 it ends, and ends with the token that ends turns. Templates may strip what was said, leave out what was thought in
-earlier turns, or move tools, so that the text of the first messages is not how that of all begins: each turn is therefore
-found a second time, by rendering the conversation with another text in its place, and one that is not found is refused.
+earlier turns, or move tools, so that the text of the first messages is not how that of all begins: each turn is
+therefore found by rendering the conversation with another in its place too, and one that is not found is refused.
 """
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from jaxft.data.messages import Message
@@ -39,7 +39,7 @@ class Conversation(NamedTuple):
     """Messages, the tools that are offered, and the first message that is learned if it is of the assistant."""
 
     messages: Sequence[Message]
-    tools: Sequence[Mapping[str, Any]] | None = None
+    tools: Sequence[dict[str, Any]] | None = None
     first: int = 0
 
 
@@ -66,8 +66,8 @@ class Template:
     ) -> tuple[str, list[Span]]:
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        tools = list(given.tools) if given.tools else None
-        texts, spans = render_jinja_template(
+        tools: Any = list(given.tools) if given.tools else None
+        found: Any = render_jinja_template(
             conversations=[list(messages)],
             tools=tools,
             chat_template=self._source(tools),
@@ -75,6 +75,7 @@ class Template:
             add_generation_prompt=prompt,
             **self._tokenizer.special_tokens_map,
         )
+        texts, spans = found
         return texts[0], spans[0] if marks else []
 
     def _source(self, tools: Any) -> str:
@@ -131,7 +132,7 @@ class Template:
     def _others(self, given: Conversation, at: int) -> Iterator[tuple[str, str]]:
         """What stands before and behind message `at`, found with another in its place: a plain one, or its own calls.
 
-        A template may refuse the one, as it wants a call before an answer of a tool, and not show the text of the other.
+        A template may refuse the one, as it wants a call before an answer of a tool, and not show the other's text.
         """
         for other in (PLAIN, {**given.messages[at], "content": MARK}):
             with contextlib.suppress(Exception):

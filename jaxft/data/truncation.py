@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxft.config import MultipleChoice, SentenceEmbedding, SequenceClassification, Task
+from jaxft.config import Assistant, MultipleChoice, SentenceEmbedding, SequenceClassification, Task
 from jaxft.errors import UserError
 
 
@@ -11,7 +11,7 @@ def cuts(options: Task) -> bool:
     """Tells whether a task cuts what is too long; others have windows of it, or go on with the rest."""
     if isinstance(options, SequenceClassification):
         return not options.windows
-    return isinstance(options, MultipleChoice | SentenceEmbedding)
+    return isinstance(options, Assistant | MultipleChoice | SentenceEmbedding)
 
 
 class Keeping:
@@ -45,10 +45,12 @@ def keeping(tokenizer: Any, options: Task, keep: str) -> Any:
     """Returns the tokenizer with which a task keeps that part: `config.data.truncate`.
 
     Raises:
-      UserError: the task cuts nothing.
+      UserError: the task cuts nothing, or conversations, of which the beginning stays.
     """
     if keep == "head":
         return tokenizer
+    if isinstance(options, Assistant):
+        raise UserError(f"config.data.truncate is {keep!r}, but conversations are cut at their end alone; unset it")
     if not cuts(options):
         how = " in windows" if isinstance(options, SequenceClassification) else ""
         raise UserError(

@@ -36,6 +36,7 @@ TASKS = {
     "QuestionAnswering": "QUESTION_ANS",
     "SentenceEmbedding": "FEATURE_EXTRACTION",
     "CausalLM": "CAUSAL_LM",
+    "Chat": "CAUSAL_LM",
 }
 """A task of `jaxft.config` -> `task_type`."""
 

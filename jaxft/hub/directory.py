@@ -23,6 +23,9 @@ CALIBRATION = "calibration.json"
 GENERATION = "generation_config.json"
 """How a decoder is meant to write: which tokens end its answers. Not every one has it."""
 
+CHAT_TEMPLATE = "chat_template.jinja"
+"""Goes before the template that tokenizer_config.json may have."""
+
 VOCABULARIES = (
     *("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model"),
     *("tokenizer.model", "spm.model"),
@@ -30,7 +33,7 @@ VOCABULARIES = (
 
 TOKENIZER_FILES = (
     *VOCABULARIES,
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", CHAT_TEMPLATE),
 )
 
 

@@ -44,7 +44,7 @@ def export(
       architecture: the transformers class that has these parameters, e.g. BertForSequenceClassification.
       tokenizer_source: the model directory that the tokenizer came from.
       card: the text of README.md.
-      files: further ones, or ones in place of the tokenizer's: name, with folders, -> JSON values.
+      files: further ones, or ones in place of the tokenizer's: name, with folders, -> JSON values, or a text.
 
     Raises:
       UserError: `tokenizer_source` has no tokenizer.
@@ -60,7 +60,8 @@ def export(
         (new / CARD).write_text(card, encoding="utf-8")
         for name, values in (files or {}).items():
             (new / name).parent.mkdir(exist_ok=True)
-            (new / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+            text = values if isinstance(values, str) else json.dumps(values, indent=2) + "\n"
+            (new / name).write_text(text, encoding="utf-8")
         for file in (file for file in tokenizer if file.name not in (files or {})):
             shutil.copyfile(file, new / file.name)
     _write_weights(new, params, writes)

@@ -51,6 +51,8 @@ def task_of(hf: Mapping[str, Any], directory: Path, task: config.Task | None = N
     for ending, (kind, known) in KINDS.items():
         # Decoders that embed texts (Qwen3-Embedding) are called by the class that they were trained as at first.
         if str(names[0]).endswith(ending) and not (pooled and kind is config.CausalLM):
+            if isinstance(task, ALIKE.get(kind, ())):
+                return task
             if task is not None and type(task) is not kind:
                 raise UserError(f"{where}, the class of {kind.__name__}; task is a {type(task).__name__}")
             return dataclasses.replace(task or kind(), **known(hf, directory))
@@ -102,6 +104,9 @@ KINDS: dict[str, tuple[type[config.Task], Callable[[Mapping[str, Any], Path], Op
     "ForMultipleChoice": (config.MultipleChoice, _nothing),
 }
 """End of a Hugging Face class's name -> the task, and what config.json says of it."""
+
+ALIKE: dict[type[config.Task], type[config.Task]] = {config.CausalLM: config.Assistant}
+"""A task -> others whose models are of the same class."""
 
 
 def _labels(hf: Mapping[str, Any], directory: Path) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from jaxft import config, tasks
 from jaxft.errors import UserError
 from jaxft.tables.base import Host, Published, Table
 from jaxft.tables.causal_lm import CausalLM
+from jaxft.tables.chat import Chat
 from jaxft.tables.masked_lm import MaskedLM
 from jaxft.tables.multiple_choice import MultipleChoice
 from jaxft.tables.next_sentence import NextSentence
@@ -25,6 +26,7 @@ TABLES: dict[type[config.Task], Callable[[Any], Table]] = {
     config.MaskedLM: MaskedLM,
     config.NextSentence: NextSentence,
     config.CausalLM: CausalLM,
+    config.Chat: Chat,
     config.MultipleChoice: MultipleChoice,
     config.SentenceEmbedding: SentenceEmbedding,
 }

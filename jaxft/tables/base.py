@@ -27,7 +27,7 @@ class Published(NamedTuple):
       pipeline: what the Hugging Face Hub calls the task.
       usage: Python that predicts with the export in `path/to/this/directory`, for its model card.
       settings: what the head adds to a Hugging Face config.json.
-      files: further files of the export: name -> what it holds as JSON.
+      files: further files of the export: name -> what it holds as JSON, or its text.
       library: what the Hub calls the library that loads the export.
     """
 

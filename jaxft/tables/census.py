@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxft.config import MultipleChoice, SequenceClassification, Task, TokenClassification
+from jaxft.config import Assistant, MultipleChoice, SequenceClassification, Task, TokenClassification
 from jaxft.data.features import Features
 from jaxft.data.sources import Split
 from jaxft.data.truncation import cuts
@@ -64,7 +64,9 @@ def of_tokens(options: Task, features: Mapping[str, Features], max_length: int) 
     lines = []
     for key, part in features.items():
         full = int((part.lengths >= max_length).sum())
-        if full and cuts(options):
+        if isinstance(options, Assistant):
+            lines += of_turns(key, part, max_length)
+        elif full and cuts(options):
             what = "choices" if isinstance(options, MultipleChoice) else "texts"
             fill = f"{full:,} of {len(part):,} {key} {what} fill config.data.max_length {max_length}"
             lines.append(f"{fill}; what is longer is cut")
@@ -77,6 +79,20 @@ def of_tokens(options: Task, features: Mapping[str, Features], max_length: int) 
         elif share >= 0.0005:
             lines.append(f"{100 * share:.1f}% of the {key} tokens are unknown to the model's vocabulary")
     return lines
+
+
+def of_turns(key: str, part: Features, max_length: int) -> list[str]:
+    """Returns a line for a split of conversations of which a turn of the assistant is cut, or left without its end."""
+    columns = part.examples
+    halved, lost = (int(columns[name].sum()) for name in ("halved", "lost"))
+    if not halved + lost:
+        return []
+    cut, nothing = (int(there.sum()) for there in (columns["halved"] + columns["lost"] > 0, columns["learned"] == 0))
+    line = (
+        f"{cut:,} of {len(part):,} {key} conversations are longer than config.data.max_length {max_length}: {halved:,} "
+        f"turns of the assistant are cut in two there, and {lost:,} lie behind it"
+    )
+    return [f"{line}; {nothing:,} conversations are left with nothing to learn" if nothing else line]
 
 
 def of_features(made: Features, tokenizer: Any) -> dict[str, float]:

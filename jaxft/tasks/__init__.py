@@ -23,6 +23,7 @@ TASKS: dict[type[config.Task], Callable[[Any], Task]] = {
     config.MaskedLM: MaskedLM,
     config.NextSentence: NextSentence,
     config.CausalLM: CausalLM,
+    config.Chat: CausalLM,
     config.MultipleChoice: MultipleChoice,
     config.SentenceEmbedding: SentenceEmbedding,
 }

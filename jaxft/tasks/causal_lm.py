@@ -26,13 +26,13 @@ SCORES = 2**27
 
 @dataclasses.dataclass(frozen=True)
 class CausalLM(Task):
-    """An example is a text or a piece of one, of which the first token is not guessed.
+    """An example is a text or a piece of one, of which the first token is not guessed; or a conversation.
 
     Attributes:
       scores: how many scores of words exist at a time, at most.
     """
 
-    options: config.CausalLM
+    options: config.CausalLM | config.Chat
     scores: int = SCORES
     hf_class: str = "ForCausalLM"
     reads: tuple[str, ...] = ("labels",)

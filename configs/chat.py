@@ -1,0 +1,41 @@
+"""Teach a decoder to answer: conversations, of which the assistant's turns alone are learned.
+
+  python run.py --config=configs/chat.py:conversations.jsonl --workdir=/tmp/chat
+
+A row of conversations.jsonl holds `messages`, {role, content} each, of system, user, assistant and tool. The chat
+template of the tokenizer makes a text of them; which of its tokens the assistant says is told by the template's marks
+({% generation %}), or found, and a row of which that is not certain is refused. What is longer than data.max_length is
+cut at its end, and how many turns that cuts is said. Prompts and completions instead:
+
+  python run.py --config=configs/chat.py:pairs.csv --workdir=/tmp/chat --config.task.messages=
+
+A model without a template is given one, which its export then has:
+
+  python run.py --config=configs/chat.py:conversations.jsonl --workdir=/tmp/chat \\
+    --config.model.path=openai-community/gpt2 --config.task.template=chatml.jinja
+
+Qwen3-0.6B by LoRA and all of Llama-3.2-1B, on one H100 and on the eight chips of a v5e-8; nobody has run these yet:
+
+  python run.py --config=configs/chat.py:conversations.jsonl --workdir=/tmp/qwen --config.model.path=Qwen/Qwen3-0.6B \\
+    --config.adapt=lora --config.optimizer.learning_rate=2e-4 --config.compute.dtype=bfloat16 \\
+    --config.data.max_length=2048
+  python run.py --config=configs/chat.py:conversations.jsonl --workdir=/tmp/llama --config.compute.remat=true \\
+    --config.model.path=meta-llama/Llama-3.2-1B-Instruct --config.compute.dtype=bfloat16 --config.mesh.data=1 \\
+    --config.mesh.fsdp=8 --config.data.max_length=2048
+
+`--mode=plan` says before that what a step of them takes (docs/plan.md). What comes out opens with AutoModelForCausalLM
+and its chat template, an adapter with peft.
+"""
+
+from jaxft.config import Chat, Data, Experiment, Model, Optimizer, Train
+
+
+def get_config(source: str) -> Experiment:
+    return Experiment(
+        name="chat",
+        model=Model(path="HuggingFaceTB/SmolLM2-135M-Instruct"),
+        task=Chat(),
+        data=Data(source=source, max_length=1024),
+        optimizer=Optimizer(learning_rate=2e-5),
+        train=Train(batch_size=32, epochs=3),
+    )

@@ -1,0 +1,59 @@
+"""Conversations, of which the assistant's turns are learned.
+
+Metrics and answers are those of texts (`jaxft.tables.causal_lm`), of these turns alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jaxft import config
+from jaxft.data.conversation import Conversation
+from jaxft.data.messages import with_messages, with_parts, with_tools
+from jaxft.data.sources import Split
+from jaxft.models import Model
+from jaxft.tables import turns
+from jaxft.tables.base import Published
+from jaxft.tables.causal_lm import CausalLM
+
+
+@dataclasses.dataclass(frozen=True)
+class Chat(CausalLM):
+    """An example is a conversation. Columns of it hold JSON once they have been read."""
+
+    options: config.Chat  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        options = self.options
+        columns = (options.messages,) if options.messages else (options.prompt, options.completion)
+        return (*columns, options.tools) if options.tools else columns
+
+    def read(self, split: Split, labelled: bool = True) -> Split:
+        options = self.options
+        if options.messages:
+            split = with_messages(split, options.messages, "task.messages")
+        else:
+            split = with_parts(split, options.prompt, {"task.completion": options.completion})
+        return with_tools(split, options.tools)
+
+    def resolve(self, splits: Mapping[str, Split]) -> config.Chat:
+        return dataclasses.replace(self.options, template=turns.template_of(self.options.template))
+
+    def features(self, split: Split, tokenizer: Any, max_length: int, labelled: bool = True) -> dict[str, Any]:
+        where = [split.where(row) for row in range(split.table.num_rows)]
+        return turns.encoded(list(self._conversations(split)), where, tokenizer, self.options.template, max_length)
+
+    def _conversations(self, split: Split) -> Iterator[Conversation]:
+        columns = [name for name in self.inputs if name != self.options.tools]
+        for row in split.table.to_pylist():
+            parts = [json.loads(row[name]) for name in columns]
+            tools = row[self.options.tools] if self.options.tools else None
+            learned = len(parts[0]) if len(parts) > 1 else 0
+            yield Conversation([one for part in parts for one in part], tools and json.loads(tools), learned)
+
+    def published(self, model: Model, max_length: int) -> Published:
+        return Published("text-generation", turns.USAGE, files=turns.files(self.options.template))
