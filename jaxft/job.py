@@ -24,6 +24,7 @@ from jaxft.program import Program
 from jaxft.storage import fingerprint
 from jaxft.tables import Table, census
 from jaxft.tasks import Task
+from jaxft.tasks.preference import REFERENCE
 from jaxft.train.compiled import Compiled
 
 COMPILATION = 4e8
@@ -150,6 +151,7 @@ class Job:
             f"{split}/{name}": column
             for split, part in self.features.items()
             for name, column in {"offsets": part.offsets, **part.tokens, **part.examples}.items()
+            if name != REFERENCE  # which the run's start says of the data, with the rounding of its mesh
         }
         settings = fingerprint.of_values(config.defining(self.experiment))
         return {"experiment": settings, "data": fingerprint.of_columns(columns)}

@@ -42,6 +42,14 @@ TEXTS: Rows = {
         chats(f"[{ASKED}]"),
         ["a.jsonl, row 1: 'messages' has no message of the assistant", "leave it out"],
     ),
+    "answers of which none is preferred": (
+        texts("preference.py", "prompt,chosen,rejected\nx,y,z\nx,y,y\n"),
+        ["a.csv, row 2: 'chosen' and 'rejected' are the same: none is preferred; leave it out"],
+    ),
+    "another loss of preferences": (
+        texts("preference.py", "prompt,chosen,rejected\nx,y,z\n", "--config.task.loss=kto"),
+        ["config.task.loss is 'kto'", "dpo"],
+    ),
     "an empty completion": (
         texts("chat.py", "prompt,completion\nx,y\nz,\n", "--config.task.messages="),
         ["a.csv, row 2: 'completion'", "is empty; fill it, or leave the row out"],

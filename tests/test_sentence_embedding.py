@@ -14,7 +14,8 @@ from jaxft import config, models, modes, tables, tasks
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
 from jaxft.metrics import retrieval
-from jaxft.tasks.sentence_embedding import SentenceEmbedding, _groups
+from jaxft.tasks.sentence_embedding import SentenceEmbedding
+from jaxft.tasks.together import groups
 
 RNG = np.random.default_rng(0)
 
@@ -81,9 +82,9 @@ def test_contrastive_loss_is_pytorchs(torch, size):
 
 def test_slots_of_a_group_are_side_by_side():
     """Rows of five slots in groups of two: the last group of each row has an empty one."""
-    found = _groups(jnp.arange(1, 11).reshape(2, 5), 2)
+    found = groups(jnp.arange(1, 11).reshape(2, 5), 2)
     assert found.tolist() == [[1, 2], [3, 4], [5, 0], [6, 7], [8, 9], [10, 0]]
-    assert _groups(jnp.ones((2, 6, 3)), 3).shape == (4, 3, 3)
+    assert groups(jnp.ones((2, 6, 3)), 3).shape == (4, 3, 3)
 
 
 WORDS = "cat dog sun moon tree fish bird rain snow wind fire rock sand lake hill road door book lamp ship".split()  # noqa: SIM905

@@ -104,6 +104,8 @@ def answers(task: Task, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dic
 
     if isinstance(task.options, config.SentenceEmbedding):
         return embedded(model, inputs)
+    if isinstance(task.options, config.Preference):
+        return preferred(model, inputs, task.options)
     if "row" in inputs and not isinstance(task.options, config.MultipleChoice):
         return of_windows(model, inputs)
     found = model(**read_by(model, inputs))
@@ -117,6 +119,31 @@ def answers(task: Task, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dic
     log_probs = torch.log_softmax(logits, -1).gather(-1, labels[..., None])[..., 0]
     outputs = {"log_probs": hidden * log_probs, "right": hidden * (logits.argmax(-1) == labels)}
     return found.loss, outputs | ({"next_logits": found.seq_relationship_logits.detach()} if pairs else {})
+
+
+def preferred(model: Any, inputs: Mapping[str, Any], options: config.Preference) -> tuple[Any, dict[str, Any]]:
+    """The log probability of each answer, and the mean loss of pairs by the formulas that TRL documents."""
+    import torch
+    from torch.nn.functional import logsigmoid
+
+    logits, labels = (
+        model(**read_by(model, {name: inputs[name] for name in ("input_ids", "attention_mask")})).logits,
+        inputs["labels"],
+    )
+    logits, labels = logits[:, :-1], labels[:, 1:]
+    counted = labels >= 0
+    log_probs = torch.log_softmax(logits, -1).gather(-1, labels.clip(0)[..., None])[..., 0]
+    sums, tokens = (log_probs * counted).sum(-1), counted.sum(-1)
+    means = options.loss != "dpo"
+    chosen, rejected = ((sums / tokens) if means else sums).reshape(-1, 2).T
+    if options.loss == "orpo":
+        odds = (chosen - rejected) - (torch.log1p(-torch.exp(chosen)) - torch.log1p(-torch.exp(rejected)))
+        losses = -chosen - options.beta * logsigmoid(odds)
+    else:
+        known = inputs["reference"] / tokens if means else inputs["reference"]
+        ratios = (chosen - rejected) - (known[::2] - known[1::2])
+        losses = -logsigmoid(options.beta * ratios) if not means else (ratios - 1 / (2 * options.beta)) ** 2
+    return losses.mean(), {"log_prob": sums.detach(), "counted": tokens.float()}
 
 
 def following(logits: Any, labels: Any) -> dict[str, Any]:

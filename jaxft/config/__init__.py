@@ -28,6 +28,7 @@ from jaxft.config.tasks import (
     MaskedLM,
     MultipleChoice,
     NextSentence,
+    Preference,
     QuestionAnswering,
     SentenceEmbedding,
     SequenceClassification,
@@ -38,7 +39,7 @@ from jaxft.config.tasks import (
 __all__ = [
     "EXTENDABLE", "IA3", "METHODS", "RESUMABLE", "TASKS", "AdaLora", "Adapter", "Assistant", "CausalLM", "Chat",
     "Classification", "Compute", "Data", "Experiment", "Freeze", "Lora", "MaskedLM", "Mesh", "Model", "MultipleChoice",
-    "NextSentence", "Objective", "Optimizer", "Prefix", "Prompt", "QuestionAnswering", "Section", "SentenceEmbedding",
-    "SequenceClassification", "Task", "TokenClassification", "Train", "beyond_length", "check", "check_sections",
-    "defining", "differences", "from_dict", "keys", "knob", "load", "meaning", "to_dict", "walk",
+    "NextSentence", "Objective", "Optimizer", "Preference", "Prefix", "Prompt", "QuestionAnswering", "Section",
+    "SentenceEmbedding", "SequenceClassification", "Task", "TokenClassification", "Train", "beyond_length", "check",
+    "check_sections", "defining", "differences", "from_dict", "keys", "knob", "load", "meaning", "to_dict", "walk",
 ]  # fmt: skip

@@ -171,6 +171,25 @@ class Chat(Assistant):
 
 
 @dataclass(kw_only=True)
+class Preference(Assistant):
+    """Learn which of two answers is preferred, without a model of rewards."""
+
+    prompt: str = knob(
+        "prompt", "column with what is asked: a text, or the messages so far; empty: each answer begins with it"
+    )
+    chosen: str = knob("chosen", "column with the answer that is preferred: a text, or messages")
+    rejected: str = knob("rejected", "column with the other answer")
+    loss: str = knob(
+        "dpo",
+        "dpo and ipo keep near the model that the run begins with; orpo, without one, learns the chosen answer too",
+        choices=("dpo", "ipo", "orpo"),
+    )
+    beta: float = knob(
+        0.1, "how near (the larger the nearer), for dpo and ipo; for orpo the weight of the odds ratio", low=1e-4
+    )
+
+
+@dataclass(kw_only=True)
 class NextSentence(MaskedLM):
     """Learn the language of a text, and which of its sentences follow each other."""
 
@@ -217,6 +236,7 @@ TASKS: dict[str, type[Task]] = {
     "next_sentence": NextSentence,
     "causal_lm": CausalLM,
     "chat": Chat,
+    "preference": Preference,
     "multiple_choice": MultipleChoice,
     "sentence_embedding": SentenceEmbedding,
 }

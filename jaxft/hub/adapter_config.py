@@ -37,6 +37,7 @@ TASKS = {
     "SentenceEmbedding": "FEATURE_EXTRACTION",
     "CausalLM": "CAUSAL_LM",
     "Chat": "CAUSAL_LM",
+    "Preference": "CAUSAL_LM",
 }
 """A task of `jaxft.config` -> `task_type`."""
 

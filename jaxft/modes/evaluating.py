@@ -11,6 +11,7 @@ from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.job import prepare
 from jaxft.modes.shared import compiled_evaluation, measure
+from jaxft.predict import reference
 from jaxft.predict.predictor import JAX, Predictor
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
@@ -55,7 +56,7 @@ def evaluate(
         raise UserError("--runs measures a file; give one by --input")
     folder = Workdir(workdir)
     experiment, given = rows.given(as_computed(folder), data)
-    job = prepare(experiment, given=given)
+    job = reference.referred(prepare(experiment, given=given))
     weights, _ = best_weights(folder, job.program, job.body.directory)
     if export := folder.exported():
         job = dataclasses.replace(job, table=calibrated(job.table, export, JAX))

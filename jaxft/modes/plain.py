@@ -18,10 +18,11 @@ from jaxft.models import Model
 from jaxft.modes.exporting import command_line
 from jaxft.out import record
 from jaxft.out.prune import Sized
-from jaxft.predict import directory
+from jaxft.predict import directory, reference
 from jaxft.predict.predictor import run_in
 from jaxft.predict.shapes import shape_for
 from jaxft.pretrained import load
+from jaxft.storage.workdir import Workdir
 from jaxft.tables import Table
 from jaxft.tasks import Task
 from jaxft.train.compiled import Compiled
@@ -96,7 +97,8 @@ def composed(experiment: config.Experiment, model: Model, task: Task) -> program
 def features(source: Source, split: Split, hf: Mapping[str, Any], folder: Path) -> Features:
     """Returns the tokens of labelled rows, by the tokenizer of a folder."""
     body = Body(folder, dict(hf), models.build(hf, source.experiment.model.dropout))
-    return body.features(split, source.table, dataclasses.replace(source.experiment.data, cache=""))
+    found = body.features(split, source.table, dataclasses.replace(source.experiment.data, cache=""))
+    return reference.of_rows(found, source.task, Workdir(source.path) if source.of_run else None)
 
 
 def feed(source: Source, features: Features, composed: program.Program) -> Feed:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxft import config, tables
+from jaxft import config, tables, tasks
 from jaxft.data.features import Features
 from jaxft.data.sources import Split
 from jaxft.devices.distributed import say
@@ -16,7 +16,7 @@ from jaxft.job import Body
 from jaxft.modes import measured
 from jaxft.out import quantize
 from jaxft.out.files import GRAPHS
-from jaxft.predict import graph
+from jaxft.predict import graph, reference
 from jaxft.predict.graph import GraphEngine
 from jaxft.report.tables import number
 from jaxft.storage.workdir import Workdir
@@ -102,4 +102,6 @@ def _rows(path: str, of_run: bool, inputs: str, experiment: config.Experiment, b
     """What is measured on."""
     table = tables.build(experiment.task).decide(body.hf.get("thresholds", {}))
     split = measured.of_model(path, of_run, inputs, experiment, table)
-    return Rows(table, split, body.features(split, table, experiment.data))
+    features = body.features(split, table, experiment.data)
+    task = tasks.build(experiment.task)
+    return Rows(table, split, reference.of_rows(features, task, Workdir(path) if of_run else None))

@@ -22,7 +22,7 @@ from jaxft.errors import UserError, nearest
 from jaxft.hub import adapter_config, adapters
 from jaxft.job import Body, check_features, check_length, with_trusted_attention
 from jaxft.out.files import GRAPHS
-from jaxft.predict import directory, ensemble, graph
+from jaxft.predict import directory, ensemble, graph, reference
 from jaxft.predict.base import as_trained, base_weights
 from jaxft.predict.engine import CompiledEngine, Engine
 from jaxft.storage import paths
@@ -76,6 +76,7 @@ class Predictor:
       experiment, table: how inputs are read, and answers made.
       engine: what computes.
       directory: of the tokenizer.
+      run: that the model is of, where it was opened from one with its own adapter.
 
     Example:
       predictor = jaxft.Predictor.open("/tmp/reviews")
@@ -92,6 +93,7 @@ class Predictor:
         """
         self.experiment, self.table, self.engine = experiment, table, engine
         self.directory = body.directory
+        self.run: Workdir | None = None
         tokenizer = body.tokenizer(table.words)
         self._tokenizers: queue.LifoQueue[Any] = queue.LifoQueue()
         self._tokenizers.put(truncation.keeping(tokenizer, table.options, experiment.data.truncate))
@@ -158,7 +160,9 @@ class Predictor:
         table = tables.build(experiment.task).decide(thresholds)
         if not chosen and (not folder or folder.exported()):
             table = calibrated(table, body.directory, engine)
-        return cls(experiment, body, table, CompiledEngine(experiment, composed, weights))
+        made = cls(experiment, body, table, CompiledEngine(experiment, composed, weights))
+        made.run = None if chosen else folder
+        return made
 
     @classmethod
     def _of_graph(
@@ -170,7 +174,9 @@ class Predictor:
             raise UserError(f"--engine={engine} computes a graph, on which {adapter} cannot be put; use --engine={JAX}")
         experiment, body, made = graph.opened(folder, path, task, engine)
         table = tables.build(experiment.task).decide(body.hf.get("thresholds", {}))
-        return cls(experiment, body, calibrated(table, body.directory, engine), made)
+        answering = cls(experiment, body, calibrated(table, body.directory, engine), made)
+        answering.run = folder
+        return answering
 
     @classmethod
     def _of_several(
@@ -318,7 +324,7 @@ class Predictor:
 
     def measured(self, split: Split) -> tuple[Features, Evaluated]:
         """Returns the tokens of labelled rows, as the table has read them, and what the model makes of them."""
-        features = self._features(split, labelled=True)
+        features = reference.of_rows(self._features(split, labelled=True), self.engine.task, self.run)
         distributed.wait_for_all("tokenized")  # nobody is still at it when the first collective runs
         return features, self.engine.evaluate(features)
 

@@ -1,12 +1,8 @@
 """What a teacher says of examples that a student learns from: computed once, and kept on disk by content."""
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 
 from jaxft.data.features import Features
@@ -15,10 +11,10 @@ from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.job import Job
 from jaxft.objectives.distill import PREFIX
+from jaxft.predict import keeping
 from jaxft.predict.engine import CompiledEngine
 from jaxft.predict.likeness import check_mean, ordered, places
 from jaxft.predict.predictor import Predictor
-from jaxft.storage import fingerprint
 from jaxft.tables import Table
 from jaxft.tasks import Task
 
@@ -101,7 +97,8 @@ def _of_one(
     )
     if not same:
         _check_apart(path, task, own, features)
-    file = _kept(predictor, own, cache)
+    engine = predictor.engine
+    file = keeping.file_of(engine, own, cache, "teacher") if isinstance(engine, CompiledEngine) else None
     if file and file.is_file():
         say(f"teacher {path}: what it says is kept in {file}")
         with np.load(file) as held:
@@ -109,7 +106,7 @@ def _of_one(
     say(f"teacher {path}: answers {len(own):,} examples")
     answered = {name: predictor.compute(features if same else own)[name] for name in task.outputs}
     if file:
-        _keep(file, answered)
+        keeping.keep(file, answered)
     return ordered(answered, labels)
 
 
@@ -120,30 +117,3 @@ def _check_apart(path: str, task: Task, own: Features, features: Features) -> No
             f"{KEY} {path}: it reads other tokens than the student (another tokenizer or data.max_length), so that its "
             f"outputs for {type(task).__name__} are not of the same places; take a teacher with the student's tokenizer"
         )
-
-
-def _kept(predictor: Predictor, own: Features, cache: str) -> Path | None:
-    """The file of what a teacher says of these examples; None: nothing is kept."""
-    engine = predictor.engine
-    if not cache or jax.process_count() > 1 or not isinstance(engine, CompiledEngine):
-        return None
-    trainable, frozen = engine.weights
-    said = [
-        fingerprint.of_params({"trainable": trainable, "frozen": frozen}),
-        fingerprint.of_columns({"offsets": own.offsets, **own.tokens}),
-        str(engine.task.options),
-        str(engine.model.cfg),
-    ]
-    return Path(cache).expanduser() / "teacher" / f"{fingerprint.of_values(said)}.npz"
-
-
-def _keep(file: Path, answered: dict[str, Any]) -> None:
-    """Writes the file, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as out:
-            np.savez(out, **answered)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from jaxft.tables.chat import Chat
 from jaxft.tables.masked_lm import MaskedLM
 from jaxft.tables.multiple_choice import MultipleChoice
 from jaxft.tables.next_sentence import NextSentence
+from jaxft.tables.preference import Preference
 from jaxft.tables.question_answering import QuestionAnswering
 from jaxft.tables.sentence_embedding import SentenceEmbedding
 from jaxft.tables.sequence_classification import SequenceClassification
@@ -27,6 +28,7 @@ TABLES: dict[type[config.Task], Callable[[Any], Table]] = {
     config.NextSentence: NextSentence,
     config.CausalLM: CausalLM,
     config.Chat: Chat,
+    config.Preference: Preference,
     config.MultipleChoice: MultipleChoice,
     config.SentenceEmbedding: SentenceEmbedding,
 }

@@ -11,6 +11,7 @@ from jaxft.tasks.causal_lm import CausalLM
 from jaxft.tasks.masked_lm import MaskedLM
 from jaxft.tasks.multiple_choice import MultipleChoice
 from jaxft.tasks.next_sentence import NextSentence
+from jaxft.tasks.preference import Preference
 from jaxft.tasks.question_answering import QuestionAnswering
 from jaxft.tasks.sentence_embedding import SentenceEmbedding
 from jaxft.tasks.sequence_classification import SequenceClassification
@@ -24,6 +25,7 @@ TASKS: dict[type[config.Task], Callable[[Any], Task]] = {
     config.NextSentence: NextSentence,
     config.CausalLM: CausalLM,
     config.Chat: CausalLM,
+    config.Preference: Preference,
     config.MultipleChoice: MultipleChoice,
     config.SentenceEmbedding: SentenceEmbedding,
 }

@@ -19,7 +19,8 @@ from jaxft.batch import Target
 from jaxft.models import Model, nn
 from jaxft.tasks import losses
 from jaxft.tasks.base import Task
-from jaxft.types import Array, Batch, Float, Int, Outputs, Params, Shaped
+from jaxft.tasks.together import groups
+from jaxft.types import Array, Batch, Float, Int, Outputs, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ class SentenceEmbedding(Task):
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """Over the first texts of the rows of the table: the others are told apart by their slots."""
         size = len(self.options.texts)
-        grouped = lambda x: _groups(x, size)  # noqa: E731
+        grouped = lambda x: groups(x, size)  # noqa: E731
         vectors, weights = grouped(outputs["embeddings"]), grouped(batch["weights"])[:, 0]
         if self.options.score:
             cosine = (vectors[:, 0] * vectors[:, 1]).sum(-1)
@@ -92,9 +93,3 @@ def _unit(pooled: Float[Array, "*lead width"]) -> Float[Array, "*lead width"]:
     """Vectors of length 1, float32."""
     pooled = pooled.astype(jnp.float32)
     return pooled / jnp.sqrt(jnp.maximum(jnp.square(pooled).sum(-1, keepdims=True), 1e-24))
-
-
-def _groups(x: Shaped[Array, "rows slots *rest"], size: int) -> Shaped[Array, "groups size *rest"]:
-    """Each `size` slots side by side, of all rows; slots that are missing from the last group are empty."""
-    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % size), *((0, 0),) * (x.ndim - 2)))
-    return x.reshape(-1, size, *x.shape[2:])

@@ -1,0 +1,39 @@
+"""Teach a decoder which of two answers is preferred: DPO, IPO or ORPO.
+
+  python run.py --config=configs/preference.py:pairs.jsonl --workdir=/tmp/preference
+
+A row of pairs.jsonl holds `prompt`, `chosen` and `rejected`, texts or lists of messages, of which the tokenizer's chat
+template makes conversations; where both answers are whole conversations:
+
+  python run.py --config=configs/preference.py:pairs.jsonl --workdir=/tmp/preference --config.task.prompt=
+
+What the model as it begins says of the answers is computed once before the first step, and kept, so that no second
+model is held: by LoRA or in full, memory is that of ordinary training. ORPO wants no such reference:
+
+  python run.py --config=configs/preference.py:pairs.jsonl --workdir=/tmp/preference --config.task.loss=orpo
+
+Begin with a model that answers already, such as the export of configs/chat.py. Qwen3-0.6B by LoRA on one H100, and all
+of Llama-3.2-1B on the eight chips of a v5e-8; nobody has run these yet:
+
+  python run.py --config=configs/preference.py:pairs.jsonl --workdir=/tmp/qwen --config.model.path=Qwen/Qwen3-0.6B \\
+    --config.adapt=lora --config.optimizer.learning_rate=5e-6 --config.compute.dtype=bfloat16 \\
+    --config.data.max_length=2048
+  python run.py --config=configs/preference.py:pairs.jsonl --workdir=/tmp/llama --config.compute.remat=true \\
+    --config.model.path=meta-llama/Llama-3.2-1B-Instruct --config.compute.dtype=bfloat16 --config.mesh.data=1 \\
+    --config.mesh.fsdp=8 --config.data.max_length=2048
+
+`--mode=plan` says before that what a step of them takes (docs/plan.md).
+"""
+
+from jaxft.config import Data, Experiment, Model, Optimizer, Preference, Train
+
+
+def get_config(source: str) -> Experiment:
+    return Experiment(
+        name="preference",
+        model=Model(path="HuggingFaceTB/SmolLM2-135M-Instruct", dropout=0.0),
+        task=Preference(),
+        data=Data(source=source, max_length=1024),
+        optimizer=Optimizer(learning_rate=5e-7),
+        train=Train(batch_size=32, epochs=1),
+    )
