@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from jaxft.errors import UserError
 from jaxft.hub import adapter_config, adapters
 from jaxft.predict.predictor import Predictor
 from jaxft.storage.workdir import Workdir
+from jaxft.sure import kept
+from jaxft.sure.calibration import Calibration
 
 LORA = {"adapt": "lora", "lora": config.Lora(rank=2)}
 NAMES = ("ham", "spam", "unsure")
@@ -67,6 +70,15 @@ def test_an_adapter_on_its_base_alone(tiny_model, tmp_path):
     assert tuple(answer["probabilities"]) == NAMES
     with pytest.raises(UserError, match="adapter says its task; leave `task` out"):
         Predictor.open(tiny_model, adapter=folder, task=classes("a", "b"))
+
+
+def test_an_adapter_on_a_calibrated_base_is_not_calibrated(finished, tmp_path, capsys):
+    """The calibration beside the base's weights is of its own answers."""
+    base = shutil.copytree(finished / "export", tmp_path / "base")
+    kept.write(base, "jax", Calibration("single_label", 5.0, energies=(0.0,)), {"fitted_on": "some rows"})
+    folder, _, _ = saved(tmp_path / "adapter", classes(*NAMES))
+    plain, answer = (Predictor.open(path, adapter=folder)(["So it is."])[0] for path in (finished / "export", base))
+    assert answer == plain and "unusual" not in answer and "calibrated" not in capsys.readouterr().err
 
 
 def test_a_threshold_of_questions_without_an_answer(tiny_model, tmp_path):

@@ -15,6 +15,7 @@ from scipy.special import expit, softmax
 from support import once, random_params
 from test_predictor import CASES, TEXTS
 
+import jaxft
 from jaxft import Predictor, cli, config, models, modes, tables, tasks
 from jaxft.errors import UserError
 from jaxft.hub import export
@@ -116,6 +117,11 @@ def test_a_service_answers_so(runs, opened, mean):
     for engine in (predictor.engine, predictor.engine.engines[1]):
         with pytest.raises(UserError, match=r"rows, row 1: .*this server takes"):
             engine.check(long, "rows")
+
+
+def test_it_has_no_gradient_of_its_own(together):
+    with pytest.raises(UserError, match="'integrated_gradients' needs gradients of one model; open one of the runs al"):
+        jaxft.explain(together, TEXTS)
 
 
 def test_a_file_is_measured_by_it(runs, mean, tmp_path, capsys):

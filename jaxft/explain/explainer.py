@@ -19,6 +19,7 @@ from jaxft.explain.scores import Scores
 from jaxft.explain.targets import Aim
 from jaxft.explain.units import Reading, Unit
 from jaxft.predict.engine import CompiledEngine
+from jaxft.predict.ensemble import EnsembleEngine
 from jaxft.predict.predictor import Predictor
 
 GROUP = 32
@@ -189,9 +190,11 @@ def _engine(predictor: Predictor, options: Options) -> CompiledEngine:
     Raises:
       UserError: there is none.
     """
-    engine = predictor.engine
+    engine, needs = predictor.engine, f"explain.method {options.method!r} needs gradients"
+    if isinstance(engine, EnsembleEngine):
+        raise UserError(f"{needs} of one model; open one of the runs alone, or take occlusion, lime or shap")
     if not isinstance(engine, CompiledEngine):
-        raise UserError(f"explain.method {options.method!r} needs gradients, which a graph has not; use --engine=jax")
+        raise UserError(f"{needs}, which a graph has not; use --engine=jax")
     if engine.composed.adaptation.tokens:
         raise UserError(
             f"explain.method {options.method!r}: the model has virtual tokens before each text (adapt=prompt), of "
