@@ -54,6 +54,18 @@ SURE: Rows = {
         lambda room: ["--mode=evaluate", f"--workdir={room.run}", "--evaluate.intervals=1.5"],
         ["--evaluate.intervals is 1.5; it must be below 1, e.g. 0.95"],
     ),
+    "groups by no column": (
+        lambda room: ["--mode=evaluate", f"--workdir={room.run}", "--evaluate.groups=sentimant"],
+        ["--evaluate.groups: ", "has no column 'sentimant'; did you mean 'sentiment'?"],
+    ),
+    "a comparison with no run": (
+        lambda room: ["--mode=evaluate", f"--workdir={room.run}", "--compare=/nowhere"],
+        ["/nowhere holds no run"],
+    ),
+    "a page of no comparison": (
+        lambda room: ["--mode=evaluate", f"--workdir={room.run}", "--output=a.html"],
+        ["--output is for what --compare finds; give another run by --compare, or leave it out"],
+    ),
     "a flag of calibrate in predict": (
         lambda room: ["--mode=predict", f"--workdir={room.run}", "--input=a.txt", "--calibrate.coverage=0.9"],
         ["--calibrate.coverage is not used by --mode=predict; it is for --mode=calibrate"],

@@ -93,7 +93,9 @@ def test_answers_have_it_wherever_the_model_is_opened(run, values, finished, cap
 def test_evaluate_measures_what_answers_have(run, values, monkeypatch):
     """And of the test split, when asked to, with confidence intervals."""
     monkeypatch.setattr(bootstrap, "intervals", partial(bootstrap.intervals, resamples=10))
-    found = modes.evaluate(run, intervals=0.9)
+    found = modes.evaluate(run, intervals=0.9, groups="sentiment")
+    counts = [value for name, value in found.items() if re.fullmatch(r"test\[sentiment=\w+\]/rows", name)]
+    assert len(counts) == 3 and sum(counts) == 40
     assert found["test/ece_low"] <= found["test/ece_high"] and "validation/ece_low" not in found
     for split in ("validation", "test"):
         assert found[f"{split}/ece"] == pytest.approx(values["measured"][split]["ece"], abs=1e-5)

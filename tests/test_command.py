@@ -162,7 +162,7 @@ def test_a_model_card_says_the_command_as_it_was_typed(argv, said):
 
 USED = {
     "train": {"config", "workdir", "overwrite", "extend", "profile", "metrics_port", "host"},
-    "evaluate": {"workdir", "input", "engine", "runs", "evaluate.intervals"},
+    "evaluate": {"workdir", "input", "output", "engine", "runs", "compare", "evaluate.intervals", "evaluate.groups"},
     "predict": {"workdir", "input", "output", "adapter", "engine", "runs", *(f"generate.{name}" for name in GENERATE)},
     "explain": {"workdir", "input", "output", "adapter", *(f"explain.{name}" for name in EXPLAIN)},
     "export": {"workdir", "format", "input", "max_loss"},
@@ -181,7 +181,8 @@ VALUES = {
     "overwrite": "true", "extend": "true", "profile": "5", "metrics_port": "8001", "topology": "gpu",
     "plan.search": "true", "plan.exact": "true", "format": "onnx", "host": "0.0.0.0", "port": "80", "adapters": "a=b",
     "engine": "onnx", "max_loss": "0.5", "runs": "a,b", "soup.how": "uniform", "crossfit.folds": "3",
-    "evaluate.intervals": "0.95", "calibrate.coverage": "0.9", "calibrate.sets": "adaptive",
+    "evaluate.intervals": "0.95", "evaluate.groups": "a", "compare": "r",
+    "calibrate.coverage": "0.9", "calibrate.sets": "adaptive",
     "compress.layers": "2", "compress.inner": "8", "compress.words": "used", "serve.log_texts": "true",
     **{f"explain.{name}": "x" for name in EXPLAIN if name not in ("samples", "seed", "faithfulness")},
     "attack.methods": "typo", **{f"attack.{name}": "5" for name in ATTACK if name != "methods"},

@@ -8,6 +8,7 @@ from jaxft import config
 from jaxft.attack.options import METHODS
 from jaxft.cli.arguments import OF_MODES
 from jaxft.cli.modes import LIMITS
+from jaxft.modes import comparing
 from jaxft.modes.compressing import EXAMPLES, RECORD
 from jaxft.out.vocabulary import NEEDED
 from jaxft.report.exporter import Exporter
@@ -15,7 +16,7 @@ from jaxft.report.watch import Watch
 from jaxft.serve.limits import Limits
 from jaxft.serve.measures import Measures
 from jaxft.sharding import RULES
-from jaxft.sure import conformal, temperature
+from jaxft.sure import bootstrap, conformal, groups, temperature
 from jaxft.sure.calibration import SHARES
 
 
@@ -57,6 +58,16 @@ def test_the_page_of_how_sure_names_every_flag_and_kind_of_sets():
     assert f"between {1 / temperature.MOST:g} and {temperature.MOST:g}" in page
     assert f"surest {', '.join(f'{100 * share:g}' for share in SHARES[1:-1])} and {100 * SHARES[-1]:g}%" in page
     assert "[docs/sure.md](docs/sure.md)" in (ROOT / "README.md").read_text()
+
+
+def test_the_page_of_how_sure_names_what_evaluate_takes():
+    page = (ROOT / "docs" / "sure.md").read_text()
+    for flag in (*(name for name in OF_MODES if name.startswith("evaluate.")), "compare"):
+        assert f"--{flag}=" in page
+    for kind in comparing.KINDS:
+        assert f"`{kind}`" in page
+    assert f"fewer than {groups.FEWEST} rows" in page and f"makes {groups.MOST} groups at most" in page
+    assert f"first {comparing.SHOWN} of each" in page and f"{bootstrap.RESAMPLES:,} draws" in page
 
 
 def test_the_page_of_attacks_names_every_flag_and_method():

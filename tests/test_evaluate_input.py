@@ -20,10 +20,12 @@ from support import random_params
 
 from jaxft import cli, config, models, modes, tables, tasks
 from jaxft.data import sources
+from jaxft.data.features import Features
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
 from jaxft.hub import export
 from jaxft.job import prepare
+from jaxft.metrics import answers
 from jaxft.predict.predictor import Predictor
 from jaxft.storage.workdir import Workdir
 from jaxft.sure import bootstrap
@@ -54,7 +56,13 @@ def test_the_test_split_in_a_file_is_measured_as_the_run_measured_it(
     file = run.parent / "held-back.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in split.table.to_pylist()))
     before = {name: (run / name).read_bytes() for name in ("results.json", "metrics.jsonl", "config.json")}
-    found, said = evaluated(run, file, capsys, "--evaluate.intervals=0.9")
+    found, said = evaluated(run, file, capsys, "--evaluate.intervals=0.9", "--evaluate.groups=sentiment")
+    of_groups = {name: found.pop(name) for name in [*found] if name.startswith("input[")}
+    names = split.table["sentiment"].unique().to_pylist()
+    counts = {name: of_groups[f"input[sentiment={name}]/rows"] for name in names}
+    right = sum(of_groups[f"input[sentiment={name}]/accuracy"] * count for name, count in counts.items())
+    assert sum(counts.values()) == 40 and right / 40 == pytest.approx(found["input/accuracy"])
+    assert "sentiment  rows  accuracy" in said
     low, high = (found[f"input/accuracy_{end}"] for end in ("low", "high"))
     assert low < found["input/accuracy"] < high and f"{low:.4f} to {high:.4f}" in said
     ends = [name for name in found if name.endswith(("_low", "_high"))]
@@ -216,6 +224,26 @@ def expected(name: str, rows: list[dict[str, Any]], answers: list[dict[str, Any]
     return {"accuracy": float(np.mean([row["label"] == one for row, one in zip(rows, said, strict=True)]))}
 
 
+def wrong(name: str, row: dict[str, Any], answer: dict[str, Any]) -> float:
+    """How wrong an answer is, by what predictions say."""
+    if name == "scores":
+        return abs(answer["score"] - row["label"])
+    said = answer["prediction"]
+    if name == "several":
+        return set(row["label"]) != {*said}
+    if name == "answers":
+        return said != (row["answers"] or [{"text": ""}])[0]["text"]
+    return said != (row["tags"] if name == "words" else row["label"])
+
+
+def errors(predictor: Predictor, rows: list[dict[str, Any]]) -> Any:
+    """What a table says of the same answers."""
+    table = predictor.table.decide(predictor.table.undecided())
+    split = table.read(split_of(rows))
+    features, found = predictor.measured(split)
+    return table.errors(found.outputs, features, split)
+
+
 def split_of(rows: list[dict[str, Any]]) -> Split:
     return Split(pa.Table.from_pylist(rows), "rows", key="input")
 
@@ -225,7 +253,9 @@ def test_metrics_are_those_of_the_answers(exported, name):
     """Thresholds that no validation split has chosen are those of predictions, not the best for this very file."""
     rows, predictor = CASES[name][1], exported(name)
     found = predictor.evaluate(rows)
-    wanted = expected(name, rows, predictor(rows))
+    said = predictor(rows)
+    wanted = expected(name, rows, said)
+    np.testing.assert_allclose(errors(predictor, rows), [wrong(name, *pair) for pair in zip(rows, said, strict=True)])
     assert {key: found.metrics[key] for key in wanted} == pytest.approx(wanted, rel=1e-4)
     assert found.rows == len(rows)
     undecided = [line for line in found.notes if "no validation split has chosen" in line]
@@ -240,6 +270,10 @@ def test_vectors_and_hidden_words(exported):
     )
     found = predictor.evaluate(rows).metrics
     assert found["spearman"] == pytest.approx(spearmanr((one * other).sum(1), [row["score"] for row in rows])[0])
+    apart = errors(predictor, rows)
+    assert apart == pytest.approx(
+        [abs(a @ b - row["score"]) for a, b, row in zip(one, other, rows, strict=True)], abs=1e-5
+    )
     masked = exported("masked").evaluate(CASES["masked"][1]).metrics
     assert masked["perplexity"] == pytest.approx(np.exp(masked["loss"]), rel=1e-4)
 
@@ -310,3 +344,26 @@ def test_a_run_that_trained_an_adapter(tiny_model, cache, tmp_path, capsys, meth
     shutil.rmtree(tmp_path / "run" / "adapter")
     modes.export(str(tmp_path / "run"))
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").read_bytes() == adapter
+
+
+def test_errors_of_whole_answers():
+    """Answers to questions are right where they are one of the true ones; of words a row is right as a whole."""
+    true = [["the Broncos", "Denver"], [], ["x"], []]
+    assert answers.exact(true, ["denver", "", "", "x"], "words").tolist() == [True, True, False, False]
+    assert answers.exact([["北京，"], ["the"]], ["北京", "the"], "characters").tolist() == [True, True]
+    assert answers.exact([["the"]], [""], "words").tolist() == [True]
+    for options in (config.SentenceEmbedding(), config.MaskedLM(), config.CausalLM()):
+        assert tables.build(options).errors({}, Features(np.zeros(1, int), {}, {}), split_of([{"a": 1}])) is None
+
+
+def test_parts_of_a_test_split_that_is_not_there(finished, tmp_path, monkeypatch):
+    """Told before anything is computed."""
+    monkeypatch.setattr("jaxft.modes.evaluating.best_weights", lambda *_: pytest.fail("it computes"))
+    with pytest.raises(UserError, match=r"--evaluate.groups: .* has no column 'topic'"):
+        modes.evaluate(finished, groups="topic")
+    run = shutil.copytree(finished, tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoints"))
+    settings = json.loads((run / "config.json").read_text())
+    settings["data"]["test_examples"] = 0
+    (run / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"--evaluate.intervals is of a test split, and .*/copy has none; give a label"):
+        modes.evaluate(run, intervals=0.9)

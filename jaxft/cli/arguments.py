@@ -43,18 +43,18 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "workdir": (
         None,
         "folder of the run: train writes it, crossfit several in it; evaluate, predict, explain, calibrate, attack, "
-        "export, compress, soup, serve and inspect read it; predict, explain, calibrate, attack, compress, soup, "
-        "serve, export --format: or that of any model; plan: where plan.json is written",
+        "export, compress, soup, serve and inspect read it; predict, explain, calibrate, attack, "
+        "compress, soup, serve, export --format: or that of any model; plan: where plan.json is written",
     ),
     "input": (
         None,
-        "predict, explain: a text, CSV, JSON or Parquet file; evaluate, calibrate, attack, compress, soup, export "
-        "--format=int8: a labelled file, instead of the run's own splits; compress, for words alone: any text",
+        "predict, explain: a text, CSV, JSON or Parquet file; evaluate, calibrate, attack, compress, soup, "
+        "export --format=int8: a labelled file, instead of the run's own splits; compress, for words alone: any text",
     ),
     "output": (
         "",
         "predict, explain, attack: JSON lines file to write; empty: standard output; explain, attack: or a page, "
-        "FILE.html; compress, soup: new folder of the model",
+        "FILE.html; evaluate --compare: either; compress, soup: new folder of the model",
     ),
     "draw": ("", "inspect: draw the parameters whose path this pattern matches"),
     "adapter": ("", "predict, explain: folder of an adapter, of this run, of another or from peft, to use"),
@@ -87,6 +87,14 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "evaluate.intervals": (
         0.0,
         "evaluate: confidence intervals of the test split's metrics, or of a file's, at this level, e.g. 0.95; 0: none",
+    ),
+    "evaluate.groups": (
+        "",
+        "evaluate: a column of the test split or of the file; each of its values is measured by itself too",
+    ),
+    "compare": (
+        "",
+        "evaluate: another run, on the same rows: whether one is better, and, in --output, which answers differ",
     ),
     "calibrate.coverage": (
         0.0,

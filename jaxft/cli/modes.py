@@ -151,6 +151,19 @@ def _train(modes: Any, values: flags.FlagValues) -> None:
         modes.train(values.config, values.workdir, **how)
 
 
+def _evaluate(modes: Any, values: flags.FlagValues) -> None:
+    how = {"inputs": values.input or "", "engine": values.engine, "runs": _names(values.runs)}
+    how["intervals"], groups = values["evaluate.intervals"].value, values["evaluate.groups"].value
+    if not values.compare:
+        if values.output:
+            raise UserError("--output is for what --compare finds; give another run by --compare, or leave it out")
+        modes.evaluate(values.workdir, groups=groups, **how)
+        return
+    if groups:
+        raise UserError("--evaluate.groups is not used with --compare; leave one of them out")
+    modes.compare(values.workdir, values.compare, output=values.output, **how)
+
+
 MODES = {
     "train": Mode(
         _together(_train),
@@ -158,17 +171,9 @@ MODES = {
         uses=("overwrite", "extend", "profile", "metrics_port", "host"),
     ),
     "evaluate": Mode(
-        _together(
-            lambda modes, given: modes.evaluate(
-                given.workdir,
-                inputs=given.input or "",
-                engine=given.engine,
-                runs=_names(given.runs),
-                intervals=given["evaluate.intervals"].value,
-            )
-        ),
+        _together(_evaluate),
         needs=("workdir",),
-        uses=("input", "engine", "runs", "evaluate.intervals"),
+        uses=("input", "output", "engine", "runs", "compare", "evaluate.intervals", "evaluate.groups"),
     ),
     "predict": Mode(
         _together(

@@ -121,8 +121,7 @@ def scores(
         found = [measure(answer, prediction) for answer in answers]
         return max(exact for exact, _ in found), max(f1 for _, f1 in found)
 
-    # As the script does: true answers of which nothing is left count as none.
-    golds = [[a for a in part if unit != "words" or normalized(a)] or [""] for part in true]
+    golds = _counted(true, unit)
     full = np.asarray([one(*pair) for pair in zip(golds, predicted, strict=True)])
     empty = np.asarray([one(answers, "") for answers in golds])
     order, results = np.argsort(doubts, kind="stable"), {}
@@ -141,6 +140,20 @@ def scores(
     for name, least, (gain, where) in zip(names, empty.mean(0), tuned, strict=True):
         results |= {f"{name}_best": float(least + gain / len(has)), f"{name}_best_threshold": where}
     return results
+
+
+def exact(true: Sequence[Sequence[str]], predicted: Sequence[str], unit: str) -> np.ndarray:
+    """Returns whether each prediction is one of the true answers, `[n]`; an empty one where there are none.
+
+    Arguments as of `scores`, but that a prediction may be empty.
+    """
+    pairs = zip(_counted(true, unit), predicted, strict=True)
+    return np.asarray([any(MEASURES[unit](answer, one)[0] for answer in golds) for golds, one in pairs], bool)
+
+
+def _counted(true: Sequence[Sequence[str]], unit: str) -> list[list[str]]:
+    """As the script does: true answers of which nothing is left count as none."""
+    return [[a for a in part if unit != "words" or normalized(a)] or [""] for part in true]
 
 
 def best_threshold(doubts: np.ndarray, gains: np.ndarray) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxft.modes.attacking import attack
     from jaxft.modes.calibrating import calibrate
+    from jaxft.modes.comparing import compare
     from jaxft.modes.compressing import compress
     from jaxft.modes.crossfitting import crossfit
     from jaxft.modes.evaluating import evaluate
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _FILES = {
     "attack": "attacking",
     "calibrate": "calibrating",
+    "compare": "comparing",
     "compress": "compressing",
     "crossfit": "crossfitting",
     "evaluate": "evaluating",
@@ -47,6 +49,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "attack",
     "calibrate",
+    "compare",
     "compress",
     "crossfit",
     "evaluate",

@@ -16,6 +16,7 @@ from jaxft.predict.predictor import JAX, Predictor
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
 from jaxft.sure import bootstrap
+from jaxft.sure.groups import of_groups, rows_of
 from jaxft.trained import as_computed, best_weights, calibrated, thresholds
 
 
@@ -26,6 +27,7 @@ def evaluate(
     engine: str = JAX,
     runs: Sequence[str | Path] = (),
     intervals: float = 0.0,
+    groups: str = "",
 ) -> dict[str, float]:
     """Measures the best parameters of a finished or interrupted run on its validation and test splits, or on a file.
 
@@ -35,13 +37,15 @@ def evaluate(
         also written into `evaluations/` of the workdir.
       engine, runs: what computes the answers to a file, and what answers with it; see `Predictor.open`.
       intervals: the level of confidence intervals, of the test split's metrics or of the file's; 0: there are none.
+      groups: a column of the test split or of the file; each of its values is measured by itself too, see
+        `jaxft.sure.groups`.
 
     Returns:
       `SPLIT/METRIC` -> value, of a file `input/METRIC`; and `METRIC_low` and `METRIC_high`, see
-      `jaxft.sure.bootstrap.of_metrics`.
+      `jaxft.sure.bootstrap.of_metrics`. Of a group `SPLIT[COLUMN=VALUE]/METRIC`.
 
     Raises:
-      UserError: there is no such run, file or level, or a row or a label of it cannot be used.
+      UserError: there is no such run, file, level or column, or a row or a label of it cannot be used.
     """
     from jaxft.report import tables as shown
 
@@ -49,14 +53,20 @@ def evaluate(
     if inputs:
         if data is not None:
             raise UserError("data and inputs are both given; leave one of them out")
-        return _evaluate_file(Workdir(workdir), str(inputs), engine, runs, intervals)
+        return _evaluate_file(Workdir(workdir), str(inputs), engine, runs, intervals, groups)
     if engine != JAX:
         raise UserError(f"--engine={engine} measures a file; give one by --input")
     if runs:
         raise UserError("--runs measures a file; give one by --input")
     folder = Workdir(workdir)
     experiment, given = rows.given(as_computed(folder), data)
-    job = reference.referred(prepare(experiment, given=given))
+    job = prepare(experiment, given=given)
+    if (intervals or groups) and "test" not in job.features:
+        flag = "groups" if groups else "intervals"
+        raise UserError(f"--evaluate.{flag} is of a test split, and {folder} has none; give a labelled file by --input")
+    if groups:
+        rows_of(job.splits["test"], groups)  # before anything is computed
+    job = reference.referred(job, folder.experiment().compute.frozen)
     weights, _ = best_weights(folder, job.program, job.body.directory)
     if export := folder.exported():
         job = dataclasses.replace(job, table=calibrated(job.table, export, JAX))
@@ -65,17 +75,31 @@ def evaluate(
     for split in (name for name in ("validation", "test") if name in job.features):
         values, found = measure(job, step, split, weights)
         job = dataclasses.replace(job, table=job.table.decide(thresholds(values)))
-        if intervals and split == "test":
+        parts = {}
+        if split == "test":
             labelled = bootstrap.Labelled(job.splits[split], job.features[split], job.task.outputs, found.outputs)
-            values |= distributed.once(partial(bootstrap.of_metrics, job.table, labelled, intervals))
+            if intervals:
+                values |= distributed.once(partial(bootstrap.of_metrics, job.table, labelled, intervals))
+            if groups:
+                parts = distributed.once(partial(of_groups, job.table, labelled, groups, intervals))
         results |= {f"{split}/{k}": v for k, v in values.items()}
         names = job.table.plots(found.outputs, job.features[split], job.splits[split]).get("names", ())
         say(shown.metrics_table(results, split, names))
+        results |= _of_groups(parts, split, groups, job.table.metric)
     return results
 
 
+def _of_groups(parts: Mapping[str, Mapping[str, float]], split: str, column: str, metric: str) -> dict[str, float]:
+    """Says how each group of a split does by the main metric, and returns all metrics as results have them."""
+    from jaxft.report import tables as shown
+
+    if parts:
+        say(shown.groups_table(parts, column, metric))
+    return {f"{split}[{column}={value}]/{k}": v for value, found in parts.items() for k, v in found.items()}
+
+
 def _evaluate_file(
-    folder: Workdir, inputs: str, engine: str, runs: Sequence[str | Path], intervals: float
+    folder: Workdir, inputs: str, engine: str, runs: Sequence[str | Path], intervals: float, groups: str
 ) -> dict[str, float]:
     """Measures a file, says what was found, and writes it into the workdir."""
     from jaxft.report import tables as shown
@@ -83,12 +107,16 @@ def _evaluate_file(
     file = paths.file_of("--input", inputs)
     experiment = folder.experiment()  # there is one: Predictor would take the directory of a model too
     split = sources.read_input(str(file), experiment.data)
-    found = Predictor.open(str(folder), engine=engine, runs=runs).evaluate(split, intervals)
+    if groups:
+        rows_of(split, groups)
+    predictor = Predictor.open(str(folder), engine=engine, runs=runs)
+    found = predictor.evaluate(split, intervals, groups)
     for line in found.notes:
         say(line)
     results = {f"input/{name}": value for name, value in found.metrics.items()}
     say(f"{file}: {found.rows:,} of {found.read:,} rows")
     say(shown.metrics_table(results, "input", found.classes))
+    results |= _of_groups(found.groups, "input", groups, predictor.table.metric)
     others = {"runs": [str(run) for run in runs]} if runs else {}
     written = distributed.once(lambda: folder.write_evaluation(file, {"rows": found.rows, **others, **results}))
     say(f"metrics: {written}")

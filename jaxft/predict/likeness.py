@@ -22,15 +22,25 @@ def places(said: str, theirs: config.Task, mine: config.Task) -> Places:
     Raises:
       UserError: it has another task, or other labels.
     """
+    own, other = check_labels(said, theirs, mine)
+    if getattr(theirs, "windows", "") != getattr(mine, "windows", ""):
+        raise UserError(f"{said}: it does not read long texts as the run does; give both the same task.windows")
+    return None if own == other else np.asarray([other.index(name) for name in own])
+
+
+def check_labels(said: str, theirs: config.Task, mine: config.Task) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the labels of the run and of a model, which are the same names; arguments as of `places`.
+
+    Raises:
+      UserError: the model has another task, or other labels.
+    """
     if type(theirs) is not type(mine) or getattr(theirs, "problem", "") != getattr(mine, "problem", ""):
         kinds = [f"{type(one).__name__} {getattr(one, 'problem', '')}".strip() for one in (theirs, mine)]
         raise UserError(f"{said}: its task is {kinds[0]}, that of the run {kinds[1]}; take a model of the same")
-    if getattr(theirs, "windows", "") != getattr(mine, "windows", ""):
-        raise UserError(f"{said}: it does not read long texts as the run does; give both the same task.windows")
     own, other = (tuple(getattr(one, "labels", ())) for one in (mine, theirs))
     if sorted(own) != sorted(other):
         raise UserError(f"{said}: its labels are {', '.join(other)}, those of the run {', '.join(own)}")
-    return None if own == other else np.asarray([other.index(name) for name in own])
+    return own, other
 
 
 def check_mean(said: str, table: Table) -> None:

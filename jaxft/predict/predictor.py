@@ -28,6 +28,7 @@ from jaxft.predict.engine import CompiledEngine, Engine
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
 from jaxft.sure import bootstrap
+from jaxft.sure.groups import of_groups
 from jaxft.tables import census
 from jaxft.train.evaluate import Evaluated
 from jaxft.trained import as_computed, best_weights, calibrated, model_of, with_frozen
@@ -48,6 +49,7 @@ class Evaluation(NamedTuple):
       read: how many there were.
       classes: names for a table of metrics per class.
       notes: what there is to say of the rows, a line each: what was left out, moved or cut, what is unknown.
+      groups: of each value of the column that was asked for, see `jaxft.sure.groups.of_groups`.
     """
 
     metrics: dict[str, float]
@@ -55,6 +57,7 @@ class Evaluation(NamedTuple):
     read: int
     classes: Sequence[str]
     notes: list[str]
+    groups: Mapping[str, Mapping[str, float]] = {}
 
 
 class Inputs(NamedTuple):
@@ -290,13 +293,14 @@ class Predictor:
                 self._tokenizers.put(tokenizer)
         return shapes
 
-    def evaluate(self, data: Split | rows.Rows, intervals: float = 0.0) -> Evaluation:
+    def evaluate(self, data: Split | rows.Rows, intervals: float = 0.0, groups: str = "") -> Evaluation:
         """Measures the model on labelled rows, which are read as those of training were, or on a table of them.
 
         Thresholds are those of the validation split, or, where there was none, those that answers are made with.
 
         Args:
           intervals: the level of confidence intervals of the metrics, see `jaxft.sure.bootstrap.of_metrics`; 0: none.
+          groups: a column, of whose values each is measured by itself too; empty: none.
 
         Raises:
           UserError: a column, a row or a label that the model cannot be measured on, and where.
@@ -316,11 +320,12 @@ class Predictor:
         table = self.table.decide(undecided)
         # By one process, as rounding may differ on their machines.
         metrics = distributed.once(lambda: {"loss": found.loss} | table.metrics(found.outputs, features, split))
+        labelled = bootstrap.Labelled(split, features, self.engine.task.outputs, found.outputs)
         if intervals:
-            labelled = bootstrap.Labelled(split, features, self.engine.task.outputs, found.outputs)
             metrics |= distributed.once(lambda: bootstrap.of_metrics(table, labelled, intervals))
+        parts = distributed.once(lambda: of_groups(table, labelled, groups, intervals)) if groups else {}
         classes = table.plots(found.outputs, features, split).get("names", ())
-        return Evaluation(metrics, split.table.num_rows, given.table.num_rows, classes, notes)
+        return Evaluation(metrics, split.table.num_rows, given.table.num_rows, classes, notes, parts)
 
     def measured(self, split: Split) -> tuple[Features, Evaluated]:
         """Returns the tokens of labelled rows, as the table has read them, and what the model makes of them."""

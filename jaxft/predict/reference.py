@@ -20,7 +20,7 @@ from jaxft.program import Program
 from jaxft.storage.workdir import Workdir
 from jaxft.tasks import Task
 from jaxft.tasks.preference import REFERENCE
-from jaxft.trained import on_these_devices
+from jaxft.trained import on_these_devices, with_frozen
 
 
 def wanted(task: Task) -> bool:
@@ -28,15 +28,24 @@ def wanted(task: Task) -> bool:
     return REFERENCE in task.targets
 
 
-def referred(job: Job) -> Job:
+def referred(job: Job, form: str = "") -> Job:
     """Returns the job, whose examples have what its start says of them where its task wants it.
+
+    Args:
+      form: how the start's frozen parameters are kept, where it is not as the job's; see `config.Compute`.
 
     Raises:
       UserError: the start cannot be read; see `jaxft.pretrained.load`.
     """
     if not wanted(job.task):
         return job
-    engine = _start(job.experiment, job.program, job.body.directory)
+    experiment, composed = job.experiment, job.program
+    if form and form != experiment.compute.frozen:
+        experiment = with_frozen(experiment, form)
+        composed = program.compose(
+            experiment, job.body.model, job.task, steps=10**9, longest=experiment.data.max_length
+        )
+    engine = _start(experiment, composed, job.body.directory)
     features = {name: _with(part, engine, job.experiment.data.cache, name) for name, part in job.features.items()}
     return dataclasses.replace(job, features=features)
 

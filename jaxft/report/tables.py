@@ -110,6 +110,19 @@ def metrics_table(results: Mapping[str, float], split: str, names: Sequence[str]
     return "\n".join(parts)
 
 
+def groups_table(groups: Mapping[str, Mapping[str, float]], column: str, metric: str) -> str:
+    """How each group does by one metric, with its interval where it has one.
+
+    Args:
+      groups: of each value of the column its `rows` and its metrics.
+    """
+    lines = [
+        [value, number(found["rows"]), number(found.get(metric)), interval(found, metric)]
+        for value, found in groups.items()
+    ]
+    return grid([[column, "rows", spoken(metric), "interval"], *lines], indent="")
+
+
 def confusion_table(matrix: np.ndarray, names: Sequence[str]) -> str:
     """The confusion matrix `[classes, classes]` as text: true classes in rows, predicted ones in columns."""
     if len(names) > MOST_CLASSES:

@@ -14,6 +14,9 @@ from jaxft.tables import Table
 RESAMPLES = 1000
 """So often rows are drawn."""
 
+LEVEL = 0.95
+"""Of the intervals of differences, of groups and of pages, where no other is asked for."""
+
 ENDS = ("low", "high")
 """Of an interval, as the names of metrics end: `accuracy_low`, `accuracy_high`."""
 
@@ -88,6 +91,21 @@ def check(level: float) -> None:
         raise UserError(f"--evaluate.intervals is {level:g}; it must be below 1, e.g. 0.95")
 
 
+def check_apart(table: Table, flag: str) -> None:
+    """Makes sure that a part of the rows can be measured by itself.
+
+    Args:
+      flag: what asks for it.
+
+    Raises:
+      UserError: it cannot.
+    """
+    if not table.apart:
+        raise UserError(
+            f"{flag}: each text is looked for among all of the split, so that rows cannot be drawn anew; leave it out"
+        )
+
+
 def of_metrics(table: Table, labelled: Labelled, level: float) -> dict[str, float]:
     """Returns the interval of each metric of labelled rows, as `METRIC_low` and `METRIC_high`.
 
@@ -98,11 +116,7 @@ def of_metrics(table: Table, labelled: Labelled, level: float) -> dict[str, floa
     Raises:
       UserError: the task has no such intervals.
     """
-    if not table.apart:
-        raise UserError(
-            "--evaluate.intervals: each text is looked for among all of the split, so that rows cannot be drawn anew; "
-            "leave it out"
-        )
+    check_apart(table, "--evaluate.intervals")
     measure = lambda rows: labelled.take(rows).metrics(table)  # noqa: E731
     found = intervals(measure, labelled.split.table.num_rows, level)
     return {f"{name}_{end}": value for name, both in found.items() for end, value in zip(ENDS, both, strict=True)}

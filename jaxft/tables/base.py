@@ -154,6 +154,13 @@ class Table(ABC):
     def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
         """Yields what a user wants to know of each row, as JSON values."""
 
+    def errors(self, outputs: Host, features: Features, split: Split) -> np.ndarray | None:
+        """Returns how wrong the answer of each row of a labelled split is, `[rows]`; None: there is no such thing.
+
+        Of bool where an answer is wrong or right as a whole; of a score its distance from the true one, of float.
+        """
+        return None
+
     def plots(self, outputs: Host, features: Features, split: Split) -> dict[str, Any]:
         """Returns what `jaxft.report.page` draws."""
         return {}

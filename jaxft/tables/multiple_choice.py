@@ -69,8 +69,11 @@ class MultipleChoice(Table):
         return {"logits": means.of_groups(np.stack([outputs["logits"] for outputs in several]), features.bounds)}
 
     def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
+        return {"accuracy": float(1 - self.errors(outputs, features, split).mean())}
+
+    def errors(self, outputs: Host, features: Features, split: Split) -> np.ndarray:
         best = [int(part.argmax()) for part in self._probabilities(outputs, features)]
-        return {"accuracy": float(np.mean(np.asarray(best) == np.asarray(split.table[RIGHT].to_pylist())))}
+        return np.asarray(best) != np.asarray(split.table[RIGHT].to_pylist())
 
     def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
         """`prediction` is the number of the choice, from 0, and `choice` its text."""

@@ -125,6 +125,11 @@ class QuestionAnswering(Table):
                 "n_best": listed
             }
 
+    def errors(self, outputs: Host, features: Features, split: Split) -> np.ndarray:
+        """An answer is wrong where it is none of the true ones, as `exact` has it."""
+        predicted = [answer["prediction"] for answer in self.predictions(outputs, features, split)]
+        return ~answers.exact(split.table[TEXTS].to_pylist(), predicted, self.options.unit)
+
     def undecided(self) -> dict[str, float]:
         return self.thresholds() if self._limit() is None else {}
 

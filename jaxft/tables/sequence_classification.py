@@ -172,8 +172,7 @@ class SequenceClassification(Table):
             yield from ({"score": float(score)} for score in logits[:, 0])
             return
         if self.options.problem == "multi_label":
-            over = sigmoid(logits) >= np.asarray(self.options.thresholds or [LIKELY] * len(self.options.labels))
-            for held, probabilities in zip(over, self.probabilities(logits), strict=True):
+            for held, probabilities in zip(self._over(logits), self.probabilities(logits), strict=True):
                 named = {name: float(p) for name, p in zip(self.options.labels, probabilities, strict=True)}
                 predicted = [name for name, one in zip(self.options.labels, held, strict=True) if one]
                 yield {"prediction": predicted, "probabilities": named}
@@ -186,6 +185,18 @@ class SequenceClassification(Table):
                 "probability": float(probabilities[best]),
                 "probabilities": named,
             }
+
+    def errors(self, outputs: Host, features: Features, split: Split) -> np.ndarray:
+        logits, labels = self.rows(outputs, features)
+        if not self.options.labels:
+            return np.abs(logits[:, 0].astype(np.float64) - labels)
+        if self.options.problem == "multi_label":
+            return (self._over(logits) != (labels > 0)).any(1)
+        return logits.argmax(1) != labels
+
+    def _over(self, logits: np.ndarray) -> np.ndarray:
+        """Which of several labels are predicted, `[n, labels]`."""
+        return sigmoid(logits) >= np.asarray(self.options.thresholds or [LIKELY] * len(self.options.labels))
 
     def plots(self, outputs: Host, features: Features, split: Split) -> dict[str, Any]:
         logits, labels = self.rows(outputs, features)

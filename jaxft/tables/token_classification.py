@@ -158,6 +158,11 @@ class TokenClassification(Table):
                 answer["entities"].append(place | {"score": float(scores[first:last].mean())})
             yield answer
 
+    def errors(self, outputs: Host, features: Features, split: Split) -> np.ndarray:
+        """A row is wrong where the tag of any of its words is."""
+        predicted = self._tags(*self._probabilities(outputs, features, split))
+        return np.asarray([a != b for a, b in zip(predicted, split.table[self.options.tags].to_pylist(), strict=True)])
+
     def plots(self, outputs: Host, features: Features, split: Split) -> dict[str, Any]:
         if self.options.problem == "words":
             return {"names": self.options.labels}
