@@ -6,9 +6,12 @@ from runs import ROOT
 
 from jaxft import config
 from jaxft.attack.options import METHODS
+from jaxft.audit import duplicates, slices
+from jaxft.audit.page import LISTED, RISK
 from jaxft.cli.arguments import OF_MODES
-from jaxft.cli.modes import LIMITS
+from jaxft.cli.modes import LIMITS, MODES
 from jaxft.modes import comparing
+from jaxft.modes.auditing import SURES
 from jaxft.modes.compressing import EXAMPLES, RECORD
 from jaxft.out.vocabulary import NEEDED
 from jaxft.report.exporter import Exporter
@@ -68,6 +71,20 @@ def test_the_page_of_how_sure_names_what_evaluate_takes():
         assert f"`{kind}`" in page
     assert f"fewer than {groups.FEWEST} rows" in page and f"makes {groups.MOST} groups at most" in page
     assert f"first {comparing.SHOWN} of each" in page and f"{bootstrap.RESAMPLES:,} draws" in page
+
+
+def test_the_page_of_audits_names_its_flags_and_numbers():
+    page = (ROOT / "docs" / "audit.md").read_text()
+    for flag in MODES["audit"].flags:
+        assert f"| `--{flag}` |" in page
+    for said in (
+        f"the {SURES} wrong answers", f"slices of {slices.FEWEST} rows or more", f"the {slices.WORDS} of most rows",
+        f"{groups.MOST} [groups]", f"similarity of {duplicates.NEAR:g} or more", f"the first {LISTED} of a crossfit",
+        f"corrected p is below {RISK:.0%}", f"{bootstrap.LEVEL:.0%} [intervals]",
+    ):  # fmt: skip
+        assert said in page, said
+    assert (slices.PARTS, duplicates.GRAM) == (5, 5) and "five parts" in page and "five in a" in page
+    assert "[docs/audit.md](docs/audit.md)" in (ROOT / "README.md").read_text()
 
 
 def test_the_page_of_attacks_names_every_flag_and_method():

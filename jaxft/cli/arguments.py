@@ -43,18 +43,18 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "workdir": (
         None,
         "folder of the run: train writes it, crossfit several in it; evaluate, predict, explain, calibrate, attack, "
-        "export, compress, soup, serve and inspect read it; predict, explain, calibrate, attack, "
+        "audit, export, compress, soup, serve and inspect read it; predict, explain, calibrate, attack, audit, "
         "compress, soup, serve, export --format: or that of any model; plan: where plan.json is written",
     ),
     "input": (
         None,
-        "predict, explain: a text, CSV, JSON or Parquet file; evaluate, calibrate, attack, compress, soup, "
+        "predict, explain: a text, CSV, JSON or Parquet file; evaluate, calibrate, attack, audit, compress, soup, "
         "export --format=int8: a labelled file, instead of the run's own splits; compress, for words alone: any text",
     ),
     "output": (
         "",
         "predict, explain, attack: JSON lines file to write; empty: standard output; explain, attack: or a page, "
-        "FILE.html; evaluate --compare: either; compress, soup: new folder of the model",
+        "FILE.html; evaluate --compare: either; audit: a page, or FILE.json; compress, soup: new folder of the model",
     ),
     "draw": ("", "inspect: draw the parameters whose path this pattern matches"),
     "adapter": ("", "predict, explain: folder of an adapter, of this run, of another or from peft, to use"),
@@ -148,6 +148,7 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "attack.candidates": (8, "attack: what each method tries for a word, at most"),
     "attack.rows": (200, "attack: rows that are drawn; 0: all"),
     "attack.seed": (0, "attack: of what is drawn"),
+    "audit.crossfit": ("", "audit: folder of a crossfit, whose doubtful labels the page has"),
     "plan.search": (False, "plan: look for the best mesh, recomputation and accumulation"),
     "plan.exact": (False, "plan: compile for TPU as a run does; takes several times as long"),
 }

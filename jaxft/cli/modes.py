@@ -222,6 +222,15 @@ MODES = {
         needs=("workdir",),
         uses=("input", "output", *(f"attack.{name}" for name in ATTACK)),
     ),
+    "audit": Mode(
+        _together(
+            lambda modes, given: modes.audit(
+                given.workdir, given.input or "", given.output, crossfit=given["audit.crossfit"].value
+            )
+        ),
+        needs=("workdir",),
+        uses=("input", "output", "audit.crossfit"),
+    ),
     "serve": Mode(_together(lambda modes, given: _serve(modes, given)), needs=("workdir",), uses=SERVE),
     "compress": Mode(
         _together(

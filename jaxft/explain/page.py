@@ -3,7 +3,7 @@
 Orange speaks for the target, blue against it; the lines under words, whole and dotted, say the same without colours.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from string import Template
 from typing import NamedTuple
@@ -30,6 +30,9 @@ STYLE = """
 .against { border-bottom: 2px dotted rgb(var(--against)); }
 .row { margin: 0 0 1.1rem; }
 .said { color: var(--soft); font-size: 0.88rem; margin: 0.3rem 0 0; }
+.said + .card { margin-top: 0.8rem; }
+.card + .plots { margin-top: 1rem; }
+.card > b { overflow-wrap: anywhere; }
 .switch { display: flex; flex-wrap: wrap; gap: 0.4rem; align-items: baseline; }
 .switch > input { position: absolute; opacity: 0; }
 .switch > label { border: 1px solid var(--line); border-radius: 99px; padding: 0.05rem 0.8rem; cursor: pointer;
@@ -149,11 +152,16 @@ def _row(row: Explained, number: int) -> str:
 def _panel(row: Explained, one: Explanation) -> str:
     largest = max(map(abs, one.scores))
     errors = one.errors or [0.0] * len(one.scores)
-    texts = "".join(_text(column, text, row.units, one, largest) for column, text in row.row.items())
     ranked = sorted(zip(row.units, one.scores, errors, strict=True), key=lambda entry: -abs(entry[1]))[:STRONGEST]
     bars = _bars([(unit.text, score, error) for unit, score, error in ranked], largest)
     said = f'<p class="said">{escape(_said(row, one))}</p>'
-    return f"{texts}{bars}{said}"
+    return f"{texts(row.row, row.units, one)}{bars}{said}"
+
+
+def texts(row: Mapping[str, str], units: Sequence[Unit], one: Explanation) -> str:
+    """Returns the texts of a row, by column, with their units coloured by an explanation, as HTML."""
+    largest = max(map(abs, one.scores))
+    return "".join(_text(column, text, units, one, largest) for column, text in row.items())
 
 
 def _text(column: str, text: str, units: Sequence[Unit], one: Explanation, largest: float) -> str:

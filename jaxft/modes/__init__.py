@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxft.modes.attacking import attack
+    from jaxft.modes.auditing import audit
     from jaxft.modes.calibrating import calibrate
     from jaxft.modes.comparing import compare
     from jaxft.modes.compressing import compress
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _FILES = {
     "attack": "attacking",
+    "audit": "auditing",
     "calibrate": "calibrating",
     "compare": "comparing",
     "compress": "compressing",
@@ -48,6 +50,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "attack",
+    "audit",
     "calibrate",
     "compare",
     "compress",

@@ -138,12 +138,12 @@ def write(
         _replace(folder / plot.file, lambda path, figure=plot.figure: plots.save(figure, path))
     body = [
         _tiles(results, split),
-        _section("Run", _facts(experiment, history, results)),
-        _section("Training", _gallery(curves)),
-        _section(f"Predictions on the {split} split", _gallery(outcomes)),
-        _section("Metrics", _metrics(results)),
-        _section(f"Classes on the {split} split", _classes(results, split, predictions.get("names"))),
-        _section("Configuration", _config(experiment)),
+        section("Run", _facts(experiment, history, results)),
+        section("Training", _gallery(curves)),
+        section(f"Predictions on the {split} split", _gallery(outcomes)),
+        section("Metrics", _metrics(results)),
+        section(f"Classes on the {split} split", _classes(results, split, predictions.get("names"))),
+        section("Configuration", _config(experiment)),
     ]
     page = PAGE.substitute(
         title=escape(_title(experiment)),
@@ -164,7 +164,7 @@ def write_tables(
 
 def of_tables(title: str, subtitle: str, sections: Sequence[tuple[str, Sequence[Sequence[str]]]]) -> str:
     """Returns a page of titled tables."""
-    body = "\n".join(_section(name, _table([], rows)) for name, rows in sections)
+    body = "\n".join(section(name, table([], rows)) for name, rows in sections)
     return PAGE.substitute(title=escape(title), subtitle=escape(subtitle), body=body)
 
 
@@ -191,7 +191,8 @@ def _title(experiment: Mapping[str, Any]) -> str:
     )
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
+    """Returns a titled part of a page, of HTML; without content nothing."""
     return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>" if content else ""
 
 
@@ -205,8 +206,12 @@ def _tiles(results: Mapping[str, float], split: str) -> str:
     return f'<dl class="tiles">\n{chr(10).join(tiles)}\n</dl>' if shown else ""
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -> str:
-    """Text cells are escaped here; the first `names` columns are flush left."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -> str:
+    """Returns a table as HTML, without rows nothing; cells, which are text, are escaped.
+
+    Args:
+      names: so many columns, the first ones, are flush left.
+    """
 
     def cell(text: str, column: int, scope: str) -> str:
         tag, scope = ("th", f' scope="{scope}"') if scope else ("td", "")
@@ -228,7 +233,7 @@ def _facts(experiment: Mapping[str, Any], history: Sequence[Mapping[str, Any]], 
     for key in (*(key for key in FACTS if key in found), *(key for key in found if key not in FACTS)):
         name, show = FACTS.get(key, (key.replace("_", " "), tables.number))
         rows[name] = "n/a" if found[key] is None else show(found[key])
-    return _table((), ((name, value) for name, value in rows.items() if value), names=2)
+    return table((), ((name, value) for name, value in rows.items() if value), names=2)
 
 
 def _metrics(results: Mapping[str, float]) -> str:
@@ -236,7 +241,7 @@ def _metrics(results: Mapping[str, float]) -> str:
     splits = [split for split in found if found[split]]
     names = dict.fromkeys(name for split in splits for name in found[split])
     rows = ((tables.spoken(n), *(tables.number(found[s][n]) if n in found[s] else "" for s in splits)) for n in names)
-    return _table(("metric", *splits), rows)
+    return table(("metric", *splits), rows)
 
 
 def _classes(results: Mapping[str, float], split: str, names: Sequence[str] | None) -> str:
@@ -244,7 +249,7 @@ def _classes(results: Mapping[str, float], split: str, names: Sequence[str] | No
     names = list(names or (key.removeprefix(prefix) for key in results if key.startswith(prefix)))
     columns, rows = tables.per_class(results, split, names)
     places = {name: str(i) for i, name in enumerate(names)}
-    return _table(("class", "name", *map(tables.spoken, columns)), ((places[row[0]], *row) for row in rows), names=2)
+    return table(("class", "name", *map(tables.spoken, columns)), ((places[row[0]], *row) for row in rows), names=2)
 
 
 def _config(experiment: Mapping[str, Any]) -> str:

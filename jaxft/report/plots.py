@@ -5,6 +5,7 @@ Colours are Okabe and Ito's (2008), which colour-blind readers can tell apart.
 
 import contextlib
 import functools
+import io
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -101,8 +102,8 @@ def _style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, path: Path, dpi: int = 180) -> None:
-    """Writes a PNG."""
+def save(figure: Figure, path: Path | io.BytesIO, dpi: int = 180) -> None:
+    """Writes a PNG, into a file or into memory."""
     with _style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(path, format="png", dpi=dpi)

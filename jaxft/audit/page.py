@@ -1,0 +1,251 @@
+"""The page of an audit: no script, nothing asked of a network, and of a size that does not grow with the rows."""
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxft.audit.duplicates import NEAR
+from jaxft.audit.slices import Slice
+from jaxft.explain import page as explaining
+from jaxft.explain.explainer import Explained
+from jaxft.report import page, plots
+from jaxft.report.tables import ENDS, interval, number, spoken
+
+LISTED = 50
+"""Rows of a table, at most."""
+
+LONGEST = 300
+"""Characters of a text that are shown in a table, and after the last word that has a number."""
+
+RISK = 0.05
+"""A slice stands out where its corrected p is below this: so likely one does, or more, of rows that are all alike."""
+
+
+class Mistake(NamedTuple):
+    """A wrong answer.
+
+    Attributes:
+      where: the row.
+      texts: by column.
+      truth, answer: in words.
+      confidence: the probability of the answer.
+      why: how much the words speak for the answer; None: it was not explained.
+    """
+
+    where: str
+    texts: dict[str, str]
+    truth: str
+    answer: str
+    confidence: float
+    why: Explained | None = None
+
+
+class Duplicate(NamedTuple):
+    """A row that is measured and one that was learned from, which are almost the same; labels in words."""
+
+    similarity: float
+    where: str
+    text: str
+    label: str
+    other: str
+    other_text: str
+    other_label: str
+
+
+class Audit(NamedTuple):
+    """What was found.
+
+    Attributes:
+      rows: how many were measured.
+      level: of the intervals.
+      metrics: with their intervals, see `jaxft.sure.bootstrap.of_metrics`.
+      sure: figures of the probabilities before and after the calibration, see `jaxft.sure.calibration.figures`.
+      diagrams: title -> `(labels [n], probabilities [n, classes])`.
+      mistakes: the surest ones.
+      wrong: how many answers are wrong; None: answers are not wrong or right.
+      slices: all that were tested, the least likely first.
+      duplicates: the most alike first.
+      doubtful: rows of crossfit whose label is doubtful, the most doubtful first.
+      notes: what could not be looked for, and why, a line each.
+    """
+
+    rows: int
+    level: float
+    metrics: Mapping[str, float]
+    sure: Mapping[str, float]
+    diagrams: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    mistakes: Sequence[Mistake]
+    wrong: int | None
+    slices: Sequence[Slice]
+    duplicates: Sequence[Duplicate]
+    doubtful: Sequence[Mapping[str, Any]]
+    notes: Sequence[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the same as JSON values, without what is drawn."""
+        found = self._asdict() | {
+            "mistakes": [one._asdict() | {"why": one.why and one.why.to_json()} for one in self.mistakes],
+            "slices": [one._asdict() for one in self.slices],
+            "duplicates": [one._asdict() for one in self.duplicates],
+        }
+        return {name: value for name, value in found.items() if name != "diagrams"}
+
+
+def made(found: Audit, name: str, origin: str) -> str:
+    """Returns the page.
+
+    Args:
+      name, origin: what the model and the rows are called.
+    """
+    sections = [*_metrics(found), *_sure(found), *_mistakes(found), *_slices(found), *_duplicates(found)]
+    sections += _doubtful(found)
+    body = "".join(f'<p class="sub">{escape(note)}</p>\n' for note in found.notes)
+    return explaining.TEMPLATE.substitute(
+        title=escape(f"Audit of {name.rsplit('/', 1)[-1]}"),
+        subtitle=escape(f"{name} · {found.rows:,} rows of {origin}"),
+        body=body + "\n".join(page.section(title, content) for title, content in sections),
+    )
+
+
+def _said(text: str) -> str:
+    return f'<p class="said">{escape(text)}</p>'
+
+
+def _metrics(found: Audit) -> Iterator[tuple[str, str]]:
+    there = {name: value for name, value in found.metrics.items() if not name.startswith("threshold/")}
+    shown = [name for name in there if not (name.endswith(ENDS) and name.rpartition("_")[0] in there)]
+    rows = [[spoken(name), number(there[name]), interval(there, name)] for name in shown]
+    said = "Intervals say how much a number hangs on these very rows (bootstrap); of few rows it is a lot."
+    yield "Metrics", page.table(("metric", "value", f"{100 * found.level:g}% interval"), rows) + _said(said)
+
+
+def _sure(found: Audit) -> Iterator[tuple[str, str]]:
+    names = {"log_loss": "log loss", "ece": "expected calibration error"}
+    rows = [
+        [title, number(found.sure[f"{name}_before"]), number(found.sure[name])]
+        for name, title in names.items()
+        if name in found.sure
+    ]
+    if not rows:
+        return
+    figures = [_figure(title, *pair) for title, pair in found.diagrams.items()]
+    gallery = f'<div class="plots">{"".join(figures)}</div>' if any(figures) else ""
+    yield "How sure", page.table(("", "uncalibrated", "as answered"), rows) + gallery
+
+
+def _figure(title: str, labels: np.ndarray, probabilities: np.ndarray) -> str:
+    """A diagram within the page; empty where a probability is no number."""
+    if (figure := plots.reliability(labels, probabilities)) is None:
+        return ""
+    held = io.BytesIO()
+    plots.save(figure, held, dpi=100)
+    image = base64.b64encode(held.getvalue()).decode()
+    alt = f"Reliability diagram with a histogram of confidence: {title}."
+    return (
+        f'<figure><img src="data:image/png;base64,{image}" alt="{escape(alt)}" style="--width: 400px">'
+        f"<figcaption>{escape(title)}</figcaption></figure>"
+    )
+
+
+def _mistakes(found: Audit) -> Iterator[tuple[str, str]]:
+    if not found.mistakes:
+        return
+    cards = []
+    for one in found.mistakes:
+        head = f"{one.where}: said {one.answer} ({one.confidence:.1%}), labelled {one.truth}"
+        cards.append(f'<div class="card row"><b>{escape(head)}</b>{_texts(one)}</div>')
+    said = (
+        "Orange, with a whole line: speaks for the wrong answer; blue, dotted: against it (integrated gradients). "
+        "Some of the rows may be labelled wrong."
+    )
+    yield f"Surest mistakes ({len(found.mistakes):,} of {found.wrong:,})", _said(said) + "".join(cards)
+
+
+def _texts(one: Mistake) -> str:
+    """The texts of a mistake, coloured where it was explained; what is far behind is left out."""
+    if one.why is None or not one.why.explanations:
+        return "".join(f'<p class="text">{escape(_short(text))}</p>' for text in one.texts.values())
+    ends = {column: 0 for column in one.why.row}
+    for unit in one.why.units:
+        ends[unit.column] = max(ends[unit.column], unit.end)
+    texts = {column: text[: ends[column]] + _short(text[ends[column] :]) for column, text in one.why.row.items()}
+    return explaining.texts(texts, one.why.units, one.why.explanations[0])
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def _slices(found: Audit) -> Iterator[tuple[str, str]]:
+    if found.wrong is None:
+        return
+    marked = [one for one in found.slices if one.corrected < RISK]
+    rows = [
+        [
+            one.name,
+            f"{one.rows:,}",
+            f"{one.wrong:,}",
+            f"{one.wrong / one.rows:.1%}",
+            number(one.p),
+            number(one.corrected),
+        ]
+        for one in marked[:LISTED]
+    ]
+    told = (
+        f"{len(found.slices):,} slices of 20 rows or more were tested (lengths, columns, answers, frequent words), and "
+        f"{len(marked):,} stand out: were the {found.wrong:,} wrong answers ({found.wrong / found.rows:.1%}) dealt out "
+        "to the rows at random, so many would seldom fall on theirs (hypergeometric; p corrected for all slices "
+        f"by Holm). That one or more stand out of rows that are all alike happens in at most {RISK:.0%} of such tests."
+    )
+    head = ("slice", "rows", "wrong", "share", "p", "corrected")
+    yield "Where it is worse than chance gives", _said(told) + page.table(head, rows)
+
+
+def _duplicates(found: Audit) -> Iterator[tuple[str, str]]:
+    if not found.duplicates:
+        return
+    rows = [
+        [
+            _short(one.text),
+            one.label,
+            one.where,
+            _short(one.other_text),
+            one.other_label,
+            one.other,
+            f"{one.similarity:.2f}",
+        ]
+        for one in found.duplicates[:LISTED]
+    ]
+    told = (
+        f"{len(found.duplicates):,} of {found.rows:,} rows are near duplicates of one that was learned from (Jaccard "
+        f"similarity of their characters, five in a row, of {NEAR:g} or more): what is measured on them says little."
+    )
+    head = ("measured", "label", "row", "learned from", "label", "row", "alike")
+    yield "Near duplicates in the training data", _said(told) + page.table(head, rows, names=6)
+
+
+def _doubtful(found: Audit) -> Iterator[tuple[str, str]]:
+    if not found.doubtful:
+        return
+    rows = [
+        [
+            str(one["where"]),
+            _short(" | ".join(_texts_of(one))),
+            one["given"],
+            one["confidently"],
+            number(one["normalized_margin"]),
+        ]
+        for one in found.doubtful[:LISTED]
+    ]
+    head = ("row", "text", "given", "confidently", "margin")
+    yield f"Doubtful labels ({len(rows):,} of {len(found.doubtful):,})", page.table(head, rows, names=4)
+
+
+def _texts_of(line: Mapping[str, Any]) -> list[str]:
+    """The texts of a line that crossfit has written: what it has not put there itself."""
+    own = ("where", "fold", "given", "confidently", "self_confidence", "normalized_margin", "probabilities")
+    return [value for name, value in line.items() if name not in own and isinstance(value, str)]
