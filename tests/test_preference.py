@@ -378,16 +378,16 @@ def test_a_run_learns_and_opens_in_pytorch(torch, trained, cache, tmp_path, caps
 
 @pytest.mark.matrix
 def test_what_the_start_says_is_computed_once(trained, cache, tmp_path, capsys):
-    """And kept; it is another for another start, and the same by an adapter that adds nothing yet."""
+    """And kept; it is another for another start or dtype, and the same by an adapter that adds nothing yet."""
     e = run_of(trained / "model", cache, trained / "pairs.jsonl", train={"steps": 1})
     e.data.cache = str(tmp_path / "cache")
     found = []
-    for changes in ({}, {}, {"adapt": "lora"}):
+    for changes in ({}, {}, {"adapt": "lora"}, {"compute": config.Compute(dtype="bfloat16")}):
         job = modes.training._prepared(dataclasses.replace(e, **changes), None, None)
         said = "".join(capsys.readouterr())
         found.append((job.features["train"].examples[REFERENCE], "as it begins answers" in said))
         assert np.isfinite(found[-1][0]).all() and (found[-1][0] < 0).all()
-    assert [computed for _, computed in found] == [True, False, True]
+    assert [computed for _, computed in found] == [True, False, True, True]
     assert found[0][0].tolist() == found[1][0].tolist()
     np.testing.assert_allclose(found[2][0], found[0][0], rtol=1e-5)
     e.task = config.Preference(loss="orpo")
@@ -397,6 +397,17 @@ def test_what_the_start_says_is_computed_once(trained, cache, tmp_path, capsys):
 @pytest.mark.matrix
 def test_a_run_measures_and_predicts_the_same_packed(trained, tmp_path):
     assert_packed_is_padded(trained / "run", trained / "pairs.jsonl", tmp_path)
+
+
+@pytest.mark.matrix
+def test_the_reference_is_kept_as_the_run_kept_its_start(pairs, cache, tmp_path):
+    """Its frozen parameters in nf4, where those of the export are float32."""
+    e = run_of(pairs / "model", cache, pairs / "pairs.jsonl", train={"epochs": 2}, compute={"frozen": "nf4"})
+    e = dataclasses.replace(e, adapt="lora")
+    modes.train(e, str(tmp_path / "run"))
+    found, again = results(tmp_path / "run"), modes.evaluate(str(tmp_path / "run"))
+    for name in ("validation/loss", "validation/margin"):
+        assert again[name] == pytest.approx(found[name], rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.matrix

@@ -1,4 +1,4 @@
-"""What a model says of examples, kept on disk by content: of its weights, its task and their tokens."""
+"""What a model says of examples, kept on disk by content: of its weights, its task and dtype, and their tokens."""
 
 import os
 from pathlib import Path
@@ -27,6 +27,7 @@ def file_of(engine: CompiledEngine, features: Features, cache: str, room: str) -
         fingerprint.of_columns({"offsets": features.offsets, **features.tokens}),
         str(engine.task.options),
         str(engine.model.cfg),
+        str(engine.composed.run.dtype),
     ]
     return Path(cache).expanduser() / room / f"{fingerprint.of_values(said)}.npz"
 
