@@ -168,6 +168,19 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "mlp_bias": True,
         "rope_parameters": {"rope_type": "yarn", **_STRETCHED},
     },
+    "gemma3_text": _LLAMA
+    | {
+        "model_type": "gemma3_text",
+        "head_dim": 6,
+        "query_pre_attn_scalar": 9,
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "tie_word_embeddings": True,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "rope_theta": 80.0, "factor": 2.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 30.0},
+        },
+    },
 }
 """A small model of each architecture."""
 

@@ -13,6 +13,7 @@ from jaxft.errors import UserError
 from jaxft.models import nn
 
 LLAMA, QWEN2, SMOLLM = (support.ARCHITECTURES[kind] for kind in ("llama", "qwen2", "smollm3"))
+GEMMA = support.ARCHITECTURES["gemma3_text"]
 STRETCHED = {"rope_theta": 500.0, "factor": 8.0, "original_max_position_embeddings": 64}
 LLAMA3 = {"rope_type": "llama3", **STRETCHED, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 YARN = {"rope_type": "yarn", **STRETCHED}
@@ -87,6 +88,37 @@ def test_how_far_back_layers_see():
     assert windows(nope | {"no_rope_layers": [0, 1, 0]}) == (5, 0)
 
 
+def test_how_far_layers_of_gemma_see():
+    """Of a window of n the n - 1 before, or half of it to either side; the last of six layers sees all."""
+
+    def sights(**keys: Any) -> list[nn.Sight]:
+        cfg = models.build({**GEMMA, **keys}).cfg
+        return [cfg.sight(kind) for kind in cfg.layer_types]
+
+    assert sights() == [nn.Sight(3, True), nn.Sight(0, True)]
+    assert sights(use_bidirectional_attention=True, sliding_window=7) == [nn.Sight(3), nn.Sight(0)]
+    assert sights(sliding_window=28) == [nn.Sight(0, True)] * 2 != sights(sliding_window=27)
+    near = [sight.window for sight in sights(layer_types=None, num_hidden_layers=8)]
+    assert near == [3, 3, 3, 3, 3, 0, 3, 3]
+    assert [sight.window for sight in sights(layer_types=None, sliding_window_pattern=2)] == [3, 0]
+
+
+def test_how_layers_of_gemma_turn():
+    """By the keys of transformers 5, or those of transformers 4, which stretch layers that see all alone."""
+    of = lambda **keys: models.build({**GEMMA, "rope_parameters": None, **keys}).cfg.ropes  # noqa: E731
+    assert of() == (nn.Rope(1e6), nn.Rope(1e4))
+    old = of(rope_theta=80.0, rope_local_base_freq=30.0, rope_scaling={"rope_type": "linear", "factor": 2.0})
+    assert old == models.build(GEMMA).cfg.ropes == (nn.Rope(80.0, 2.0), nn.Rope(30.0))
+
+
+def test_an_encoder_writes_nothing():
+    model = models.build(GEMMA | {"use_bidirectional_attention": True})
+    assert not model.facts.causal and model.module.head(model.cfg, "next", 0) is None
+    assert models.build(GEMMA).head("next").spec == {}
+    assert model.hf_class("") == "Gemma3TextModel" and model.hf_class("ForCausalLM") == "Gemma3ForCausalLM"
+    assert model.hf_class("ForSequenceClassification") == "Gemma3TextForSequenceClassification"
+
+
 def test_which_layers_turn():
     turned = lambda hf: models.build(hf).cfg.turned  # noqa: E731
     assert turned(SMOLLM) == turned(SMOLLM | {"no_rope_layers": [1, 0, 1]}) == (True, False)
@@ -111,7 +143,8 @@ def test_keys_that_a_type_does_not_read_count_for_nothing():
 def test_what_a_config_may_lack_is_what_transformers_takes(torch, kind: str):
     """A config.json that names its type alone."""
     theirs = torch_reference.hf_settings({"model_type": kind}).to_dict()
-    cfg = models.build({"model_type": kind}).cfg
+    model = models.build({"model_type": kind})
+    cfg = model.cfg
     own = ("layer_types", "head_dim", "num_key_value_heads", "n_inner")  # which may be None here
     names = [name for name in cfg.__dataclass_fields__ if theirs.get(name) is not None and name not in own]
     found = {name: getattr(cfg, name) for name in names}
@@ -120,9 +153,13 @@ def test_what_a_config_may_lack_is_what_transformers_takes(torch, kind: str):
         assert list(cfg.layer_types) == theirs["layer_types"]
     if kind == "gpt2":
         return
-    assert cfg.rope == nn.Rope(theirs["rope_parameters"]["rope_theta"])
-    assert cfg.key_heads == theirs["num_key_value_heads"]
-    assert cfg.head_size == theirs.get("head_dim", cfg.hidden_size // cfg.num_attention_heads)
+    turns = theirs["rope_parameters"]
+    if kind == "gemma3_text":
+        assert cfg.ropes == tuple(nn.Rope(turns[layers]["rope_theta"]) for layers in (FULL, SLIDING))
+    else:
+        assert cfg.rope == nn.Rope(turns["rope_theta"])
+    assert model.facts.key_heads == theirs["num_key_value_heads"]
+    assert model.facts.head_size == theirs.get("head_dim", cfg.hidden_size // cfg.num_attention_heads)
 
 
 def test_rates_of_a_head():
@@ -142,6 +179,10 @@ def test_rates_of_a_head():
             support.ARCHITECTURES["gpt2"] | {"scale_attn_by_inverse_layer_idx": True},
             "scale_attn_by_inverse_layer_idx must be false; true is not",
         ),
+        (GEMMA | {"final_logit_softcapping": 30.0}, "final_logit_softcapping must be null; 30.0 is not supported"),
+        (GEMMA | {"num_key_value_heads": 3}, "num_attention_heads must be a multiple of num_key_value_heads"),
+        (GEMMA | {"layer_types": [FULL]}, "layer_types must be full_attention or sliding_attention for each"),
+        (GEMMA | {"sliding_window": 1}, "sliding_window must be 2 tokens or more; it is 1"),
         (LLAMA | {"num_key_value_heads": 3}, "num_attention_heads must be a multiple of num_key_value_heads"),
         (LLAMA | {"num_attention_heads": 3}, "the hidden size, 16, must be a multiple of the number of heads, 3"),
         (LLAMA | {"hidden_act": "siluu"}, "hidden_act 'siluu'; did you mean"),
@@ -219,13 +260,15 @@ VARIANTS = [
     ("llama", "single_label", {"head_dim": 6, "rope_parameters": {"rope_type": "linear", "factor": 2.0}}),
     ("qwen3", "single_label", {"attention_bias": True, "use_sliding_window": True, "sliding_window": 3}),
     ("mistral", "token", {"head_dim": 6, "sliding_window": None}),
+    ("gemma3_text", "single_label", {"use_bidirectional_attention": True, "sliding_window": 5, "attention_bias": True}),
+    ("gemma3_text", "causal_lm", {"tie_word_embeddings": False, "layer_types": None, "sliding_window_pattern": 2}),
 ]
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize(("kind", "name", "keys"), VARIANTS, ids=[f"{k}-{name}" for k, name, _ in VARIANTS])
 def test_variants(torch, kind: str, name: str, keys: dict[str, Any], tmp_path):
-    case, hf = support.TASKS[name], support.ARCHITECTURES[kind] | {"max_window_layers": 1} | keys
+    case, hf = support.EVERY[name], support.ARCHITECTURES[kind] | {"max_window_layers": 1} | keys
     features = support.random_features(np.random.default_rng(0), case, [7, 3, 9, 5], hf)
     theirs = torch_reference.torch_model(hf, case.task, seed=0)
     theirs.save_pretrained(tmp_path)

@@ -25,7 +25,7 @@ from jaxft.predict.engine import CompiledEngine
 ENDS = (2, 9, 17, 25, 33)
 """Tokens that end a text, in the small models."""
 
-SEEDS = {"gpt2": 0}
+SEEDS = {"gpt2": 0, "gemma3_text": 0}
 """Of models of which some answers end by themselves and some do not, where it is not 3."""
 
 NEW = 12

@@ -23,7 +23,7 @@ def attention_of(kind: str) -> str:
         seen.append(see)
         return nn.attention(query, key, value, see, drop)
 
-    model, case = models.build(support.ARCHITECTURES[kind]), support.TASKS["token"]
+    model, case = models.build(support.ARCHITECTURES[kind]), support.TASKS["single_label"]
     features = support.random_features(np.random.default_rng(0), case, [6, 5], support.ARCHITECTURES[kind])
     batch = support.arrays(support.lay_out(features, case.task, 12, 0))
     params = support.random_params(case.task, model, seed=0)

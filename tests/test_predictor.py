@@ -223,6 +223,26 @@ def test_what_sentence_transformers_says_of_its_pooling(modes, found, tmp_path):
         task_of({"architectures": ["BertModel"]}, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        (["Transformer", "Pooling", "Dense", "Normalize"], "modules.json: a module Dense stands behind the pooling"),
+        ([], "modules.json holds a JSON dict, not a list of objects"),
+        (["Transformer", "Pooling", "Normalize"], ""),
+    ],
+)
+def test_what_stands_behind_the_pooling_is_computed_or_refused(kinds, said, tmp_path):
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    modules = [{"idx": at, "type": f"sentence_transformers.models.{kind}"} for at, kind in enumerate(kinds)]
+    (tmp_path / "modules.json").write_text(json.dumps(modules or {}))
+    if not said:
+        assert task_of({"architectures": ["BertModel"]}, tmp_path) == config.SentenceEmbedding(pooling="mean")
+        return
+    with pytest.raises(UserError, match=said):
+        task_of({"architectures": ["BertModel"]}, tmp_path)
+
+
 def test_what_a_path_names(tmp_path, monkeypatch):
     """A run, which is there or was meant; or the directory of a model, one in a package, or a name on the Hub."""
     monkeypatch.chdir(tmp_path)

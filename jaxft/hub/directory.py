@@ -104,15 +104,31 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises:
       UserError: it holds none.
     """
+    values = _json(file)
+    if not isinstance(values, dict):
+        raise UserError(f"{file} holds a JSON {type(values).__name__}, not an object; fetch it again")
+    return values
+
+
+def read_json_objects(file: Path) -> list[dict[str, Any]]:
+    """The list of objects that a JSON file holds.
+
+    Raises:
+      UserError: it holds none.
+    """
+    values = _json(file)
+    if not (isinstance(values, list) and all(isinstance(one, dict) for one in values)):
+        raise UserError(f"{file} holds a JSON {type(values).__name__}, not a list of objects; fetch it again")
+    return values
+
+
+def _json(file: Path) -> Any:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(
             f"{file} is not valid JSON ({first_line(error)}); it may be cut short: fetch it again"
         ) from error
-    if not isinstance(values, dict):
-        raise UserError(f"{file} holds a JSON {type(values).__name__}, not an object; fetch it again")
-    return values
 
 
 def conversion(source: str, target: str, directory: Path, tf: bool = False) -> str:

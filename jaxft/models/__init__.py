@@ -16,6 +16,7 @@ from jaxft.models import (
     distilbert,
     electra,
     eurobert,
+    gemma3,
     gpt2,
     gte,
     jina_embeddings_v3,
@@ -51,6 +52,7 @@ ARCHITECTURES: dict[str, ModuleType] = {
     "qwen3": llama,
     "mistral": llama,
     "smollm3": llama,
+    "gemma3_text": gemma3,
 }
 """`model_type` of config.json -> the module that computes it; what it has is in `jaxft.models.interface`."""
 

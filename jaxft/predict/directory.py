@@ -8,6 +8,7 @@ from typing import Any
 from jaxft import config, hub
 from jaxft.data import tags
 from jaxft.errors import UserError
+from jaxft.hub.directory import read_json_objects
 from jaxft.job import Body
 
 Options = dict[str, Any]
@@ -117,8 +118,20 @@ def _labels(hf: Mapping[str, Any], directory: Path) -> tuple[str, ...]:
     return tuple(str(name) for _, name in sorted((int(number), name) for number, name in named.items()))
 
 
+MODULES = ("Transformer", "Pooling", "Normalize")
+"""Classes of sentence-transformers that are computed here."""
+
+
 def _embedding(directory: Path) -> config.SentenceEmbedding:
     """What a directory of sentence-transformers says of its pooling."""
+    listed = directory / "modules.json"
+    for one in read_json_objects(listed) if listed.exists() else []:
+        kind = str(one.get("type")).rpartition(".")[2]
+        if kind not in MODULES:
+            raise UserError(
+                f"{listed}: a module {kind} stands behind the pooling, which is not computed here; models of "
+                f"{', '.join(MODULES)} alone are"
+            )
     file = directory / "1_Pooling" / "config.json"
     modes = {key.removeprefix("pooling_mode_") for key, on in hub.read_json(file).items() if on is True}
     known = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last"}

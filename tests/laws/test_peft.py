@@ -60,7 +60,7 @@ OF = {
     "eurobert": LLAMA._replace(head=["dense", "classifier"]),
     "gpt2": Modules(["c_attn"], ["c_attn", "mlp.c_proj"], ["mlp.c_proj"], "mlp.c_fc", ["score"]),
     **dict.fromkeys(("llama", "mistral"), LLAMA),
-    **dict.fromkeys(("qwen2", "qwen3"), LLAMA._replace(scaled=["q_proj", "v_proj", "down_proj"])),
+    **dict.fromkeys(("qwen2", "qwen3", "gemma3_text"), LLAMA._replace(scaled=["q_proj", "v_proj", "down_proj"])),
 }
 """Not those of which the class of transformers has several layers that are one on the Hub and here (`nomic_bert`,
 `gte`, `new`, `jina_embeddings_v3`): adapters of the one do not fit the other."""
