@@ -28,6 +28,13 @@ LLAMA3 = (
 )
 """Llama 3: what is said loses the blanks around it."""
 
+LLAMA31 = (
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}"
+    "{% if m.tool_calls %} {{ m.tool_calls[0].function | tojson }}<|eom_id|>{% else %}<|eot_id|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+"""Llama 3.1: a call ends with another token, as the turn goes on."""
+
 LLAMA2 = (
     "{% if messages[0].role == 'system' %}{% set rest = messages[1:] %}{% set system = messages[0].content %}"
     "{% else %}{% set rest = messages %}{% set system = '' %}{% endif %}"
@@ -106,6 +113,18 @@ ALPACA = (
 )
 """Alpaca: nothing ends a turn but two line breaks."""
 
+WORDS = (
+    "{% for m in messages %}{{ m.role }}:\n{{ m.content }} [done]\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:\n{% endif %}"
+)
+"""Ends of turns that are no tokens."""
+
+TWO = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|end|><|eot|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""A token that ends turns and begins as another does."""
+
 GRANITE = (
     "{% for m in messages %}<|start_of_role|>{{ m.role }}<|end_of_role|>{{ m.content }}<|end_of_text|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|start_of_role|>assistant<|end_of_role|>{% endif %}"
@@ -116,7 +135,7 @@ SPECIAL = (
     *("<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     *("<start_of_turn>", "<end_of_turn>", "<|user|>", "<|assistant|>", "<|end|>", "[INST]", "[/INST]", "[TOOL_CALLS]"),
     *("<|User|>", "<|Assistant|>", "<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>", "<tool_call>"),
-    *("</tool_call>", "<think>", "</think>"),
+    *("</tool_call>", "<think>", "</think>", "<|eom_id|>", "<|end|><|eot|>", "<|eot|>"),
 )
 """Tokens that the tokenizer of a test has for these."""
 
@@ -161,6 +180,12 @@ CASES = {
     "chatml, no prompt": Case(WITHOUT_PROMPT, LONG, ["Hello.<|im_end|>", "It is 4.<|im_end|>"]),
     "llama 3": Case(LLAMA3, LONG, ["Hello.<|eot_id|>", "It is 4.<|eot_id|>"]),
     "llama 3, stripped": Case(LLAMA3, [FIRST, said("assistant", " \nHello. ")], ["Hello.<|eot_id|>"]),
+    "llama 3.1, a tool": Case(
+        LLAMA31,
+        [SECOND, {**CALLED, "content": "I add."}, said("tool", "4"), FOUR],
+        ['I add. {"name": "add", "arguments": {"a": 2}}<|eom_id|>', "It is 4.<|eot_id|>"],
+        TOOLS,
+    ),
     "llama 2": Case(LLAMA2, LONG, [" Hello. </s>", " It is 4. </s>"]),
     "mistral": Case(MISTRAL, SHORT, [" Hello.</s>", " It is 4.</s>"]),
     "mistral, a tool": Case(MISTRAL, AFTER_A_TOOL, [_MISTRAL_CALL, " It is 4.</s>"], TOOLS),
@@ -184,5 +209,7 @@ CASES = {
     "deepseek r1, thoughts are dropped": Case(DEEPSEEK, [FIRST, THOUGHT], ["\n\nHello.</s>"]),
     "vicuna": Case(VICUNA, LONG, [" Hello.</s>", " It is 4.</s>"]),
     "alpaca": Case(ALPACA, LONG, ["Hello.", "It is 4."]),
+    "words": Case(WORDS, LONG, ["Hello. [done]", "It is 4. [done]"]),
+    "two tokens": Case(TWO, LONG, ["Hello.<|end|><|eot|>", "It is 4.<|end|><|eot|>"]),
     "granite": Case(GRANITE, LONG, ["Hello.<|end_of_text|>", "It is 4.<|end_of_text|>"]),
 }  # fmt: skip

@@ -104,6 +104,18 @@ def test_turns_before_a_completion_are_not_learned(template: str):
     assert [text[low:high] for low, high in spans] == ["It is 4.<|im_end|>"]
 
 
+def test_turns_that_touch():
+    """The first may be where the text begins, and one where the one before it ends."""
+    template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
+        "{% endif %}{% endfor %}"
+    )
+    assert Template(TOKENIZERS["bytes"], template).turns(Conversation(SHORT), "a row") == (
+        "Hello.It is 4.",
+        [(0, 6), (6, 14)],
+    )
+
+
 def test_a_template_of_the_tokenizer():
     tokenizer = of_bytes(False)
     with pytest.raises(UserError, match=r"no chat template.*config\.task\.template"):
@@ -156,9 +168,14 @@ REFUSED = {
         SHORT,
         r"message 4 cannot be told: it does not end as another in its place would",
     ),
+    "an end that knows what follows": (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }} [end{{ '!' if loop.last else '.' }}]{% endfor %}",
+        SHORT,
+        r"message 2 cannot be told: it does not end as another in its place would",
+    ),
     "marks of nothing": (
-        "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{% generation %}{% endgeneration %}"
-        "{% endif %}{% endfor %}",
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
+        "{% if loop.last %}{{ m.content }}{% endif %}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}",
         SHORT,
         r"its turns cannot be told: they overlap, or are empty",
     ),
@@ -247,9 +264,11 @@ def test_prompts_and_completions():
     texts = Split(pa.table({"q": ["Hi there"], "a": ["Hello."]}), "a.csv")
     read = messages.with_parts(texts, "q", {"task.completion": "a"}).table
     assert json.loads(read["q"][0].as_py()) == [FIRST] and json.loads(read["a"][0].as_py()) == [HELLO]
-    lists = Split(pa.table({"q": [LONG[:4]], "a": [[FOUR]]}), "a.jsonl")
+    lists = Split(pa.table({"q": [LONG[:2]], "a": [LONG[2:]]}), "a.jsonl")
     read = messages.with_parts(lists, "q", {"task.completion": "a"}).table
-    assert json.loads(read["q"][0].as_py()) == LONG[:4] and json.loads(read["a"][0].as_py()) == [FOUR]
+    assert json.loads(read["q"][0].as_py()) == LONG[:2] and json.loads(read["a"][0].as_py()) == LONG[2:]
+    with pytest.raises(UserError, match=r"no column 'p'.*set config\.task\.prompt"):
+        messages.with_parts(lists, "p", {"task.completion": "a"})
 
 
 @pytest.mark.parametrize(
@@ -281,7 +300,7 @@ def test_tools():
     assert messages.with_tools(split, "") is split
     with pytest.raises(UserError, match=r"no column 'tool'.*set config\.task\.tools"):
         messages.with_tools(split, "tool")
-    for value in ('{"a": 1}', '["a"]'):
+    for value in ('{"a": 1}', '["a"]', '[{"a": 1}, "b"]'):
         with pytest.raises(UserError, match=r"a\.jsonl, row 1: 'tools' holds .*; it must be a list of tools"):
             messages.with_tools(column([value], "tools"), "tools")
     with pytest.raises(UserError, match=r"row 1: 'tools' holds 'add', which is neither"):

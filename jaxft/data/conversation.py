@@ -43,6 +43,14 @@ class Conversation(NamedTuple):
     first: int = 0
 
 
+class Other(NamedTuple):
+    """What is around the text of a turn: before it, behind it, and behind it where it is the last one."""
+
+    leading: str
+    trailing: str
+    alone: str
+
+
 class Template:
     """A chat template, with the tokenizer whose special tokens it names."""
 
@@ -57,7 +65,7 @@ class Template:
             raise UserError(MISSING)
         self._ends = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
 
-    def render(self, given: Conversation, messages: Sequence[Message], prompt: bool = False) -> str:
+    def render(self, given: Conversation, messages: Sequence[Message], prompt: bool) -> str:
         """Returns the text of some messages; with the prompt for the assistant's turn behind them, if asked."""
         return self._rendered(given, messages, prompt, marks=False)[0]
 
@@ -108,19 +116,16 @@ class Template:
     def _turn(self, given: Conversation, at: int, text: str, where: str) -> Span:
         """Where the turn of message `at` lies in the text of the whole conversation."""
         before, said = given.messages[:at], given.messages[at]
-        prompt, bare = self.render(given, before, prompt=True), self.render(given, before)
-        head, tail = _around(self.render(given, [*before, PLAIN]))
+        prompt, bare = self.render(given, before, True), self.render(given, before, False)
+        head, _ = _around(self.render(given, [*before, PLAIN], False))
         others = list(self._others(given, at))
         # Without a prompt of its own a template may still put a header before the turn, which is not the assistant's.
         immediate = prompt != bare or (head.startswith(prompt) and not head[len(prompt) :].strip())
         begins = [len(prompt)] if immediate and text.startswith(prompt) else []
-        begins += [len(leading) for leading, _ in others if text.startswith(leading)]
-        ends = [
-            len(text) - len(trailing) + self._ending(trailing, tail)
-            for _, trailing in others
-            if text.endswith(trailing)
-        ]
-        if not others and text.startswith(whole := self.render(given, [*before, said])):
+        begins += [len(other.leading) for other in others if text.startswith(other.leading)]
+        fitting = [other for other in others if text.endswith(other.trailing)]
+        ends = [len(text) - len(other.trailing) + end for other in fitting if (end := self._ending(other)) is not None]
+        if not others and text.startswith(whole := self.render(given, [*before, said], False)):
             ends = [len(whole.rstrip())]
         if not (begins and ends):
             why = "end as another in its place would" if begins else "begin where its prompt ends"
@@ -129,31 +134,29 @@ class Template:
             raise UserError(f"{where}: {UNCLEAR.format(f'message {at + 1}', 'it is not where it should be')}")
         return begins[0], ends[0]
 
-    def _others(self, given: Conversation, at: int) -> Iterator[tuple[str, str]]:
-        """What stands before and behind message `at`, found with another in its place: a plain one, or its own calls.
+    def _others(self, given: Conversation, at: int) -> Iterator[Other]:
+        """What is around message `at`, found with another in its place: a plain one, or one with its own calls.
 
         A template may refuse the one, as it wants a call before an answer of a tool, and not show the other's text.
         """
-        for other in (PLAIN, {**given.messages[at], "content": MARK}):
+        before, said, behind = given.messages[:at], given.messages[at], given.messages[at + 1 :]
+        for other in (PLAIN, {**said, "content": MARK}):
             with contextlib.suppress(Exception):
-                yield _around(self.render(given, [*given.messages[:at], other, *given.messages[at + 1 :]]))
+                around = _around(self.render(given, [*before, other, *behind], False))
+                yield Other(*around, _around(self.render(given, [*before, other], False))[1])
 
-    def _ending(self, trailing: str, alone: str) -> int:
-        """How many characters behind what was said are the turn's end.
+    def _ending(self, other: Other) -> int | None:
+        """How many characters behind what was said are the turn's end; None: it cannot be told.
 
-        That is the special token there, blanks before it included, or the words that the template writes where nothing
-        follows.
-
-        Args:
-          trailing: what stands behind the turn.
-          alone: what stands behind it where it is the last.
+        That is the special token there, blanks before it included, or all that is there where nothing follows.
         """
-        follows, last = trailing.lstrip(), alone.lstrip()
-        blanks = len(trailing) - len(follows)
+        follows, last = other.trailing.lstrip(), other.alone.lstrip()
         for token in self._ends:
             if follows.startswith(token) and last.startswith(token):
-                return blanks + len(token)
-        return len(alone.rstrip()) if trailing.startswith(alone) else 0
+                return len(other.trailing) - len(follows) + len(token)
+        if other.trailing.startswith(other.alone):
+            return len(other.alone.rstrip())
+        return None if follows and follows[0] == last[:1] else 0
 
 
 def _around(text: str) -> tuple[str, str]:
