@@ -19,7 +19,8 @@ TOKEN_INPUTS = ("input_ids", "token_type_ids", "positions", "segment_ids")
 """`[rows, length]` int32, for the model."""
 
 EXAMPLE_INPUTS = {"starts": np.int32, "weights": np.float32, "order": np.int32}
-"""`[rows, slots]`: where an example begins in its row; 1 for it, 0 for an empty slot; which one of the batch it is."""
+"""`[rows, slots]`: where an example begins in its row; how much it counts in the loss, 1 where nothing says otherwise,
+and 0 for an empty slot; which one of the batch it is."""
 
 IGNORED = -100
 """The label of a token that has none to learn, as in PyTorch."""

@@ -175,7 +175,7 @@ REFUSED = {
     ),
     "marks of nothing": (
         "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
-        "{% if loop.last %}{{ m.content }}{% endif %}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}",
+        "{% if loop.last %}{{ m.content }}{% endif %}{% endgeneration %}{% endif %}{% endfor %}",
         SHORT,
         r"its turns cannot be told: they overlap, or are empty",
     ),

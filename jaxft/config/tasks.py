@@ -58,6 +58,9 @@ class SequenceClassification(Classification):
         choices=("auto", "single_label", "multi_label", "regression"),
     )
     label_columns: tuple[str, ...] = knob((), "columns of 0 and 1, one a label, instead of `label`")
+    weight: str = knob(
+        "", "column with how much a row counts in the loss, a number from 0 on; empty: all alike", since="0.2.0"
+    )
     sampling: str = knob(
         "",
         "how rows are drawn in training; balanced: an epoch has as much of each class, rare rows several times; empty: "

@@ -80,14 +80,14 @@ def assemble(
             out.reshape(-1)[place] = np.repeat(slot + 1, sizes)
         elif name == "starts":
             out[row, slot] = start
-        elif name == "weights":
-            out[row, slot] = 1
         elif name == "order":
             out[row, slot] = np.flatnonzero(here)
         elif name in features.tokens:
             out.reshape(-1, *dims[2:])[place] = features.tokens[name][source]
         elif name in features.examples:
             out[row, slot] = features.examples[name][index]
+        elif name == "weights":
+            out[row, slot] = 1
         return out
 
     arrays = {name: fill(name, dims, dtype) for name, (dims, dtype) in batch.arrays(shape, targets).items()}

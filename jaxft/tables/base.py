@@ -108,8 +108,9 @@ class Table(ABC):
     def features(self, split: Split, tokenizer: Any, max_length: int, labelled: bool = True) -> dict[str, Any]:
         """Returns `input_ids` and `token_type_ids`, a list of ints an example, and, if labelled, a column a target.
 
-        Further columns are kept for `metrics` and `predictions`. Where a row of the table can become several examples,
-        one of them is `row`: the row in `split` that each example is of, ascending; no row is left out.
+        Further columns are kept for `metrics` and `predictions`; one that is called `weights`, a number an example,
+        says how much each counts in the loss. Where a row of the table can become several examples, one of them is
+        `row`: the row in `split` that each example is of, ascending; no row is left out.
         """
 
     def sampling(self, features: Features) -> np.ndarray | None:

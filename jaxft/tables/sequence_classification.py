@@ -17,7 +17,7 @@ from jaxft.metrics import classification
 from jaxft.metrics.probabilities import sigmoid, softmax
 from jaxft.models import Model
 from jaxft.sure.calibration import Calibration
-from jaxft.tables import labels, means, windows
+from jaxft.tables import labels, means, weighting, windows
 from jaxft.tables.base import Host, Published, Table, named
 
 LIKELY = 0.5
@@ -73,10 +73,11 @@ class SequenceClassification(Table):
         if labelled:
             names = options.label_columns
             columns |= {f"task.label_columns[{i}]": one for i, one in enumerate(names)} or {"task.label": options.label}
+            columns["task.weight"] = options.weight
         require_columns(split, columns)
         for column in self.inputs:
             split = with_text(split, column)
-        return labels.read(options, split) if labelled else split
+        return labels.read(options, weighting.read(options, split)) if labelled else split
 
     def resolve(self, splits: Mapping[str, Split]) -> config.SequenceClassification:
         return labels.resolve(self.options, splits)
@@ -98,13 +99,20 @@ class SequenceClassification(Table):
         if self.options.windows:
             encodings, rows = windows.encode(tokenizer, *texts, max_length=max_length, stride=self.options.stride)
             columns = {"input_ids": [e.ids for e in encodings], "token_type_ids": [e.type_ids for e in encodings]}
-            given = {"labels": labels.ids(self.options, split)[rows]} if labelled else {}
-            return columns | {"row": rows} | given
+            given = self._given(split) if labelled else {}
+            return columns | {"row": rows} | {name: column[rows] for name, column in given.items()}
         encoded = tokenizer(
             *texts, truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=True
         )
         columns = {name: encoded[name] for name in ("input_ids", "token_type_ids")}
-        return columns | ({"labels": labels.ids(self.options, split)} if labelled else {})
+        return columns | (self._given(split) if labelled else {})
+
+    def _given(self, split: Split) -> dict[str, np.ndarray]:
+        """The labels of rows, and how much each counts where a column says so."""
+        given = {"labels": labels.ids(self.options, split)}
+        if self.options.weight:
+            given["weights"] = np.asarray(split.table[self.options.weight], np.float32)
+        return given
 
     def sampling(self, features: Features) -> np.ndarray | None:
         """Returns 1 / (rows of its class), so that an epoch has as much of each."""

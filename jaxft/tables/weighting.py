@@ -1,10 +1,12 @@
-"""Weights of classes by how often they occur in the training data, and which losses a problem has."""
+"""Weights of rows, weights of classes by how often they occur in the training data, and which losses a problem has."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from jaxft.config import Classification
+from jaxft.config import Classification, SequenceClassification
+from jaxft.data.columns import with_scores
+from jaxft.data.sources import Split
 from jaxft.errors import UserError
 from jaxft.tasks.losses import STRENGTHS
 
@@ -27,6 +29,24 @@ def check(options: Classification, problem: str) -> None:
         asked = [f"config.task.{key}" for key in keys if getattr(options, key)]
         if len(asked) > 1:
             raise UserError(f"{' and '.join(asked)} are set, and each is another {what}; unset all but one")
+
+
+def read(options: SequenceClassification, split: Split) -> Split:
+    """Returns the split with the numbers by which its rows count in the loss, where a column has them.
+
+    Raises:
+      UserError: one is none, or below 0, and where; or all of them are 0.
+    """
+    if not options.weight:
+        return split
+    split = with_scores(split, options.weight, "weight")
+    values = split.table[options.weight].to_pylist()
+    for row, value in enumerate(values):
+        if value < 0:
+            raise UserError(f"{split.where(row)}: weight {value!r} in {options.weight!r}; it must be 0 or more")
+    if not any(values):
+        raise UserError(f"{split.origin}: all weights in {options.weight!r} are 0, so that no row counts")
+    return split
 
 
 def effective(counts: np.ndarray, beta: float) -> tuple[float, ...]:
