@@ -119,6 +119,12 @@ WORDS = (
 )
 """Ends of turns that are no tokens."""
 
+LAST = (
+    "{% for m in messages %}{{ m.role | upper }}: {{ m.content }}{{ eos_token if loop.last else '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT: {% endif %}"
+)
+"""A token that ends the text and no turn before it."""
+
 TWO = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|end|><|eot|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -184,7 +190,6 @@ CASES = {
         LLAMA31,
         [SECOND, {**CALLED, "content": "I add."}, said("tool", "4"), FOUR],
         ['I add. {"name": "add", "arguments": {"a": 2}}<|eom_id|>', "It is 4.<|eot_id|>"],
-        TOOLS,
     ),
     "llama 2": Case(LLAMA2, LONG, [" Hello. </s>", " It is 4. </s>"]),
     "mistral": Case(MISTRAL, SHORT, [" Hello.</s>", " It is 4.</s>"]),
@@ -210,6 +215,7 @@ CASES = {
     "vicuna": Case(VICUNA, LONG, [" Hello.</s>", " It is 4.</s>"]),
     "alpaca": Case(ALPACA, LONG, ["Hello.", "It is 4."]),
     "words": Case(WORDS, LONG, ["Hello. [done]", "It is 4. [done]"]),
+    "the last alone": Case(LAST, [FIRST, HELLO, SECOND, FOUR], ["Hello.", "It is 4.</s>"]),
     "two tokens": Case(TWO, LONG, ["Hello.<|end|><|eot|>", "It is 4.<|end|><|eot|>"]),
     "granite": Case(GRANITE, LONG, ["Hello.<|end_of_text|>", "It is 4.<|end_of_text|>"]),
 }  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 
 import support
 from chat_templates import CHATML, SPECIAL, said
-from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers import models as tokenizer_models
 
 from jaxft import config, models, tasks
@@ -26,6 +26,8 @@ def save_tokenizer(directory: Path, template: str = CHATML) -> Path:
     trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=letters, show_progress=False)  # pyright: ignore
     made.train_from_iterator([" ".join(WORDS), *WORDS] * 3, trainer)
     made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    beginning = [("<s>", made.token_to_id("<s>"))]  # which no template asks for
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=beginning)  # pyright: ignore
     directory.mkdir(exist_ok=True)
     made.save(str(directory / "tokenizer.json"))
     names = {"bos_token": "<s>", "eos_token": "<|im_end|>"}  # none for padding, of which there is no need

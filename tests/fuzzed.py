@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from chat_templates import CHATML, QWEN3
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -95,6 +96,36 @@ def chosen(draw: st.DrawFn, form: str, label: str) -> Row:
     }
 
 
+@st.composite
+def conversations(draw: st.DrawFn, form: str) -> Row:
+    """Messages in an order that is mostly right, as lists or as JSON of them, with answers to prefer."""
+    turns = draw(st.integers(1, 3))
+    messages: list[Any] = [{"role": "system", "content": draw(TEXT)}] if draw(st.booleans()) else []
+    for _ in range(turns):
+        messages.append({"role": "user", "content": draw(TEXT)})
+        if draw(st.integers(0, 4)) == 0:
+            call = {"type": "function", "function": {"name": draw(WORDS), "arguments": draw(ARGUMENTS)}}
+            messages.append({"role": "assistant", "content": draw(st.none() | TEXT), "tool_calls": [call]})
+            messages.append({"role": "tool", "content": draw(TEXT)})
+        messages.append({"role": "assistant", "content": draw(TEXT)})
+    if draw(st.integers(0, 4)) == 0:
+        odd = st.sampled_from([{"role": "user"}, {"role": "human", "content": "x"}, {}, None, "x", messages[0]])
+        messages.insert(draw(st.integers(0, len(messages))), draw(odd))
+    answer = {"texts": draw(TEXT | ODD), "lists": [{"role": "assistant", "content": draw(TEXT)}]}
+    prompt = {"texts": draw(TEXT), "lists": messages[:-1]}
+    either = "texts" if form == "texts" else "lists"
+    return {
+        "messages": json.dumps(messages) if form == "texts" else messages,
+        "prompt": prompt[either],
+        "completion": answer[either],
+        "chosen": answer[either],
+        "rejected": draw(TEXT) if form == "texts" else [{"role": "assistant", "content": draw(TEXT)}],
+        "tools": draw(st.none() | st.just('[{"name": "x"}]') | ODD),
+    }
+
+
+ARGUMENTS = st.dictionaries(st.sampled_from(["a", "b"]), st.integers(0, 9) | TEXT | st.none(), max_size=2)
+
 LABELS: dict[str, Any] = {
     "names": NAME,
     "numbers": st.integers(0, 1),
@@ -159,6 +190,16 @@ KINDS: dict[str, Kinds] = {
             st.fixed_dictionaries({"anchor": TEXT, "positive": TEXT, "score": values}),
         )
         for score, values in (("", NUMBER), ("score", st.floats(-1, 1)), ("score", st.sampled_from([0, 1, -1, 0.5, 2])))
+    ],
+    "chat": [
+        (config.Chat(**{"template": CHATML, **options}), conversations(form))
+        for form in ("texts", "lists")
+        for options in ({}, {"tools": "tools"}, {"messages": ""}, {"template": QWEN3, "tools": "tools"})
+    ],
+    "preference": [
+        (config.Preference(template=CHATML, **options), conversations(form))
+        for form in ("texts", "lists")
+        for options in ({}, {"loss": "orpo", "tools": "tools"}, {"prompt": "", "chosen": "messages"})
     ],
     "masked_lm": [
         (config.MaskedLM(whole_words=whole), st.fixed_dictionaries({"text": TEXT})) for whole in (False, True)

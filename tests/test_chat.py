@@ -58,6 +58,15 @@ def test_conversations_become_examples(tokenizer):
     assert not found.examples["halved"].any() and not found.examples["lost"].any()
 
 
+def test_a_long_conversation_is_no_matter(tmp_path):
+    """The tokenizer says nothing of texts that are longer than it likes, as they are cut, and that is said."""
+    tokenizer = hub.load_tokenizer(chats.save_tokenizer(tmp_path / "tokenizer"))
+    tokenizer.model_max_length = 5
+    assert made(rows(SHORT), tokenizer, 9).lengths.tolist() == [9] and not tokenizer.deprecation_warnings
+    tokenizer("a b c d e f g h")
+    assert tokenizer.deprecation_warnings  # where it keeps what it has said
+
+
 def test_a_completion_alone_is_learned(tokenizer):
     columns = {"prompt": [LONG[:4], [FIRST]], "completion": [[FOUR], [HELLO, SECOND, FOUR]]}
     split = Split(pa.table(columns), "a.jsonl")

@@ -12,7 +12,8 @@ from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
 from jaxft.data import messages
-from jaxft.data.conversation import Conversation, Template, of_tokens
+from jaxft.data.chat_template import Conversation, Template
+from jaxft.data.conversation import of_tokens, turns
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
 
@@ -70,7 +71,7 @@ def test_what_is_learned(name: str, kind: str):
     """The turns of the assistant with the token that ends them, whatever the template does; not a token more."""
     case, tokenizer = CASES[name], TOKENIZERS[kind]
     template = Template(tokenizer, case.template)
-    text, spans = template.turns(Conversation(case.messages, case.tools), "a row")
+    text, spans = turns(template, Conversation(case.messages, case.tools), "a row")
     rendered = tokenizer.apply_chat_template(
         case.messages, tools=case.tools, chat_template=case.template, tokenize=False
     )
@@ -89,7 +90,7 @@ def test_ten_families_of_templates():
 def test_marks_are_those_of_transformers():
     """Of a template that marks what the assistant says, its own mask is found, token by token."""
     tokenizer = TOKENIZERS["words"]
-    text, spans = Template(tokenizer, chat_templates.MARKED).turns(Conversation(LONG), "a row")
+    text, spans = turns(Template(tokenizer, chat_templates.MARKED), Conversation(LONG), "a row")
     theirs = tokenizer.apply_chat_template(
         LONG, chat_template=chat_templates.MARKED, return_dict=True, return_assistant_tokens_mask=True
     )
@@ -100,18 +101,18 @@ def test_marks_are_those_of_transformers():
 
 @pytest.mark.parametrize("template", [CHATML, chat_templates.MARKED])
 def test_turns_before_a_completion_are_not_learned(template: str):
-    text, spans = Template(TOKENIZERS["bytes"], template).turns(Conversation(LONG, None, 3), "a row")
+    text, spans = turns(Template(TOKENIZERS["bytes"], template), Conversation(LONG, None, 3), "a row")
     assert [text[low:high] for low, high in spans] == ["It is 4.<|im_end|>"]
 
 
 def test_turns_that_touch():
     """The first may be where the text begins, and one where the one before it ends."""
     template = (
-        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
-        "{% endif %}{% endfor %}"
+        "{% for m in messages if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+        "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
     )
-    assert Template(TOKENIZERS["bytes"], template).turns(Conversation(SHORT), "a row") == (
-        "Hello.It is 4.",
+    assert turns(Template(TOKENIZERS["bytes"], template), Conversation(SHORT), "a row") == (
+        "Hello.It is 4.Hi thereAnd 2+2?",
         [(0, 6), (6, 14)],
     )
 
@@ -122,8 +123,8 @@ def test_a_template_of_the_tokenizer():
         Template(tokenizer)
     tokenizer.chat_template = CHATML
     own, given = Template(tokenizer), Template(tokenizer, chat_templates.ZEPHYR)
-    assert own.turns(Conversation(SHORT), "a row")[0].startswith("<|im_start|>user\nHi there<|im_end|>\n")
-    assert given.turns(Conversation(SHORT), "a row")[0].startswith("<|user|>\nHi there</s>\n")
+    assert turns(own, Conversation(SHORT), "a row")[0].startswith("<|im_start|>user\nHi there<|im_end|>\n")
+    assert turns(given, Conversation(SHORT), "a row")[0].startswith("<|user|>\nHi there</s>\n")
 
 
 def test_one_template_of_several():
@@ -131,14 +132,25 @@ def test_one_template_of_several():
     tokenizer = of_bytes(False)
     tokenizer.chat_template = {"default": CHATML, "tool_use": chat_templates.QWEN3}
     template = Template(tokenizer)
-    assert "tool" not in template.turns(Conversation(SHORT), "a row")[0]
-    assert '"name": "add"' in template.turns(Conversation(SHORT, chat_templates.TOOLS), "a row")[0]
+    assert "tool" not in turns(template, Conversation(SHORT), "a row")[0]
+    assert '"name": "add"' in turns(template, Conversation(SHORT, chat_templates.TOOLS), "a row")[0]
     tokenizer.chat_template = {"rag": CHATML}
     with pytest.raises(UserError, match=r"a row: the chat template does not take it \(ValueError"):
-        Template(tokenizer).turns(Conversation(SHORT), "a row")
+        turns(Template(tokenizer), Conversation(SHORT), "a row")
 
 
 REFUSED = {
+    "no tools": (
+        CHATML,
+        Conversation(SHORT, chat_templates.TOOLS),
+        r"a row: the chat template leaves out the tools; leave the row out, or name a template that has it",
+    ),
+    "no calls": (CHATML, chat_templates.AFTER_A_TOOL, r"leaves out the tool_calls of message 2"),
+    "no system": (
+        "{% for m in messages if m.role != 'system' %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}",
+        LONG,
+        r"leaves out the content of message 1",
+    ),
     "raises": (chat_templates.GEMMA, LONG, r"a row: the chat template does not take it \(TemplateError: System role"),
     "alternation": (
         chat_templates.LLAMA2,
@@ -175,7 +187,8 @@ REFUSED = {
     ),
     "marks of nothing": (
         "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
-        "{% if loop.last %}{{ m.content }}{% endif %}{% endgeneration %}{% endif %}{% endfor %}",
+        "{% if loop.last %}{{ m.content }}{% endif %}{% endgeneration %}{% else %}{{ m.content }}{% endif %}"
+        "{% endfor %}",
         SHORT,
         r"its turns cannot be told: they overlap, or are empty",
     ),
@@ -186,7 +199,8 @@ REFUSED = {
 def test_what_is_not_certain_is_refused(name: str):
     template, given, error = REFUSED[name]
     with pytest.raises(UserError, match=error):
-        Template(TOKENIZERS["bytes"], template).turns(Conversation(given), "a row")
+        asked = given if isinstance(given, Conversation) else Conversation(given)
+        turns(Template(TOKENIZERS["bytes"], template), asked, "a row")
 
 
 def test_a_token_is_of_the_turn_in_which_it_begins():
@@ -217,6 +231,7 @@ def test_messages_lose_what_other_rows_have():
 WRONG = {
     "no list": (["hello"], r"a\.jsonl, row 1: 'messages' holds 'hello', which is neither a list nor JSON of one"),
     "null": ([[FIRST, HELLO], None], r"row 2: 'messages' holds 'None'; it must be a list of messages"),
+    "half a character": (['[{"role": "user", "content": "\\ud83d"}]'], r"row 1: 'messages' holds half a character"),
     "nothing": ([[FIRST, HELLO], []], r"row 2: 'messages' holds '\[\]'; it must be a list of messages"),
     "an object": (['{"role": "user"}'], r"row 1: 'messages' holds .*it must be a list of messages"),
     "no message": (["[1]"], r"row 1: 'messages': message 1 is '1'; it must be an object \{role, content\}"),

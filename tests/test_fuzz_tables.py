@@ -137,6 +137,18 @@ def test_sentence_embedding(tokenizers, case):
 
 
 @FUZZ
+@fuzz("chat")
+def test_chat(tokenizers, case):
+    judge("chat", case, tokenizers)
+
+
+@FUZZ
+@fuzz("preference")
+def test_preference(tokenizers, case):
+    judge("preference", case, tokenizers)
+
+
+@FUZZ
 @fuzz("masked_lm")
 def test_masked_lm(tokenizers, case):
     judge("masked_lm", case, tokenizers)

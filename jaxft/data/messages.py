@@ -139,9 +139,13 @@ def _message(value: Any, where: str) -> Message:
 
 def _from_text(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        found = json.loads(text)
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} holds half a character (\\ud800 to \\udfff); mend its encoding") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} holds {text[:40]!r}, which is neither a list nor JSON of one") from error
+    return found
 
 
 def _bare(value: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxft import config
-from jaxft.data.conversation import Conversation
+from jaxft.data.chat_template import Conversation
 from jaxft.data.messages import with_messages, with_parts, with_tools
 from jaxft.data.sources import Split
 from jaxft.models import Model
@@ -52,8 +52,8 @@ class Chat(CausalLM):
         for row in split.table.to_pylist():
             parts = [json.loads(row[name]) for name in columns]
             tools = row[self.options.tools] if self.options.tools else None
-            learned = len(parts[0]) if len(parts) > 1 else 0
-            yield Conversation([one for part in parts for one in part], tools and json.loads(tools), learned)
+            first = sum(map(len, parts[:-1]))
+            yield Conversation([one for part in parts for one in part], tools and json.loads(tools), first)
 
     def published(self, model: Model, max_length: int) -> Published:
         return Published("text-generation", turns.USAGE, files=turns.files(self.options.template))

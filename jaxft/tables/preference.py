@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxft import config
-from jaxft.data.conversation import Conversation
+from jaxft.data.chat_template import Conversation
 from jaxft.data.features import Features
 from jaxft.data.messages import Message, with_messages, with_parts, with_tools
 from jaxft.data.sources import Split

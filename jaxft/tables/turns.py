@@ -10,7 +10,8 @@ import numpy as np
 
 from jaxft.batch import IGNORED
 from jaxft.data import formats
-from jaxft.data.conversation import Conversation, Template, of_tokens
+from jaxft.data.chat_template import Conversation, Template
+from jaxft.data.conversation import of_tokens, turns
 from jaxft.errors import UserError
 from jaxft.hub.directory import CHAT_TEMPLATE
 from jaxft.storage import paths
@@ -56,15 +57,14 @@ def encoded(
       template: in Jinja; "": the tokenizer's own.
 
     Raises:
-      UserError: there is no template, or it does not take a conversation; see `Template.turns`.
+      UserError: there is no template, or it does not take a conversation; see `jaxft.data.conversation.turns`.
     """
     rendered = Template(tokenizer, template)
-    texts = [rendered.turns(one, place) for one, place in zip(conversations, where, strict=True)]
+    texts = [turns(rendered, one, place) for one, place in zip(conversations, where, strict=True)]
     found = tokenizer(
         [text for text, _ in texts],
         add_special_tokens=False,
         return_offsets_mapping=True,
-        return_attention_mask=False,
         verbose=False,
     )
     columns: dict[str, list[Any]] = {name: [] for name in ("input_ids", "token_type_ids", "labels")}
