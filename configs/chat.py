@@ -14,17 +14,23 @@ A model without a template is given one, which its export then has:
   python run.py --config=configs/chat.py:conversations.jsonl --workdir=/tmp/chat \\
     --config.model.path=openai-community/gpt2 --config.task.template=chatml.jinja
 
-Qwen3-0.6B by LoRA and all of Llama-3.2-1B, on one H100 and on the eight chips of a v5e-8; nobody has run these yet:
+Some rows to try it on:
+
+  for n in $(seq 20); do printf '{"messages": [{"role": "user", "content": "What follows %d?"},
+    {"role": "assistant", "content": "%d"}]}\\n' $n $((n + 1)) | tr -d '\\n'; echo; done > conversations.jsonl
+
+Qwen3-0.6B by LoRA, and all of Llama-3.2-1B, on the eight chips of a v5e-8. Nobody has run these yet; `--mode=plan` says
+of 32 rows of 2,048 tokens that they fit, with 9.0 and 9.9 of 15.75 GiB a chip (docs/plan.md). For one H100 leave `mesh`
+out; that is not planned, as the planner compiles for GPUs that are attached alone.
 
   python run.py --config=configs/chat.py:conversations.jsonl --workdir=/tmp/qwen --config.model.path=Qwen/Qwen3-0.6B \\
     --config.adapt=lora --config.optimizer.learning_rate=2e-4 --config.compute.dtype=bfloat16 \\
-    --config.data.max_length=2048
+    --config.compute.remat=true --config.compute.scan=true --config.data.max_length=2048
   python run.py --config=configs/chat.py:conversations.jsonl --workdir=/tmp/llama --config.compute.remat=true \\
-    --config.model.path=meta-llama/Llama-3.2-1B-Instruct --config.compute.dtype=bfloat16 --config.mesh.data=1 \\
-    --config.mesh.fsdp=8 --config.data.max_length=2048
+    --config.compute.scan=true --config.model.path=meta-llama/Llama-3.2-1B-Instruct --config.compute.dtype=bfloat16 \\
+    --config.mesh.data=1 --config.mesh.fsdp=8 --config.data.max_length=2048
 
-`--mode=plan` says before that what a step of them takes (docs/plan.md). What comes out opens with AutoModelForCausalLM
-and its chat template, an adapter with peft.
+What comes out opens with AutoModelForCausalLM and its chat template, an adapter with peft.
 """
 
 from jaxft.config import Chat, Data, Experiment, Model, Optimizer, Train

@@ -12,17 +12,20 @@ model is held: by LoRA or in full, memory is that of ordinary training. ORPO wan
 
   python run.py --config=configs/preference.py:pairs.jsonl --workdir=/tmp/preference --config.task.loss=orpo
 
-Begin with a model that answers already, such as the export of configs/chat.py. Qwen3-0.6B by LoRA on one H100, and all
-of Llama-3.2-1B on the eight chips of a v5e-8; nobody has run these yet:
+Begin with a model that answers already, such as the export of configs/chat.py. Some rows to try it on:
+
+  for n in $(seq 20); do printf '{"prompt": "What follows %d?", "chosen": "%d", "rejected": "%d"}\\n' \\
+    $n $((n + 1)) $((n + 2)); done > pairs.jsonl
+
+Qwen3-0.6B by LoRA, and all of Llama-3.2-1B, on the eight chips of a v5e-8. Nobody has run these yet; 16 pairs are as
+many rows as those that configs/chat.py is planned with. For one H100 leave `mesh` out.
 
   python run.py --config=configs/preference.py:pairs.jsonl --workdir=/tmp/qwen --config.model.path=Qwen/Qwen3-0.6B \\
     --config.adapt=lora --config.optimizer.learning_rate=5e-6 --config.compute.dtype=bfloat16 \\
-    --config.data.max_length=2048
+    --config.compute.remat=true --config.compute.scan=true --config.data.max_length=2048 --config.train.batch_size=16
   python run.py --config=configs/preference.py:pairs.jsonl --workdir=/tmp/llama --config.compute.remat=true \\
-    --config.model.path=meta-llama/Llama-3.2-1B-Instruct --config.compute.dtype=bfloat16 --config.mesh.data=1 \\
-    --config.mesh.fsdp=8 --config.data.max_length=2048
-
-`--mode=plan` says before that what a step of them takes (docs/plan.md).
+    --config.compute.scan=true --config.model.path=meta-llama/Llama-3.2-1B-Instruct --config.compute.dtype=bfloat16 \\
+    --config.mesh.data=1 --config.mesh.fsdp=8 --config.data.max_length=2048 --config.train.batch_size=16
 """
 
 from jaxft.config import Data, Experiment, Model, Optimizer, Preference, Train

@@ -317,6 +317,11 @@ def distinct(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
     return rng.permutation(len(lengths)).astype(np.int32)
 
 
+def likely(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
+    """Log probabilities of answers."""
+    return rng.normal(-3, 1, len(lengths)).astype(np.float32)
+
+
 TASKS = {
     "single_label": classes(3),
     "regression": Case(
@@ -347,7 +352,10 @@ TASKS = {
 }
 """The tasks that the laws are tested on."""
 
-EVERY = TASKS | {"causal_lm": Case(config.CausalLM(), {"labels": some})}
+EVERY = TASKS | {
+    "causal_lm": Case(config.CausalLM(), {"labels": some}),
+    "preference": Case(config.Preference(beta=0.3), {"labels": some, "reference": likely}, size=2),
+}
 """These and what decoders alone have a head for."""
 
 

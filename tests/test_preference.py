@@ -22,6 +22,7 @@ from jaxft.batch import IGNORED
 from jaxft.data.features import Features, tokenize
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
+from jaxft.hub.directory import CHAT_TEMPLATE
 from jaxft.predict import reference
 from jaxft.predict.predictor import Predictor
 from jaxft.tables.preference import shared
@@ -32,13 +33,8 @@ LOSSES = ("dpo", "ipo", "orpo")
 LLAMA = support.ARCHITECTURES["llama"]
 
 
-def near_zero(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
-    return rng.normal(-3, 1, len(lengths)).astype(np.float32)
-
-
 def case(loss: str) -> support.Case:
-    targets = {"labels": support.some, REFERENCE: near_zero}
-    return support.Case(config.Preference(loss=loss, beta=0.3), targets, size=2)
+    return dataclasses.replace(support.EVERY["preference"], options=config.Preference(loss=loss, beta=0.3))
 
 
 def of_trl(loss: str, log_probs: Any, known: Any, beta: float) -> Any:
@@ -255,10 +251,37 @@ def test_answers_that_the_template_makes_the_same(tokenizer, longer: bool):
             made(split, tokenizer, template=template)
 
 
+def test_answers_that_differ_behind_the_cut(tokenizer):
+    """They are kept, whether the cut goes through the first turn that is learned or lies before it: that is said."""
+    answers = [[said("assistant", f"{'a' * 30}{end}"), SECOND, FOUR] for end in "xy"]
+    split = rows(prompt=[[FIRST], [FIRST]], chosen=answers, rejected=answers[::-1])
+    for length, counts in ((30, (1, 1)), (8, (0, 2))):
+        found = made(split, tokenizer, length)
+        assert found.lengths.tolist() == [length] * 4
+        assert found.tokens["input_ids"][:length].tolist() == found.tokens["input_ids"][length : 2 * length].tolist()
+        assert (found.examples["halved"][0], found.examples["lost"][0]) == counts
+
+
+def test_what_a_template_leaves_alike_is_found_in_its_row(tokenizer):
+    """The second row, of more than one."""
+    split = rows(prompt=["a", "b"], chosen=["x", "y"], rejected=["z", " y"])
+    with pytest.raises(UserError, match=r"a\.jsonl, row 2: 'chosen' and 'rejected' are the same"):
+        made(split, tokenizer, template=LLAMA3)
+
+
+def test_what_an_export_has(tmp_path):
+    file = tmp_path / "chat.jinja"
+    file.write_text(CHATML)
+    options = tables.build(config.Preference(template=str(file))).resolve({})
+    assert options.template == CHATML
+    published = tables.build(options).published(models.build(LLAMA), 64)
+    assert published.files == {CHAT_TEMPLATE: CHATML} and published.pipeline == "text-generation"
+
+
 def measured(options: config.Preference, known: list[float] | None = None) -> dict[str, float]:
     """The metrics of four pairs: right, wrong, equal, and one of which an answer was cut off."""
     log_probs = np.asarray([-2, -6, -6, -2, -3, -3, 0, -9], np.float32)
-    counted = np.asarray([2, 3, 3, 2, 1, 1, 0, 3], np.float32)
+    counted = np.asarray([2, 3, 3, 2, 1, 2, 0, 3], np.float32)
     examples = {} if known is None else {REFERENCE: np.asarray(known, np.float32)}
     features = Features(np.arange(9), {}, {"row": np.repeat(np.arange(4), 2), **examples})
     return tables.build(options).metrics({"log_prob": log_probs, "counted": counted}, features, rows(prompt=["a"]))
@@ -268,7 +291,7 @@ def test_metrics_by_hand():
     zeros, found = [0.0] * 8, measured(config.Preference(beta=0.5), [0.0] * 8)
     assert found == pytest.approx({"accuracy": 1 / 3, "margin": 0.5 * (4 - 4 + 0) / 3})
     means = measured(config.Preference(loss="ipo", beta=0.5), zeros)
-    assert means == pytest.approx({"accuracy": 1 / 3, "margin": 0.5 * (1 - 1 + 0) / 3})
+    assert means == pytest.approx({"accuracy": 1 / 3, "margin": 0.5 * (1 - 1 - 1.5) / 3})
     assert measured(config.Preference(loss="orpo", beta=0.5)) == means
     shifted = measured(config.Preference(beta=0.5), [4, 0, 0, 4, 0, 0, 0, 0])
     assert shifted == pytest.approx({"accuracy": 0.0, "margin": 0.0}, abs=1e-7)

@@ -122,7 +122,10 @@ def answers(task: Task, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, dic
 
 
 def preferred(model: Any, inputs: Mapping[str, Any], options: config.Preference) -> tuple[Any, dict[str, Any]]:
-    """The log probability of each answer, and the mean loss of pairs by the formulas that TRL documents."""
+    """The log probability of each answer, and the mean loss of pairs by the formulas that TRL documents.
+
+    A pair of which an answer has no token does not count.
+    """
     import torch
     from torch.nn.functional import logsigmoid
 
@@ -143,7 +146,7 @@ def preferred(model: Any, inputs: Mapping[str, Any], options: config.Preference)
         known = inputs["reference"] / tokens if means else inputs["reference"]
         ratios = (chosen - rejected) - (known[::2] - known[1::2])
         losses = -logsigmoid(options.beta * ratios) if not means else (ratios - 1 / (2 * options.beta)) ** 2
-    return losses.mean(), {"log_prob": sums.detach(), "counted": tokens.float()}
+    return losses[(tokens.reshape(-1, 2) > 0).all(-1)].mean(), {"log_prob": sums.detach(), "counted": tokens.float()}
 
 
 def following(logits: Any, labels: Any) -> dict[str, Any]:

@@ -57,10 +57,10 @@ class Preference(Table):
         both = [one for pair in self._pairs(split) for one in pair]
         where = [f"{split.where(row)}: {name!r}" for row in range(len(both) // 2) for name in self._answers]
         columns = turns.encoded(both, where, tokenizer, self.options.template, max_length)
-        ids, cut = columns["input_ids"], columns["halved"] + columns["lost"]
-        for at in range(0, len(both), 2):  # a template may strip all that is different
-            if ids[at] == ids[at + 1] and not cut[at : at + 2].any():
-                raise UserError(f"{split.where(at // 2)}: {self._same()}")
+        ids, cut = columns["input_ids"], columns["halved"] + columns["lost"] > 0
+        for row, (chosen, rejected) in enumerate(zip(ids[::2], ids[1::2], strict=True)):
+            if chosen == rejected and not cut[2 * row]:  # a template may strip all that is different
+                raise UserError(f"{split.where(row)}: {self._same()}")
         return columns | {"row": np.repeat(np.arange(len(both) // 2), 2)}
 
     @property

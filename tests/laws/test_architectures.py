@@ -43,7 +43,12 @@ MISSING = {
     *((kind, "choices") for kind in NO_CHOICES),
     *((kind, "answers") for kind in NO_CHOICES if kind not in ("jina_embeddings_v3", "gpt2")),
     *((kind, "masked_lm") for kind in support.DECODERS),
-    *((kind, "causal_lm") for kind in support.ARCHITECTURES if kind not in support.DECODERS),
+    *(
+        (kind, name)
+        for kind in support.ARCHITECTURES
+        for name in ("causal_lm", "preference")
+        if kind not in support.DECODERS
+    ),
 }
 """What there is no class of in transformers that asks the same."""
 

@@ -6,7 +6,7 @@ import support
 from runs import on_eight_devices
 
 CELLS = [("bert", task) for task in support.TASKS] + [(kind, "token") for kind in support.FILES if kind != "bert"]
-CELLS += [("llama", "causal_lm")]
+CELLS += [("llama", "causal_lm"), ("llama", "preference")]
 
 
 @pytest.mark.parametrize(("architecture", "task"), support.once(CELLS, ("bert", "single_label")))
