@@ -61,7 +61,7 @@ def engine(directory: Path) -> CompiledEngine:
 
 def of_torch(directory: Path, new: int) -> Callable[[Prompts], list[list[int]]]:
     """What transformers writes behind prompts that are padded at their beginnings."""
-    model = AutoModelForCausalLM.from_pretrained(directory).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(directory).eval()
 
     def write(prompts: Prompts) -> list[list[int]]:
         length = max(map(len, prompts))

@@ -162,8 +162,10 @@ def test_a_model_card_says_the_command_as_it_was_typed(argv, said):
 
 USED = {
     "train": {"config", "workdir", "overwrite", "extend", "profile", "metrics_port", "host"},
-    "evaluate": {"workdir", "input", "output", "engine", "runs", "compare", "evaluate.intervals", "evaluate.groups"},
+    "evaluate": {"workdir", "input", "output", "engine", "runs", "compare", "evaluate.intervals", "evaluate.groups"}
+    | {"generate.reference", *(f"generate.{name}" for name in GENERATE)},
     "predict": {"workdir", "input", "output", "adapter", "engine", "runs", *(f"generate.{name}" for name in GENERATE)},
+    "chat": {"workdir", "adapter", "chat.system", *(f"generate.{name}" for name in GENERATE)},
     "explain": {"workdir", "input", "output", "adapter", *(f"explain.{name}" for name in EXPLAIN)},
     "export": {"workdir", "format", "input", "max_loss"},
     "calibrate": {"workdir", "input", "engine", "calibrate.coverage", "calibrate.sets"},
@@ -188,6 +190,7 @@ VALUES = {
     **{f"explain.{name}": "x" for name in EXPLAIN if name not in ("samples", "seed", "faithfulness")},
     "attack.methods": "typo", **{f"attack.{name}": "5" for name in ATTACK if name != "methods"},
     **{f"generate.{name}": "5" for name in GENERATE}, "generate.top_p": "0.5", "generate.min_p": "0.5",
+    "chat.system": "Be brief.", "generate.reference": "answer",
     "explain.samples": "5", "explain.seed": "5", "explain.faithfulness": "true",
     **{f"serve.{name}": "5" for name in LIMITS if name != "log_texts"},
 }  # fmt: skip

@@ -173,11 +173,11 @@ def test_sizes_are_few_and_not_far_above(count: int):
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=30), st.integers(1, 9), st.sampled_from([1, 2, 4]))
 def test_groups_hold_every_prompt_once(lengths: list[int], rows: int, shards: int):
-    found = list(writing.groups(lengths, rows, shards))
+    found = list(writing.groups(lengths, rows, shards, 16, 60))
     assert sorted(number for group in found for number in group.numbers) == list(range(len(lengths)))
     for group in found:
         assert 0 < len(group.numbers) <= min(rows, group.rows) and group.rows % shards == 0
-        assert group.length == writing.size(max(lengths[number] for number in group.numbers))
+        assert group.length == min(writing.size(max(lengths[number] for number in group.numbers)), 60)
     assert len({group.rows for group in found}) == 1 and found[0].rows < 2 * max(min(rows, len(lengths)), shards)
     assert [lengths[group.numbers[0]] for group in found] == sorted(
         (lengths[group.numbers[0]] for group in found), reverse=True

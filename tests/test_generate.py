@@ -2,22 +2,27 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import decoders
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import jaxft
 from jaxft import config, hub, modes, tables
 from jaxft.cli import modes as cli_modes
+from jaxft.data.sources import Split
 from jaxft.errors import UserError
 from jaxft.generate import answers, options, rows
 from jaxft.generate.answers import Answer, answer, continued, encoded, first_of, stop_tokens
 from jaxft.generate.options import Options
 from jaxft.generate.writing import Written
+from jaxft.metrics import texts
 from jaxft.predict.predictor import Predictor
+from jaxft.storage.workdir import Workdir
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +162,43 @@ def test_a_file_of_prompts_is_continued(predictor, decoder, tmp_path, monkeypatc
         modes.predict(str(decoder), str(asked), str(out), writing=Options(beams=0))
 
 
+def test_answers_are_held_against_references(predictor, monkeypatch):
+    """Of the column that is named, whatever blanks are around them; perplexity and the like beside them."""
+    asked = ["the cat", "I"]
+    first, second = (one.completion for one in jaxft.generate(predictor, asked, max_new_tokens=5))
+    split = rows_split(text=asked, answer=[f" {first}", "no such answer"])
+    found = rows.measured(predictor, split, Options(max_new_tokens=5), "answer")
+    assert found == texts.measured([first, second], [first, "no such answer"]) and found["exact_match"] == 0.5
+    with pytest.raises(UserError, match="rows, row 2: column 'answer' holds empty text"):
+        rows.measured(predictor, rows_split(text=asked, answer=["a", " "]), Options(), "answer")
+    with pytest.raises(UserError, match=r"generate\.reference"):
+        rows.measured(predictor, split, Options(), "anwser")
+
+
+def rows_split(**columns: list[str]) -> Split:
+    return Split(pa.table(columns), "rows")
+
+
+def test_what_is_measured_needs_a_file_and_a_column(predictor, tmp_path, monkeypatch):
+    evaluate = partial(modes.evaluate, tmp_path, inputs="a.csv")
+    with pytest.raises(UserError, match=r"of a file continued and measured; give --generate\.reference, the column"):
+        evaluate(writing=Options())
+    with pytest.raises(UserError, match=r"texts of a file continued and measured; give --input$"):
+        modes.evaluate(tmp_path, writing=Options(), reference="answer")
+    with pytest.raises(UserError, match=r"--generate\.reference is held against what is written; give --generate"):
+        evaluate(reference="answer")
+    with pytest.raises(UserError, match=r"generate\.rows is 0"):
+        evaluate(reference="answer", writing=Options(rows=0))
+    monkeypatch.setattr(Predictor, "open", lambda *_, **__: predictor)
+    monkeypatch.setattr(Workdir, "experiment", lambda _: predictor.experiment)
+    file = tmp_path / "asked.csv"
+    file.write_text("text,answer\nthe cat,dog\nI,run\n")
+    found = modes.evaluate(tmp_path, inputs=file, writing=Options(max_new_tokens=3), reference="answer")
+    assert {"input/perplexity", "input/rougeL", "input/exact_match", "input/chrf"} <= found.keys()
+    assert found["input/exact_match"] == 0
+    assert {"input/perplexity"} == {"input/perplexity", "input/bleu"} & modes.evaluate(tmp_path, inputs=file).keys()
+
+
 def test_what_cannot_be_continued(predictor, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"prompt 1 \(from 0\) has 71 tokens, and the model has 64 positions for them"):
         jaxft.generate(predictor, ["I", "x" * 70])
@@ -211,7 +253,8 @@ def test_options_on_the_command_line():
 
     values = flags.FlagValues()
     arguments.define(values, ["run.py"])
-    assert {f"generate.{name}" for name in cli_modes.GENERATE} == {n for n in values if n.startswith("generate.")}
+    named = {f"generate.{name}" for name in (*cli_modes.GENERATE, "reference")}
+    assert named == {name for name in values if name.startswith("generate.")}
     assert {*cli_modes.GENERATE} == set(Options.__dataclass_fields__)
     values(["run.py"])
     assert cli_modes._written(values) is None

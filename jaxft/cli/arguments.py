@@ -42,9 +42,9 @@ config_flags.register_flag_parser_for_type(tuple[str, ...], _Texts())
 OF_MODES: dict[str, tuple[Any, str]] = {
     "workdir": (
         None,
-        "folder of the run: train writes it, crossfit several in it; evaluate, predict, explain, calibrate, attack, "
-        "audit, export, compress, soup, serve and inspect read it; predict, explain, calibrate, attack, audit, "
-        "compress, soup, serve, export --format: or that of any model; plan: where plan.json is written",
+        "folder of the run: train writes it, crossfit several in it; evaluate, predict, chat, explain, calibrate, "
+        "attack, audit, export, compress, soup, serve and inspect read it; predict, chat, explain, calibrate, attack, "
+        "audit, compress, soup, serve, export --format: or that of any model; plan: where plan.json is written",
     ),
     "input": (
         None,
@@ -57,7 +57,7 @@ OF_MODES: dict[str, tuple[Any, str]] = {
         "FILE.html; evaluate --compare: either; audit: a page, or FILE.json; compress, soup: new folder of the model",
     ),
     "draw": ("", "inspect: draw the parameters whose path this pattern matches"),
-    "adapter": ("", "predict, explain: folder of an adapter, of this run, of another or from peft, to use"),
+    "adapter": ("", "predict, chat, explain: folder of an adapter, of this run, of another or from peft, to use"),
     "format": ("", "export: further formats of the model, in its export: onnx, int8, stablehlo"),
     "max_loss": (
         0.01,
@@ -127,19 +127,25 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "explain.faithfulness": (False, "explain: measure whether the strongest words matter to the model"),
     "generate.max_new_tokens": (
         0,
-        "predict: continue each text by so many tokens at most, as a language model does; 0: say what is said of it",
+        "predict, evaluate, chat: continue each text by so many tokens at most, as a language model does; 0: they say "
+        "how likely a text is, but for chat, where it is 512",
     ),
-    "generate.temperature": (0.0, "predict: divides scores before a token is drawn; 0: the best one is taken"),
-    "generate.top_k": (0, "predict: draw among so many tokens, the best; 0: all"),
-    "generate.top_p": (1.0, "predict: draw among the fewest tokens that make this probability together"),
-    "generate.min_p": (0.0, "predict: draw among tokens at least so likely, in parts of the likeliest"),
-    "generate.repetition_penalty": (1.0, "predict: makes tokens that are in the text less likely; 1: as they are"),
-    "generate.no_repeat_ngram": (0, "predict: no run of so many tokens comes twice; 0: any may"),
-    "generate.beams": (1, "predict: texts that are continued at a time, of which the best is the answer"),
-    "generate.length_penalty": (1.0, "predict: beams compare log probability / tokens ** this"),
-    "generate.stop": ("", "predict: words that end an answer, set off by commas; \\n is the end of a line"),
-    "generate.seed": (0, "predict: of what is drawn"),
-    "generate.rows": (8, "predict: texts that are continued together"),
+    "generate.temperature": (0.0, "predict, evaluate, chat: divides scores before a token is drawn; 0: none is drawn"),
+    "generate.top_k": (0, "predict, evaluate, chat: draw among so many tokens, the best; 0: all"),
+    "generate.top_p": (1.0, "predict, evaluate, chat: draw among the fewest tokens that are so likely together"),
+    "generate.min_p": (0.0, "predict, evaluate, chat: draw among tokens so likely, in parts of the likeliest"),
+    "generate.repetition_penalty": (1.0, "predict, evaluate, chat: makes tokens of the text less likely; 1: not"),
+    "generate.no_repeat_ngram": (0, "predict, evaluate, chat: no run of so many tokens comes twice; 0: any may"),
+    "generate.beams": (1, "predict, evaluate, chat: continuations of a text at a time, of which the best counts"),
+    "generate.length_penalty": (1.0, "predict, evaluate, chat: beams compare log probability / tokens ** this"),
+    "generate.stop": (
+        "",
+        "predict, evaluate, chat: words that end an answer, set off by commas; \\n is the end of a line",
+    ),
+    "generate.seed": (0, "predict, evaluate, chat: of what is drawn"),
+    "generate.rows": (8, "predict, evaluate, chat: texts that are continued together"),
+    "generate.reference": ("", "evaluate: column of --input with what a text should be continued with"),
+    "chat.system": ("", "chat: message of the system that the conversation begins with"),
     "attack.methods": (
         "",
         "attack: typo, swap, delete, case, punctuation, neighbours, hotflip, several with commas; empty: all",

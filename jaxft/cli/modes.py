@@ -120,11 +120,20 @@ GENERATE = (
 """The flags `--generate.NAME`, those of `jaxft.generate.options.Options`."""
 
 
-def _written(values: flags.FlagValues) -> Any:
-    """Returns the options by which texts are written; None: none are."""
+LONG = 512
+"""Tokens of an answer of `--mode=chat`, at most, where nothing is said of it."""
+
+
+def _written(values: flags.FlagValues, most: int = 0) -> Any:
+    """Returns the options by which texts are written; None: none are.
+
+    Args:
+      most: tokens of an answer, where --generate.max_new_tokens says nothing of it.
+    """
     from jaxft.generate.options import Options, words_of
 
     given: dict[str, Any] = {name: values[f"generate.{name}"].value for name in GENERATE}
+    given["max_new_tokens"] = given["max_new_tokens"] or most
     if not given["max_new_tokens"]:
         if vain := [name for name in GENERATE if given[name] != values[f"generate.{name}"].default]:
             raise UserError(
@@ -154,13 +163,15 @@ def _train(modes: Any, values: flags.FlagValues) -> None:
 def _evaluate(modes: Any, values: flags.FlagValues) -> None:
     how = {"inputs": values.input or "", "engine": values.engine, "runs": _names(values.runs)}
     how["intervals"], groups = values["evaluate.intervals"].value, values["evaluate.groups"].value
+    writing, reference = _written(values), values["generate.reference"].value
     if not values.compare:
         if values.output:
             raise UserError("--output is for what --compare finds; give another run by --compare, or leave it out")
-        modes.evaluate(values.workdir, groups=groups, **how)
+        modes.evaluate(values.workdir, groups=groups, writing=writing, reference=reference, **how)
         return
-    if groups:
-        raise UserError("--evaluate.groups is not used with --compare; leave one of them out")
+    if groups or writing or reference:
+        flag = "evaluate.groups" if groups else "generate.max_new_tokens" if writing else "generate.reference"
+        raise UserError(f"--{flag} is not used with --compare; leave one of them out")
     modes.compare(values.workdir, values.compare, output=values.output, **how)
 
 
@@ -173,7 +184,10 @@ MODES = {
     "evaluate": Mode(
         _together(_evaluate),
         needs=("workdir",),
-        uses=("input", "output", "engine", "runs", "compare", "evaluate.intervals", "evaluate.groups"),
+        uses=(
+            *("input", "output", "engine", "runs", "compare", "evaluate.intervals", "evaluate.groups"),
+            *("generate.reference", *(f"generate.{name}" for name in GENERATE)),
+        ),
     ),
     "predict": Mode(
         _together(
@@ -189,6 +203,15 @@ MODES = {
         ),
         needs=("workdir", "input"),
         uses=("output", "adapter", "engine", "runs", *(f"generate.{name}" for name in GENERATE)),
+    ),
+    "chat": Mode(
+        _together(
+            lambda modes, given: modes.chat(
+                given.workdir, given.adapter, _written(given, LONG), given["chat.system"].value
+            )
+        ),
+        needs=("workdir",),
+        uses=("adapter", "chat.system", *(f"generate.{name}" for name in GENERATE)),
     ),
     "explain": Mode(
         _together(_explain),

@@ -9,7 +9,7 @@ import jax
 from jaxft import hub
 from jaxft.errors import UserError
 from jaxft.generate.options import Options
-from jaxft.generate.writing import Watch, Written, written
+from jaxft.generate.writing import Written, longest_of, written
 from jaxft.predict.engine import CompiledEngine
 from jaxft.predict.predictor import Predictor
 
@@ -111,8 +111,7 @@ def check_lengths(engine: CompiledEngine, lengths: Sequence[int], where: Callabl
     Raises:
       UserError: one has not; names it.
     """
-    composed = engine.composed
-    room = composed.model.facts.longest - composed.adaptation.positions
+    room = longest_of(engine)
     for number, length in enumerate(lengths):
         if not length:
             raise UserError(f"{where(number)} has no tokens, so that there is nothing to continue; write a word")
@@ -167,6 +166,3 @@ def answer(found: Written, text: Callable[[Tokens], str], words: Sequence[str]) 
     at = first_of(said, words)
     ended = found.ended if at is None else True
     return Answer(said[:at], sum(found.log_probs[:size]), size, ended)
-
-
-__all__ = ["Answer", "Watch", "answers", "generate"]

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from jaxft import config
-from jaxft.data.sources import Split
+from jaxft.data.columns import with_text
+from jaxft.data.sources import Split, require_columns
 from jaxft.errors import UserError
 from jaxft.generate.answers import Answer, answers
 from jaxft.generate.options import Options
+from jaxft.metrics import texts
 from jaxft.predict.predictor import Predictor, require_inputs
 
 
@@ -33,3 +35,18 @@ def completions(predictor: Predictor, split: Split, options: Options) -> Iterato
     """Yields the same as parts of rows of JSON."""
     for one in of_rows(predictor, split, options):
         yield one._asdict()
+
+
+def measured(predictor: Predictor, split: Split, options: Options, reference: str) -> dict[str, float]:
+    """Returns how near what the model continues rows with is to their references; see `jaxft.metrics.texts.measured`.
+
+    Args:
+      reference: the column of what a row should be continued with.
+
+    Raises:
+      UserError: as `of_rows`; or that column is not there, or a row has nothing in it.
+    """
+    require_columns(split, {"generate.reference": reference})
+    asked = with_text(split, reference)
+    found = of_rows(predictor, split, options)
+    return texts.measured([one.completion for one in found], asked.table[reference].to_pylist())

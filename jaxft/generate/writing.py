@@ -53,18 +53,24 @@ def size(count: int, least: int = 16) -> int:
     return between if found > least and count <= between else found
 
 
-def groups(lengths: Sequence[int], rows: int, shards: int) -> Iterator[Group]:
+def groups(lengths: Sequence[int], rows: int, shards: int, least: int, longest: int) -> Iterator[Group]:
     """Yields groups of prompts of about one length, the longest ones first, in arrays of a few sizes.
 
     Args:
       rows: of a group, at most.
       shards: what the number of rows of its array is a multiple of.
+      least, longest: tokens of a row of an array.
     """
     order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
     rows = min(rows, 1 << (len(order) - 1).bit_length())
     for start in range(0, len(order), rows):
         numbers = order[start : start + rows]
-        yield Group(numbers, -(-rows // shards) * shards, size(lengths[numbers[0]]))
+        yield Group(numbers, -(-rows // shards) * shards, min(size(lengths[numbers[0]], least), longest))
+
+
+def longest_of(engine: CompiledEngine) -> int:
+    """Returns how many tokens prompt and answer have together, at most."""
+    return engine.model.facts.longest - engine.composed.adaptation.positions
 
 
 def written(
@@ -74,6 +80,7 @@ def written(
     options: Options,
     watch: Watch | None = None,
     every: int = 8,
+    least: int = 16,
 ) -> list[Written]:
     """Returns an answer to each prompt.
 
@@ -81,10 +88,11 @@ def written(
       prompts: token ids; one or more each, and fewer than the model has positions.
       stops: tokens that end an answer.
       watch: is asked of answers that go on, after the first token and then `every` so many; not of beams.
+      least: tokens of the shortest prompts that programs are compiled for.
     """
     found: dict[int, Written] = {}
-    shards = engine.composed.row_shards
-    for group in groups([len(prompt) for prompt in prompts], options.rows, shards):
+    shards, longest = engine.composed.row_shards, longest_of(engine)
+    for group in groups([len(prompt) for prompt in prompts], options.rows, shards, least, longest):
         state, limits = _computed(engine, prompts, group, stops, options, watch, every)
         text, lengths, log_probs = (np.asarray(x) for x in (state.text, state.lengths, state.log_probs))
         for row, number in enumerate(group.numbers):
@@ -105,8 +113,7 @@ def _computed(
     every: int,
 ) -> tuple[Any, np.ndarray]:
     """The last state of a group, and how many tokens each row may have."""
-    composed, how, most = engine.composed, options.how, options.max_new_tokens
-    longest = composed.model.facts.longest - composed.adaptation.positions
+    composed, how, most, longest = engine.composed, options.how, options.max_new_tokens, longest_of(engine)
     ids, lengths = np.zeros((group.rows, group.length), np.int32), np.ones(group.rows, np.int32)
     limits, numbers = np.ones(group.rows, np.int32), np.zeros(group.rows, np.uint32)
     for row, number in enumerate(group.numbers):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from jaxft.modes.attacking import attack
     from jaxft.modes.auditing import audit
     from jaxft.modes.calibrating import calibrate
+    from jaxft.modes.chatting import chat
     from jaxft.modes.comparing import compare
     from jaxft.modes.compressing import compress
     from jaxft.modes.crossfitting import crossfit
@@ -28,6 +29,7 @@ _FILES = {
     "audit": "auditing",
     "calibrate": "calibrating",
     "compare": "comparing",
+    "chat": "chatting",
     "compress": "compressing",
     "crossfit": "crossfitting",
     "evaluate": "evaluating",
@@ -52,6 +54,7 @@ __all__ = [
     "attack",
     "audit",
     "calibrate",
+    "chat",
     "compare",
     "compress",
     "crossfit",

@@ -9,10 +9,12 @@ from jaxft.data import rows, sources
 from jaxft.devices import distributed
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
+from jaxft.generate import rows as generated
+from jaxft.generate.options import Options
 from jaxft.job import prepare
 from jaxft.modes.shared import compiled_evaluation, measure
-from jaxft.predict import reference
 from jaxft.predict.predictor import JAX, Predictor
+from jaxft.predict.reference import referred
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
 from jaxft.sure import bootstrap
@@ -28,6 +30,8 @@ def evaluate(
     runs: Sequence[str | Path] = (),
     intervals: float = 0.0,
     groups: str = "",
+    writing: Options | None = None,
+    reference: str = "",
 ) -> dict[str, float]:
     """Measures the best parameters of a finished or interrupted run on its validation and test splits, or on a file.
 
@@ -39,6 +43,8 @@ def evaluate(
       intervals: the level of confidence intervals, of the test split's metrics or of the file's; 0: there are none.
       groups: a column of the test split or of the file; each of its values is measured by itself too, see
         `jaxft.sure.groups`.
+      writing, reference: of a language model and a file: how its texts are continued, and the column of what they
+        should be continued with; see `jaxft.metrics.texts.measured`.
 
     Returns:
       `SPLIT/METRIC` -> value, of a file `input/METRIC`; and `METRIC_low` and `METRIC_high`, see
@@ -50,10 +56,11 @@ def evaluate(
     from jaxft.report import tables as shown
 
     bootstrap.check(intervals)
+    check_reference(inputs, writing, reference)
     if inputs:
         if data is not None:
             raise UserError("data and inputs are both given; leave one of them out")
-        return _evaluate_file(Workdir(workdir), str(inputs), engine, runs, intervals, groups)
+        return _evaluate_file(Workdir(workdir), str(inputs), engine, runs, intervals, groups, writing, reference)
     if engine != JAX:
         raise UserError(f"--engine={engine} measures a file; give one by --input")
     if runs:
@@ -66,7 +73,7 @@ def evaluate(
         raise UserError(f"--evaluate.{flag} is of a test split, and {folder} has none; give a labelled file by --input")
     if groups:
         rows_of(job.splits["test"], groups)  # before anything is computed
-    job = reference.referred(job, folder.experiment().compute.frozen)
+    job = referred(job, folder.experiment().compute.frozen)
     weights, _ = best_weights(folder, job.program, job.body.directory)
     if export := folder.exported():
         job = dataclasses.replace(job, table=calibrated(job.table, export, JAX))
@@ -98,8 +105,30 @@ def _of_groups(parts: Mapping[str, Mapping[str, float]], split: str, column: str
     return {f"{split}[{column}={value}]/{k}": v for value, found in parts.items() for k, v in found.items()}
 
 
+def check_reference(inputs: str | Path, writing: Options | None, reference: str) -> None:
+    """Makes sure that texts that are written can be measured.
+
+    Raises:
+      UserError: there is no file of them, no column of what they should be, or nothing is written.
+    """
+    if writing and not (inputs and reference):
+        lacks = "generate.reference, the column of what answers should be" if inputs else "input"
+        raise UserError(f"--generate.max_new_tokens has texts of a file continued and measured; give --{lacks}")
+    if reference and not writing:
+        raise UserError("--generate.reference is held against what is written; give --generate.max_new_tokens too")
+    if writing:
+        writing.check()
+
+
 def _evaluate_file(
-    folder: Workdir, inputs: str, engine: str, runs: Sequence[str | Path], intervals: float, groups: str
+    folder: Workdir,
+    inputs: str,
+    engine: str,
+    runs: Sequence[str | Path],
+    intervals: float,
+    groups: str,
+    writing: Options | None,
+    reference: str,
 ) -> dict[str, float]:
     """Measures a file, says what was found, and writes it into the workdir."""
     from jaxft.report import tables as shown
@@ -110,10 +139,11 @@ def _evaluate_file(
     if groups:
         rows_of(split, groups)
     predictor = Predictor.open(str(folder), engine=engine, runs=runs)
+    of_texts = generated.measured(predictor, split, writing, reference) if writing else {}
     found = predictor.evaluate(split, intervals, groups)
     for line in found.notes:
         say(line)
-    results = {f"input/{name}": value for name, value in found.metrics.items()}
+    results = {f"input/{name}": value for name, value in (found.metrics | of_texts).items()}
     say(f"{file}: {found.rows:,} of {found.read:,} rows")
     say(shown.metrics_table(results, "input", found.classes))
     results |= _of_groups(found.groups, "input", groups, predictor.table.metric)

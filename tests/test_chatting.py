@@ -1,0 +1,109 @@
+"""A conversation in the terminal: what is said goes through the chat template, and answers are shown as they grow."""
+
+import io
+import sys
+from pathlib import Path
+
+import chats
+import pytest
+
+from jaxft import modes
+from jaxft.errors import UserError
+from jaxft.generate import conversing
+from jaxft.generate.conversing import Shown, Talk, settled
+from jaxft.generate.options import Options
+from jaxft.predict.predictor import Predictor
+
+SHORT = Options(max_new_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory) -> Predictor:
+    return Predictor.open(chats.save_decoder(tmp_path_factory.mktemp("chat") / "model"))
+
+
+def test_answers_are_those_of_the_rendered_conversation(predictor):
+    """Shown piece by piece; the next turn has all of it before it."""
+    talk, pieces = Talk(predictor, SHORT, system="Count."), []
+    first = talk.reply("after one", pieces.append)
+    assert ("".join(pieces) == first.completion and first.tokens == 4) or first.ended
+    assert talk.messages == [
+        {"role": "system", "content": "Count."},
+        {"role": "user", "content": "after one"},
+        {"role": "assistant", "content": first.completion},
+    ]
+    with predictor.tokenizer() as tokenizer:
+        asked = talk.messages[:2]
+        text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    from jaxft.generate.writing import written
+
+    (alone,) = written(talk.engine, [ids], (), SHORT)
+    assert sum(alone.log_probs[: first.tokens]) == pytest.approx(first.log_probability, abs=1e-4)
+    talk.messages = []
+    assert talk.reply("after one", pieces.append) != first and len(talk.messages) == 2
+
+
+def test_lines_are_answered_until_there_is_none(predictor, monkeypatch, capsys):
+    """The prompt is shown in a terminal alone; an empty line, the end of the input and Ctrl-C end it."""
+    monkeypatch.setattr(Predictor, "open", lambda *_: predictor)
+    replies = []
+
+    def reply(talk: Talk, said: str, show: conversing.Show) -> None:
+        replies.append(said)
+        show(said.upper())
+        if said == "stop":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Talk, "reply", reply)
+    for said, shown in (("a b \nc\n", "A B\nC\n"), ("a\n\nc\n", "A\n"), ("stop\nc\n", "STOP\n")):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(said))
+        modes.chat("w")
+        assert capsys.readouterr().out == shown
+    assert replies == ["a b", "c", "a", "stop"]
+    terminal = io.StringIO("a\n")
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", terminal)
+    modes.chat("w")
+    assert capsys.readouterr().out == "> A\n> "
+
+
+def test_what_cannot_converse(predictor, tmp_path):
+    talk = Talk(predictor, SHORT)
+    with pytest.raises(
+        UserError, match=r"the conversation has \d+ tokens, and the model has 64 positions for them and"
+    ):
+        talk.reply("one " * 70, print)
+    assert talk.messages == []
+    with pytest.raises(UserError, match=r"generate\.beams is 2; an answer that is shown as it is written is one"):
+        Talk(predictor, Options(beams=2))
+    with pytest.raises(UserError, match="the tokenizer has no chat template"):
+        Talk(Predictor.open(chats.save_decoder(tmp_path / "model", template="")), SHORT)
+    with pytest.raises(UserError, match=r"generate\.max_new_tokens is 0"):
+        modes.chat(str(Path("nowhere")), options=Options(max_new_tokens=0))
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "size"),
+    [
+        ("the cat", (), 7),
+        ("the cat\ufffd\ufffd", (), 7),
+        ("the cat", ("cattle", "x"), 4),
+        ("the cat", ("t", "cats"), 4),
+        ("the cat", ("tt", "xat"), 6),
+        ("the cat", ("other",), 7),
+        ("ab", ("abcd",), 0),
+        ("b", ("abcd",), 1),
+        ("", ("a",), 0),
+    ],
+)
+def test_what_is_shown_stays(text: str, words: tuple[str, ...], size: int):
+    assert settled(text, words) == size
+
+
+def test_what_was_shown_is_not_shown_again():
+    pieces: list[str] = []
+    shown = Shown(pieces.append)
+    for text in ("a", "a", "abc", "ab", "xyzw", "abcd"):
+        shown.upto(text)
+    assert pieces == ["a", "bc", "d"]
