@@ -33,6 +33,7 @@ def test_mcnemar_by_hand():
     assert paired.mcnemar(first, second) == (1, 5, pytest.approx(14 / 64))
     assert paired.mcnemar(second, first) == (5, 1, pytest.approx(14 / 64))
     assert paired.mcnemar(first, first) == (0, 0, 1.0)
+    assert paired.mcnemar(np.zeros(9, bool), np.arange(9) < 4) == (4, 0, pytest.approx(2 / 16))
 
 
 def side(logits: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = NAMES, problem: str = "single_label") -> Side:

@@ -27,8 +27,8 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
     """Returns what the errors of two models on the same rows, `[n]` of bool each, say."""
     from scipy.stats import binomtest
 
-    counts = int((~first & second).sum()), int((first & ~second).sum())
-    return McNemar(*counts, float(binomtest(counts[0], sum(counts)).pvalue) if any(counts) else 1.0)
+    one, other = int((~first & second).sum()), int((first & ~second).sum())
+    return McNemar(one, other, float(binomtest(one, one + other).pvalue) if one + other else 1.0)
 
 
 class Difference(NamedTuple):
@@ -57,6 +57,7 @@ def differences(
       level: of the intervals.
     """
     pairs = list(zip(tables, labelled, strict=True))
+    (count,) = {one.split.table.num_rows for one in labelled}
 
     def measured(rows: np.ndarray | None) -> tuple[dict[str, float], dict[str, float]]:
         first, second = ((one if rows is None else one.take(rows)).metrics(table) for table, one in pairs)
@@ -66,7 +67,7 @@ def differences(
         first, second = measured(rows)
         return {name: second[name] - value for name, value in first.items() if name in second}
 
-    (first, second), ends = measured(None), bootstrap.intervals(apart, labelled[0].split.table.num_rows, level)
+    (first, second), ends = measured(None), bootstrap.intervals(apart, count, level)
     return {
         name: Difference(first[name], second[name], *ends.get(name, (None, None))) for name in first if name in second
     }
