@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxft.data.features import Features
 from jaxft.errors import UserError
+from jaxft.explain.targets import logits_of, per_token
 from jaxft.explain.units import Reading
 from jaxft.predict.predictor import Predictor
 
@@ -38,11 +39,11 @@ def outputs(
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Yields of each row the logits of its ablations, and how many of them are distinct, which alone are computed.
 
-    They are `[ablations, labels]`; of a model that tags words `[ablations, tokens, labels]`.
+    They are `[ablations, labels]`; of a model that tags words or answers questions `[ablations, tokens, labels]`.
 
     Args:
       ablations: rows, and which units are left, as `features` takes them.
-      fill: as of `features`; of a model that tags words no token is taken out.
+      fill: as of `features`; of a model whose logits are of tokens no token is taken out.
 
     Raises:
       UserError: nothing is left of a text.
@@ -59,11 +60,11 @@ def outputs(
                 )
             yield found, back.reshape(-1)
 
-    of_tokens = predictor.engine.task.outputs["logits"] == "token"
+    of_tokens = per_token(predictor.engine.task.outputs)
     for group in _grouped(made()):
         computed = predictor.compute_each([examples for examples, _ in group])
         for (examples, back), found in zip(group, computed, strict=True):
-            logits = found["logits"]
+            logits = logits_of(found)
             if of_tokens:
                 logits = logits.reshape(len(examples), -1, logits.shape[-1])
             yield logits[back], len(examples)

@@ -43,14 +43,14 @@ class Explanation:
     """How much each unit of a row speaks for one target.
 
     Attributes:
-      target: the label, or "score".
+      target: the label, "score", or "start" or "end" of an answer.
       output: the logit or the score, which `scores` are parts of.
       probability: of the label; None: it is a score.
       scores: one a unit; below zero it speaks against the target.
       errors: their standard errors, where the method samples.
       facts: what the method says of itself: completeness_error and steps, fidelity, special_tokens.
       faithfulness: see `jaxft.explain.faithfulness`; None: it was not asked for.
-      word: whose tag the target is; None: it is of the row.
+      word: whose tag the target is, or the answer; None: it is of the row.
     """
 
     target: str
@@ -121,9 +121,9 @@ def explained(predictor: Predictor, data: Split | Sequence[str] | Rows, options:
     inputs, readings = rows_of.read(predictor, data, options.units)
     _check_sizes(readings, inputs.split, options)
     answers = list(predictor.answers_of(inputs, outputs := predictor.compute(inputs.features)))
-    logits = list(outputs["logits"])
-    if predictor.engine.task.outputs["logits"] == "token":
-        logits = np.split(outputs["logits"], inputs.features.offsets[1:-1])
+    logits = list(whole := targets.logits_of(outputs))
+    if targets.per_token(predictor.engine.task.outputs):
+        logits = np.split(whole, inputs.features.offsets[1:-1])
     wanted = rows_of.aims(predictor, options.target, inputs, logits, answers)
     columns = rows_of.texts_of(predictor, inputs.split)
     texts = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -163,7 +163,7 @@ def _explanations(
         explanation = Explanation(
             target=aim.label,
             output=float(own[aim.entry]),
-            probability=chance if predictor.table.options.labels else None,
+            probability=chance if getattr(predictor.table.options, "labels", ()) else None,
             scores=[float(x) for x in scores.values[:, n]],
             errors=None if scores.errors is None else [float(x) for x in scores.errors[:, n]],
             facts={name: float(fact[n]) for name, fact in scores.facts.items()},
@@ -176,10 +176,11 @@ def _explanations(
 
 def _check_task(task: targets.Options, options: Options) -> None:
     """Raises UserError where words are to be taken out of a text in which one of them is asked for."""
-    if isinstance(task, config.TokenClassification) and (options.baseline == "delete" or options.faithfulness):
+    of = {config.TokenClassification: "the one whose tag is asked for", config.QuestionAnswering: "those of the answer"}
+    if type(task) in of and (options.baseline == "delete" or options.faithfulness):
         what = "explain.faithfulness" if options.faithfulness else f"explain.method {options.method!r}"
         raise UserError(
-            f"{what} takes words out, also the one whose tag is asked for; "
+            f"{what} takes words out, also {of[type(task)]}; "
             "take a method with explain.baseline mask or pad, without faithfulness"
         )
 

@@ -22,7 +22,7 @@ from flax import struct
 from jaxft import program, sharding
 from jaxft.batch import Target
 from jaxft.data.features import Features
-from jaxft.explain.targets import Aim
+from jaxft.explain.targets import Aim, logits_of, per_token
 from jaxft.explain.units import Reading
 from jaxft.models import nn
 from jaxft.types import Array, Batch, Float, Int, Params
@@ -104,8 +104,8 @@ def make_slopes(composed: program.Program, level: float, seed: int) -> Slopes:
                 between = Between(place, batch["baseline"], shift, batch["segment_ids"], slots, flat.get(path))
                 return nn.unflatten(flat | {path: between})
 
-            logits = composed.forward(weights, inputs, change)["logits"]
-            if composed.task.outputs["logits"] == "token":
+            logits = logits_of(composed.forward(weights, inputs, change), jnp.stack)
+            if per_token(composed.task.outputs):
                 logits = nn.pick(logits, batch["starts"] + batch["token"])
             asked = jnp.take_along_axis(logits, batch["aim"][..., None], axis=-1)[..., 0]
             return (asked * batch["weights"]).sum(), asked

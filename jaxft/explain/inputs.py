@@ -29,7 +29,8 @@ def task_of(predictor: Predictor) -> targets.Options:
     if not isinstance(options, targets.Options):
         raise UserError(
             f"the model's task is {type(options).__name__}; what can be explained is SequenceClassification (a class, "
-            "labels or a score of a text or of two) and TokenClassification (the tag of a word)"
+            "labels or a score of a text or of two), TokenClassification (the tag of a word) and QuestionAnswering "
+            "(both ends of the answer)"
         )
     if isinstance(options, config.SequenceClassification) and options.windows:
         raise UserError(
@@ -53,11 +54,17 @@ def read(predictor: Predictor, data: Split | Sequence[str] | Rows, kind: str) ->
         asked = [split.table.column(name).to_pylist() for name in names]
         encodings = tokenizer(*asked, truncation=False, max_length=None, verbose=False, **given).encodings
     starts = split.table.column(STARTS).to_pylist() if predictor.table.words else None
-    found, data_options = [], predictor.experiment.data
+    found, data_options, options = [], predictor.experiment.data, predictor.table.options
     for row, encoding in enumerate(encodings):
         places: Sequence[int] = range(len(encoding.ids))
+        asking = isinstance(options, config.QuestionAnswering)
+        if asking and encoding.sequence_ids.count(0) > options.question_length:
+            raise UserError(
+                f"{split.where(row)}: its question has {encoding.sequence_ids.count(0):,} tokens, of which "
+                f"config.task.question_length {options.question_length} are read; shorten it"
+            )
         if len(places) > data_options.max_length:
-            if predictor.table.words:
+            if predictor.table.words or asking:
                 raise UserError(
                     f"{split.where(row)}: it has {len(places):,} tokens, and {data_options.max_length:,} are read at "
                     "once; what is read in windows cannot be explained yet: give the passage that matters"
@@ -97,6 +104,13 @@ def aims(
     options = task_of(predictor)
     if isinstance(options, config.SequenceClassification):
         return [targets.of_row(target, options, one) for one in logits]
+    if isinstance(options, config.QuestionAnswering):
+        offsets, ends = inputs.features.offsets, [inputs.features.tokens[name] for name in ("first", "last")]
+        parts = [slice(*offsets[row : row + 2]) for row in range(len(answers))]
+        return [
+            targets.of_answer(target, answer, (ends[0][part], ends[1][part]), one)
+            for answer, part, one in zip(answers, parts, logits, strict=True)
+        ]
     words, offsets = inputs.features.tokens["words"], inputs.features.offsets
     found = []
     for row, answer in enumerate(answers):
@@ -108,8 +122,13 @@ def aims(
 
 
 def probabilities(predictor: Predictor, logits: np.ndarray) -> np.ndarray:
-    """Returns the probabilities of the labels, `[n, labels]`, as answers have them; of a score, the score itself."""
+    """Returns the probabilities of the labels, `[n, labels]`, as answers have them; of a score, the score itself.
+
+    Of the ends of answers, which are chosen together, they are their logits.
+    """
     table = predictor.table
+    if isinstance(table.options, config.QuestionAnswering):
+        return logits.astype(np.float64)
     if isinstance(table, SequenceClassification):
         return table.probabilities(logits) if table.options.labels else logits.astype(np.float64)
     return softmax(logits)

@@ -10,7 +10,7 @@ from jaxft.errors import UserError, nearest
 from jaxft.metrics.probabilities import sigmoid
 from jaxft.tables.sequence_classification import LIKELY
 
-Options = config.SequenceClassification | config.TokenClassification
+Options = config.SequenceClassification | config.TokenClassification | config.QuestionAnswering
 """Options of the tasks whose answers can be explained."""
 
 SCORE = "score"
@@ -20,15 +20,21 @@ ALL = "all"
 
 NO_ENTITY = "O"
 
+ENDS = ("start", "end")
+"""What an answer to a question has: its first token is one, and its last one the other."""
+
+NO_ANSWER = "no answer"
+"""In place of the words of an answer that there is not, whose ends are the first token of all."""
+
 
 class Aim(NamedTuple):
-    """A target: an entry of the logits of a row, or of a word's.
+    """A target: an entry of the logits of a row, of a word's, or of those of both ends of an answer.
 
     Attributes:
-      label: its name, or `SCORE`.
+      label: its name, `SCORE`, or one of `ENDS`.
       entry: its number.
-      word: whose tag it is; None: it is of the row.
-      token: which of the row's tokens has the logits of the word; 0 where there is none.
+      word: whose tag it is, or the answer; None: it is of the row.
+      token: which of the row's tokens has the logits of the word or of the end; 0 where there is none.
     """
 
     label: str
@@ -43,6 +49,20 @@ class Aim(NamedTuple):
           logits: of the row, `[..., labels]`; of its tokens, `[..., tokens, labels]`.
         """
         return logits if self.word is None else logits[..., self.token, :]
+
+
+def per_token(kinds: Mapping[str, str]) -> bool:
+    """Returns whether the logits of a task, whose `Task.outputs` these are, are of each token."""
+    return kinds.get("logits", "token") == "token"
+
+
+def logits_of(outputs: Mapping[str, Any], stack: Any = np.stack) -> Any:
+    """Returns the logits among the outputs of a model; of answers to questions those of `ENDS`, `[..., 2]`.
+
+    Args:
+      stack: numpy's, or jax's of outputs that are traced.
+    """
+    return outputs["logits"] if "logits" in outputs else stack([outputs[f"{end}_logits"] for end in ENDS], -1)
 
 
 def picked(logits: np.ndarray, aims: Sequence[Aim]) -> np.ndarray:
@@ -109,6 +129,33 @@ def of_words(
         wanted = [(n, tag) for n, tag in enumerate(tags) if target == ALL or tag != NO_ENTITY]
     told = ((n, tag, places[n]) for n, tag in wanted)
     return [Aim(tag, options.labels.index(tag), words[n], at) for n, tag, at in told if at is not None]
+
+
+def of_answer(
+    target: str, answer: Mapping[str, Any], places: tuple[np.ndarray, np.ndarray], logits: np.ndarray
+) -> list[Aim]:
+    """Returns the ends of the answer to a question that are asked for; of no answer, those of the first token.
+
+    Args:
+      target: see `jaxft.explain.options.Options`.
+      answer: as its table predicts it: `prediction`, `start` and `end`.
+      places: of each token of the context the characters that it begins at and ends before, `[tokens]` each; -1 else.
+      logits: of `ENDS`, `[tokens, 2]`.
+
+    Raises:
+      UserError: a target that is no end.
+    """
+    names = ENDS if target in ("", ALL) else _listed(target)
+    found = []
+    for name in names:
+        if name not in ENDS:
+            raise UserError(f"explain.target {name!r}: an answer has a start and an end; take one of them, or none")
+        entry, at = ENDS.index(name), 0
+        if answer["start"] is not None:  # of several tokens of one character that of the span, the strongest
+            there = np.flatnonzero(places[entry] == answer[name])
+            at = int(there[logits[there, entry].argmax()])
+        found.append(Aim(name, entry, answer["prediction"] or NO_ANSWER, at))
+    return found
 
 
 def _listed(target: str) -> list[str]:
