@@ -1,10 +1,12 @@
 """Two models on the same rows: McNemar's test, intervals of differences, and which answers differ."""
 
 import dataclasses
+import datetime
 import json
 import shutil
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -99,6 +101,24 @@ def test_which_answers_differ():
     assert line["text"] == "text 0" and line["label"] == "a"
 
 
+def test_a_line_of_json():
+    assert comparing.line_of({"text": "né", "at": datetime.date(2026, 1, 2)}) == '{"text": "né", "at": "2026-01-02"}\n'
+
+
+def test_how_models_are_opened(monkeypatch):
+    """Both by the engine; only the first with other runs. What cannot be drawn anew is not compared."""
+    asked: list[Any] = []
+
+    def opened(path: str, **how: Any) -> SimpleNamespace:
+        asked.append((path, how))
+        return SimpleNamespace(table=tables.build(config.SentenceEmbedding()))
+
+    monkeypatch.setattr(comparing.Predictor, "open", opened)
+    with pytest.raises(UserError, match="--compare: each text is looked for among all of the split, so that rows cann"):
+        modes.compare("A", "B", engine="onnx", runs=["C"])
+    assert asked == [("A", {"engine": "onnx", "runs": ["C"]}), ("B", {"engine": "onnx"})]
+
+
 def test_scores_are_nearer_or_further():
     first, second = (
         side(np.asarray(scores)[:, None], np.asarray([1.0, 1, 1], np.float32), (), "regression")
@@ -114,6 +134,7 @@ def test_scores_are_nearer_or_further():
         (0.0625 + 4 - 1.25) / 3
     )
     assert [*comparing.changes(first._replace(errors=None), second)] == []
+    assert [*comparing.changes(first, second._replace(errors=None))] == []
     assert comparing.said(second.answers[0]) == "0.7500"
 
 
@@ -145,6 +166,8 @@ def test_what_is_said_of_two_models(pair, monkeypatch):
     first = broken[0]
     cells = (first["text"], first["label"], *(comparing.said(first[name]) for name in ("first", "second")))
     assert "".join(f"<td>{cell}</td>" for cell in cells) in made
+    better = [line for line in lines if line["change"] == "mended"]
+    assert "Mended: " in comparing.made_page(results, better, 0.9, ("/tmp/old", "/tmp/new"), pair[0])
     monkeypatch.setattr(comparing, "SHOWN", 2)
     assert f"(2 of {len(broken)}; " in comparing.made_page(results, lines, 0.9, ("a", "b"), pair[0])
 

@@ -99,21 +99,20 @@ def compare(
     bootstrap.check_apart(first.table, "--compare")
     both = [(workdir, first), (other, second)]
     pair = labelled_rows(inputs, [Reader(path, one.experiment, one.table) for path, one in both])
-    sides = [_side(one, split) for (_, one), split in zip(both, pair, strict=True)]
+    before, after = (_side(one, split) for (_, one), split in zip(both, pair, strict=True))
     level = intervals or bootstrap.LEVEL
 
     def found() -> dict[str, Any]:
-        results = summed(sides[0], sides[1], level)
-        lines = list(changes(sides[0], sides[1]))
+        results, lines = summed(before, after, level), list(changes(before, after))
         names = (workdir.rstrip("/"), other.rstrip("/"))
         for title, rows in report(results, level):
             say(f"{title}\n{grid(rows)}")
         if output:
             with opened(output) as out:
                 if suffix in PAGE:
-                    out.write(made_page(results, lines, level, names, sides[0]))
+                    out.write(made_page(results, lines, level, names, before))
                 else:
-                    out.writelines(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines)
+                    out.writelines(map(line_of, lines))
             say(f"{len(lines):,} answers that differ: {output}")
         return results
 
@@ -195,17 +194,26 @@ def changes(first: Side, second: Side) -> Iterator[dict[str, Any]]:
     split = first.labelled.split
     each = zip(split.table.to_pylist(), first.answers, second.answers, first.errors, second.errors, strict=True)
     for at, (row, one, other, before, after) in enumerate(each):
-        if kind := changed(one, other, before, after):
+        if kind := changed(one.get("prediction") == other.get("prediction"), before, after):
             yield beside(row, {"where": split.where(at), "change": kind, "first": one, "second": other})
 
 
-def changed(first: dict[str, Any], second: dict[str, Any], before: Any, after: Any) -> str:
-    """Returns how two answers differ, one of `KINDS`, by their errors; empty: not at all."""
-    if isinstance(before, np.bool_):
-        if before == after:
-            return "other" if before and first["prediction"] != second["prediction"] else ""
-        return "broken" if after else "mended"
-    return "" if before == after else "worse" if after > before else "better"
+def changed(alike: bool, before: Any, after: Any) -> str:
+    """Returns how two answers differ, one of `KINDS`, by their errors; empty: not at all.
+
+    Args:
+      alike: whether they are the same prediction.
+    """
+    if not isinstance(before, np.bool_):
+        return {-1: "better", 0: "", 1: "worse"}[int(np.sign(after - before))]
+    if before == after:
+        return "other" if before and not alike else ""
+    return "broken" if after else "mended"
+
+
+def line_of(change: dict[str, Any]) -> str:
+    """Returns one of `changes` as a line of JSON."""
+    return json.dumps(change, ensure_ascii=False, default=str) + "\n"
 
 
 def report(results: dict[str, Any], level: float) -> list[tuple[str, list[list[str]]]]:
