@@ -60,6 +60,28 @@ def test_the_page_says_numbers_in_their_places():
     assert [("checked" in attrs) for attrs in radios] == [False, True], "what is most likely is open"
 
 
+def test_numbers_that_add_up_fall_from_the_baseline_to_the_output():
+    """From 0.25 up by 1, down by 0.5 and up by what the others have, to the output: in parts of the whole width, 1."""
+    units = [Unit(str(n), "text", n, n + 1) for n in range(10)]
+    scores = [-0.5, 1.0, *[0.0625] * 8]
+    one = Explanation("yes", 1.25, 0.5, scores, None, {}, None)
+    entries = [("b", 1.0, 0.125), ("a<", -0.5, 0.0)]
+    made = page._waterfall(entries, one)
+    bars = re.findall(r'<span>([^<]*)</span><span class="fall"><i class="(\w+)" style="left:(.*?)%;width:(.*?)%"', made)
+    assert bars == [
+        ("without any", "end", "0.0", "0.0"), ("b", "up", "0.0", "100.0"), ("a&lt;", "down", "50.0", "50.0"),
+        ("all others", "up", "50.0", "50.0"), ("the text", "end", "100.0", "0.0"),
+    ]  # fmt: skip
+    assert re.findall(r"<span>([-+\d.± ]+)</span>", made) == ["0.250", "+1.000 ± 0.125", "-0.500", "+0.500", "1.250"]
+    alone = page._waterfall([("a", 0.0, 0.0)], Explanation("yes", 2.0, 0.5, [0.0], None, {}, None))
+    assert "all others" not in alone and alone.count("left:0.0%;width:0.0%") == 3
+    rows = {}
+    for name in ("integrated_gradients", "shap", "exact_shap", "occlusion", "lime"):
+        explained = Explained({"text": TEXT}, {}, units, [one], name, "pad", False, 1)
+        rows[name] = page.made([explained], Options(name).check(), "model", "a.txt")
+    assert [("without any" in made) for made in rows.values()] == [True, True, True, False, False]
+
+
 def test_the_page_needs_no_network():
     rows = [row([0.5, -0.25, 0.125])] * 3
     made = page.made(rows, Options("lime").check(), "model", "a.txt")

@@ -23,6 +23,7 @@ class Method(NamedTuple):
       samples: steps, draws, samples or pairs of orders, where none are asked for; 0: it has none.
       least: of them.
       gradient: whether it needs the gradient of a model that jax computes.
+      adds: whether what units have adds up to the output less that of the baseline.
     """
 
     title: str
@@ -30,19 +31,20 @@ class Method(NamedTuple):
     samples: int = 0
     least: int = 1
     gradient: bool = False
+    adds: bool = False
 
 
 TOKENS = ("mask", "pad", "delete")
 
 METHODS: Mapping[str, Method] = {
-    "integrated_gradients": Method("Integrated gradients", ("pad", "mask"), 32, gradient=True),
+    "integrated_gradients": Method("Integrated gradients", ("pad", "mask"), 32, gradient=True, adds=True),
     "gradient_x_input": Method("Gradient x input", ("zero",), gradient=True),
     "smoothgrad": Method("SmoothGrad x input", ("zero",), 32, gradient=True),
     "occlusion": Method("Occlusion", TOKENS),
     "leave_one_out": Method("Leave one out", ("delete",)),
     "lime": Method("LIME", ("delete", "mask", "pad"), 500, least=2),
-    "shap": Method("SHAP", TOKENS, 16, least=2),
-    "exact_shap": Method("SHAP, exact", TOKENS),
+    "shap": Method("SHAP", TOKENS, 16, least=2, adds=True),
+    "exact_shap": Method("SHAP, exact", TOKENS, adds=True),
 }
 
 

@@ -47,6 +47,11 @@ STYLE = """
 .bars > :nth-child(3n) { text-align: right; }
 .bar { position: relative; background: linear-gradient(var(--line), var(--line)) center / 1px 100% no-repeat; }
 .bar i { position: absolute; top: 15%; height: 70%; border-radius: 2px; }
+.fall { position: relative; }
+.fall i { position: absolute; top: 15%; height: 70%; border-radius: 2px; }
+.fall .up { background: rgb(var(--for)); }
+.fall .down { background: rgb(var(--against)); }
+.fall .end { border-left: 2px solid var(--ink); top: 0; height: 100%; }
 .scale { display: inline-block; width: 9rem; height: 0.8rem; border-radius: 3px; vertical-align: middle;
   background: linear-gradient(90deg, rgba(var(--against), 0.65), transparent, rgba(var(--for), 0.65)); }
 .words { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem; }
@@ -153,7 +158,8 @@ def _panel(row: Explained, one: Explanation) -> str:
     largest = max(map(abs, one.scores))
     errors = one.errors or [0.0] * len(one.scores)
     ranked = sorted(zip(row.units, one.scores, errors, strict=True), key=lambda entry: -abs(entry[1]))[:STRONGEST]
-    bars = _bars([(unit.text, score, error) for unit, score, error in ranked], largest)
+    entries = [(unit.text, score, error) for unit, score, error in ranked]
+    bars = _waterfall(entries, one) if METHODS[row.method].adds else _bars(entries, largest)
     said = f'<p class="said">{escape(_said(row, one))}</p>'
     return f"{texts(row.row, row.units, one)}{bars}{said}"
 
@@ -194,6 +200,31 @@ def _bars(entries: Sequence[tuple[str, float, float]], largest: float) -> str:
         shown = f"{score:+.3f}" + (f" ± {error:.3f}" if error else "")
         bar = f'<i style="left:{left:.1f}%;width:{width:.1f}%;background:rgb(var(--{side}))"></i>'
         cells.append(f'<span>{escape(text)}</span><span class="bar">{bar}</span><span>{shown}</span>')
+    return f'<div class="bars">{"".join(cells)}</div>'
+
+
+def _waterfall(entries: Sequence[tuple[str, float, float]], one: Explanation) -> str:
+    """Bars of numbers that add up: each begins where the one above it ends, from the baseline's output to the text's.
+
+    Args:
+      entries: the strongest units; what is left of the sum of all are the others.
+    """
+    rest = sum(one.scores) - sum(score for _, score, _ in entries)
+    steps = [*entries, ("all others", rest, 0.0)] if len(one.scores) > len(entries) else list(entries)
+    start = one.output - sum(one.scores)
+    ends = [start, *(start + sum(score for _, score, _ in steps[: n + 1]) for n in range(len(steps)))]
+    low, width = min(*ends, one.output), (max(*ends, one.output) - min(*ends, one.output)) or 1.0
+
+    def bar(left: float, right: float, side: str) -> str:
+        place = f"left:{100 * (min(left, right) - low) / width:.1f}%;width:{100 * abs(right - left) / width:.1f}%"
+        return f'<span class="fall"><i class="{side}" style="{place}"></i></span>'
+
+    cells = [f"<span>without any</span>{bar(start, start, 'end')}<span>{start:.3f}</span>"]
+    for (text, score, error), before, after in zip(steps, ends[:-1], ends[1:], strict=True):
+        shown = f"{score:+.3f}" + (f" ± {error:.3f}" if error else "")
+        side = "up" if score > 0 else "down"
+        cells.append(f"<span>{escape(text)}</span>{bar(before, after, side)}<span>{shown}</span>")
+    cells.append(f"<span>the text</span>{bar(one.output, one.output, 'end')}<span>{one.output:.3f}</span>")
     return f'<div class="bars">{"".join(cells)}</div>'
 
 
