@@ -1,5 +1,6 @@
 """--mode=audit: slices against their law, duplicates against all pairs, and a page of a bounded size."""
 
+import datetime
 import json
 import math
 from functools import partial
@@ -13,8 +14,8 @@ from scipy import stats
 from test_report import Reader
 
 from jaxft import cli, config, tables
-from jaxft.audit import duplicates, page, slices
-from jaxft.audit.page import Audit, Duplicate, Mistake
+from jaxft.audit import duplicates, findings, page, slices
+from jaxft.audit.found import Audit, Duplicate, Mistake
 from jaxft.audit.slices import Slice
 from jaxft.data.features import Features
 from jaxft.data.sources import Split
@@ -129,7 +130,7 @@ def test_the_surest_mistakes_come_first(monkeypatch):
     table, one, answers = labelled()
     wrong = table.errors(one.outputs, one.features, one.split)
     assert wrong is not None
-    found = auditing.mistakes(table, one.split, answers, wrong)
+    found = findings.mistakes(table, one.split, answers, wrong)
     assert len(found) == wrong.sum() < 30 == len(answers)
     said = [mistake.confidence for _, mistake in found]
     assert said == sorted(said, reverse=True) == [answers[row]["probability"] for row, _ in found]
@@ -141,48 +142,48 @@ def test_the_surest_mistakes_come_first(monkeypatch):
         first.answer,
     )
     assert first.answer == answers[row]["prediction"] != first.truth
-    monkeypatch.setattr(auditing, "SURES", 2)
-    assert auditing.mistakes(table, one.split, answers, wrong) == found[:2]
+    monkeypatch.setattr(findings, "SURES", 2)
+    assert findings.mistakes(table, one.split, answers, wrong) == found[:2]
     choice: list[dict[str, Any]] = [{"prediction": 1, "choice": "it", "probability": 0.5}] * 30
-    assert auditing.mistakes(table, one.split, choice, wrong)[0][1].answer == "it"
-    assert auditing.mistakes(table, one.split, [{"prediction": "x"}] * 30, wrong) == []
-    assert auditing.said_of(choice) == [] and auditing.said_of(answers) == [one["prediction"] for one in answers]
+    assert findings.mistakes(table, one.split, choice, wrong)[0][1].answer == "it"
+    assert findings.mistakes(table, one.split, [{"prediction": "x"}] * 30, wrong) == []
+    assert findings.said_of(choice) == [] and findings.said_of(answers) == [one["prediction"] for one in answers]
 
 
 def test_how_sure_it_is_before_and_after():
     table, one, _ = labelled()
-    sure, diagrams = auditing.how_sure(table, one)
+    sure, diagrams = findings.how_sure(table, one)
     assert sure["ece"] == sure["ece_before"] and len(diagrams) == 1
     after = table.calibrated(Calibration("single_label", 3.0))
-    figures, drawn = auditing.how_sure(after, one)
+    figures, drawn = findings.how_sure(after, one)
     assert figures["log_loss"] != figures["log_loss_before"] == sure["log_loss"]
     (_, (_, before)), (title, (labels, probabilities)) = drawn.items()
     np.testing.assert_allclose(before, softmax(one.outputs["logits"]))
     np.testing.assert_allclose(probabilities, softmax(one.outputs["logits"] / 3))
     assert title == "As answers are: temperature 3" and labels.tolist() == one.features.examples["labels"].tolist()
-    several, found = auditing.how_sure(*labelled(problem="multi_label")[:2])
+    several, found = findings.how_sure(*labelled(problem="multi_label")[:2])
     assert "ece" in several and found == {}
     for options in (config.SequenceClassification(problem="regression"), config.TokenClassification(labels=("a", "b"))):
-        assert auditing.how_sure(tables.build(options), one) == ({}, {})
+        assert findings.how_sure(tables.build(options), one) == ({}, {})
 
 
 def test_metrics_are_those_over_all_classes(monkeypatch):
     monkeypatch.setattr(bootstrap, "intervals", partial(bootstrap.intervals, resamples=5))
     table, one, _ = labelled()
-    found = auditing.measures(table, one)
+    found = findings.measures(table, one)
     assert {"accuracy", "accuracy_low", "ece_high"} <= found.keys() and not any("/" in name for name in found)
 
 
 def test_rows_that_were_learned_from():
     known = Split(pa.table({"text": ["another one", "text number 3 of them"], "label": ["good", "bad"]}), "train.csv")
     asked = Split(pa.table({"text": ["nothing", "Text  number 3 of them!"], "label": ["good", "fair"]}), "test.csv")
-    (found,) = auditing.twins(tables.build(OPTIONS), asked, known)
+    (found,) = findings.twins(tables.build(OPTIONS), asked, known)
     assert found == (
         found.similarity, "test.csv, row 2", "Text  number 3 of them!", "fair",
         "train.csv, row 2", "text number 3 of them", "bad",
     )  # fmt: skip
     assert 0.9 < found.similarity < 1
-    assert auditing.truths(config.MaskedLM(), asked) == ["", ""]
+    assert findings.truths(config.MaskedLM(), asked) == ["", ""]
 
 
 def mistake(words: int = 400) -> Mistake:
@@ -355,3 +356,84 @@ def test_rows_that_are_measured(tmp_path, monkeypatch):
     assert known is None and "of a model's directory no training data are known" in notes[0]
     with pytest.raises(UserError, match=f"--input is missing: {tmp_path} is no run, whose data could be used"):
         auditing.rows_of(str(tmp_path), "", experiment, table)
+
+
+def explanations(rows: Split) -> list[Explained]:
+    """One for each row, which says which it is."""
+    return [
+        Explained({"text": text}, {}, [], [], "integrated_gradients", "pad", False, at)
+        for at, text in enumerate(rows.table["text"].to_pylist())
+    ]
+
+
+def test_what_is_gathered(monkeypatch):
+    monkeypatch.setattr(bootstrap, "intervals", partial(bootstrap.intervals, resamples=5))
+    table, one, answers = labelled(90)
+    wrong = table.errors(one.outputs, one.features, one.split)
+    assert wrong is not None
+    found = findings.gathered(table, one, 0.25, one.split.take(np.arange(3)), explanations, ["A note."])
+    assert (found.rows, found.level, found.wrong, found.notes) == (90, 0.95, int(wrong.sum()), ["A note."])
+    assert found.metrics == {"loss": 0.25, **findings.measures(table, one)}
+    assert found.sure == findings.how_sure(table, one)[0] and len(found.diagrams) == 1
+    surest = findings.mistakes(table, one.split, answers, wrong)
+    assert [mistake._replace(why=None) for mistake in found.mistakes] == [mistake for _, mistake in surest]
+    assert [mistake.why and mistake.why.row["text"] for mistake in found.mistakes] == [
+        f"text {row}" for row, _ in surest
+    ]
+    kinds = slices.kinds(one.split, ["text"], [answer["prediction"] for answer in answers])
+    assert found.slices == slices.tested(kinds, wrong) and len(found.slices) > 5 and found.doubtful == []
+    assert [twin.other_text for twin in found.duplicates[:3]] == ["text 0", "text 1", "text 2"]
+    bare = findings.gathered(table, one, 0.25, None, None, [])
+    assert bare.duplicates == [] and all(mistake.why is None for mistake in bare.mistakes) and bare.notes == []
+    assert len(bare.mistakes) == 20
+
+
+def test_scores_have_no_mistakes(monkeypatch):
+    monkeypatch.setattr(bootstrap, "intervals", partial(bootstrap.intervals, resamples=5))
+    table = tables.build(config.SequenceClassification(problem="regression"))
+    split = Split(pa.table({"text": ["a", "b", "c"], "label": [0.5, 1.0, 2.0]}), "r.csv")
+    features = Features(np.arange(4), {}, {"labels": np.asarray([0.5, 1, 2], np.float32)})
+    one = Labelled(split, features, {"logits": "example"}, {"logits": np.asarray([[1.0], [0.5], [2.0]])})
+    found = findings.gathered(table, one, 0.25, None, explanations, [])
+    assert (found.wrong, found.slices, found.mistakes) == (None, [], [])
+    assert found.notes == ["Answers are not wrong or right: there are no surest mistakes and no slices."]
+
+
+def test_a_language_model_has_its_metrics_alone(monkeypatch):
+    """What it predicts of a row is not asked for."""
+    table = tables.build(config.MaskedLM())
+    monkeypatch.setattr(findings, "measures", lambda *_: {"perplexity": 2.0})
+    one = Labelled(Split(pa.table({"text": ["a"]}), "r.txt"), Features(np.zeros(2, int), {}, {}), {}, {})
+    found = findings.gathered(table, one, 0.25, None, None, [])
+    assert found.metrics == {"loss": 0.25, "perplexity": 2.0} and found.wrong is None and not found.sure
+
+
+def test_words_that_cannot_be_explained():
+    table, one, answers = labelled()
+    wrong = table.errors(one.outputs, one.features, one.split)
+    assert wrong is not None
+    found = findings.mistakes(table, one.split, answers, wrong)
+
+    def fails(_: Split) -> list[Explained]:
+        raise UserError("it reads windows")
+
+    told = ["Words of the mistakes were not explained: it reads windows"]
+    assert findings.with_words(one.split, found, fails) == ([mistake for _, mistake in found], told)
+    assert findings.with_words(one.split, [], fails) == ([], [])
+
+
+def test_what_is_written_and_said(tmp_path, capsys):
+    found = audit(slices=[Slice(f"é: {n}", 40, 30, 1e-9, 0.01) for n in range(9)] + [Slice("no", 40, 9, 0.5, 0.5)])
+    found = found._replace(doubtful=[{"where": "a", "at": datetime.date(2026, 1, 2)}])
+    values = auditing.written(found, str(tmp_path / "a.json"), "/tmp/run", "r.csv")
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "A note <so>." and said[-1] == f"audit: {tmp_path}/a.json" and len(said) == 8
+    assert said[1] == (
+        "r.csv: 5,000 rows; 9 of 10 slices are worse than chance gives, 2,000 rows are near duplicates of training data"
+    )
+    assert said[2] == "  é: 0: 30 of 40 wrong (corrected p 0.01)"
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text)["slices"] == values["slices"] and '\n  "rows": 5000' in text and '"é: 0"' in text
+    assert '"2026-01-02"' in text
+    auditing.written(audit(doubtful=[]), str(tmp_path / "a.HTML"), "/tmp/run", "r.csv")
+    assert (tmp_path / "a.HTML").read_text() == page.made(audit(doubtful=[]), "/tmp/run", "r.csv")

@@ -7,11 +7,11 @@ from runs import ROOT
 from jaxft import config
 from jaxft.attack.options import METHODS
 from jaxft.audit import duplicates, slices
+from jaxft.audit.findings import SURES
 from jaxft.audit.page import LISTED, RISK
 from jaxft.cli.arguments import OF_MODES
 from jaxft.cli.modes import LIMITS, MODES
 from jaxft.modes import comparing
-from jaxft.modes.auditing import SURES
 from jaxft.modes.compressing import EXAMPLES, RECORD
 from jaxft.out.vocabulary import NEEDED
 from jaxft.report.exporter import Exporter

@@ -2,16 +2,15 @@
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jaxft.audit.duplicates import NEAR
-from jaxft.audit.slices import Slice
+from jaxft.audit.found import Audit, Mistake
 from jaxft.explain import page as explaining
-from jaxft.explain.explainer import Explained
 from jaxft.report import page, plots
 from jaxft.report.tables import ENDS, interval, number, spoken
 
@@ -23,76 +22,6 @@ LONGEST = 300
 
 RISK = 0.05
 """A slice stands out where its corrected p is below this: so likely one does, or more, of rows that are all alike."""
-
-
-class Mistake(NamedTuple):
-    """A wrong answer.
-
-    Attributes:
-      where: the row.
-      texts: by column.
-      truth, answer: in words.
-      confidence: the probability of the answer.
-      why: how much the words speak for the answer; None: it was not explained.
-    """
-
-    where: str
-    texts: dict[str, str]
-    truth: str
-    answer: str
-    confidence: float
-    why: Explained | None = None
-
-
-class Duplicate(NamedTuple):
-    """A row that is measured and one that was learned from, which are almost the same; labels in words."""
-
-    similarity: float
-    where: str
-    text: str
-    label: str
-    other: str
-    other_text: str
-    other_label: str
-
-
-class Audit(NamedTuple):
-    """What was found.
-
-    Attributes:
-      rows: how many were measured.
-      level: of the intervals.
-      metrics: with their intervals, see `jaxft.sure.bootstrap.of_metrics`.
-      sure: figures of the probabilities before and after the calibration, see `jaxft.sure.calibration.figures`.
-      diagrams: title -> `(labels [n], probabilities [n, classes])`.
-      mistakes: the surest ones.
-      wrong: how many answers are wrong; None: answers are not wrong or right.
-      slices: all that were tested, the least likely first.
-      duplicates: the most alike first.
-      doubtful: rows of crossfit whose label is doubtful, the most doubtful first.
-      notes: what could not be looked for, and why, a line each.
-    """
-
-    rows: int
-    level: float
-    metrics: Mapping[str, float]
-    sure: Mapping[str, float]
-    diagrams: Mapping[str, tuple[np.ndarray, np.ndarray]]
-    mistakes: Sequence[Mistake]
-    wrong: int | None
-    slices: Sequence[Slice]
-    duplicates: Sequence[Duplicate]
-    doubtful: Sequence[Mapping[str, Any]]
-    notes: Sequence[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the same as JSON values, without what is drawn."""
-        found = self._asdict() | {
-            "mistakes": [one._asdict() | {"why": one.why and one.why.to_json()} for one in self.mistakes],
-            "slices": [one._asdict() for one in self.slices],
-            "duplicates": [one._asdict() for one in self.duplicates],
-        }
-        return {name: value for name, value in found.items() if name != "diagrams"}
 
 
 def made(found: Audit, name: str, origin: str) -> str:

@@ -53,7 +53,7 @@ class Side(NamedTuple):
 
     Attributes:
       table: with its thresholds decided.
-      answers: of each row, as `--mode=predict` has them.
+      answers: of each row, as `--mode=predict` has them; none where there are no errors.
       errors: see `jaxft.tables.Table.errors`.
     """
 
@@ -169,9 +169,10 @@ def same(first: Split, second: Split) -> bool:
 def _side(predictor: Predictor, split: Split) -> Side:
     table = predictor.table.decide(predictor.table.undecided())
     features, found = predictor.measured(split)
-    answers = list(table.predictions(found.outputs, features, split))
     labelled = Labelled(split, features, predictor.engine.task.outputs, found.outputs)
-    return Side(table, labelled, answers, table.errors(found.outputs, features, split))
+    errors = table.errors(found.outputs, features, split)
+    answers = [] if errors is None else list(table.predictions(found.outputs, features, split))
+    return Side(table, labelled, answers, errors)
 
 
 def summed(first: Side, second: Side, level: float) -> dict[str, Any]:
