@@ -197,7 +197,7 @@ KINDS: dict[str, Kinds] = {
         for options in ({}, {"tools": "tools"}, {"messages": ""}, {"template": QWEN3, "tools": "tools"})
     ],
     "preference": [
-        (config.Preference(template=CHATML, **options), conversations(form))
+        (config.Preference(template=CHATML, **options), conversations(form))  # pyright: ignore[reportArgumentType]
         for form in ("texts", "lists")
         for options in ({}, {"loss": "orpo", "tools": "tools"}, {"prompt": "", "chosen": "messages"})
     ],

@@ -8,6 +8,7 @@ import chats
 import pytest
 
 from jaxft import modes
+from jaxft.data.chat_template import Template
 from jaxft.errors import UserError
 from jaxft.generate import conversing
 from jaxft.generate.conversing import Shown, Talk, settled
@@ -75,6 +76,12 @@ def test_what_cannot_converse(predictor, tmp_path):
     ):
         talk.reply("one " * 70, print)
     assert talk.messages == []
+    picky = Talk(predictor, SHORT, system="Count.")
+    with predictor.tokenizer() as tokenizer:
+        refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no!') }}{% endif %}"
+        picky._template = Template(tokenizer, refuses)
+    with pytest.raises(UserError, match=r"the conversation: the chat template does not take it \(TemplateError: no!\)"):
+        picky.reply("one", print)
     with pytest.raises(UserError, match=r"generate\.beams is 2; an answer that is shown as it is written is one"):
         Talk(predictor, Options(beams=2))
     with pytest.raises(UserError, match="the tokenizer has no chat template"):

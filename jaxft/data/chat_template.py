@@ -1,7 +1,8 @@
 """Chat templates: programs in Jinja, most often a tokenizer's own, that make a text of a conversation."""
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from jaxft.data.messages import Message
@@ -30,6 +31,22 @@ class Conversation(NamedTuple):
     def until(self, at: int) -> "Conversation":
         """Its first messages."""
         return self._replace(messages=self.messages[:at])
+
+
+@contextlib.contextmanager
+def applied(where: str) -> Iterator[None]:
+    """Makes a user's error of what a template raises inside: one of jinja2, or of Python, as it is a program.
+
+    Args:
+      where: what the error calls the conversation.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {str(error)[:120]}"
+        raise UserError(f"{where}: the chat template does not take it ({told})") from error
 
 
 class Template:

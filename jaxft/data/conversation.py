@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from jaxft.data.chat_template import MARK, Conversation, Span, Template
+from jaxft.data.chat_template import MARK, Conversation, Span, Template, applied
 from jaxft.errors import UserError
 
 PLAIN = {"role": "assistant", "content": MARK}
@@ -37,7 +37,7 @@ def turns(template: Template, given: Conversation, where: str) -> tuple[str, lis
         certain.
     """
     learned = [at for at, one in enumerate(given.messages) if one["role"] == "assistant"]
-    try:
+    with applied(where):
         text, spans = template.marked(given)
         if omitted := template.omitted(given, text):
             raise UserError(
@@ -48,11 +48,6 @@ def turns(template: Template, given: Conversation, where: str) -> tuple[str, lis
             spans = [_turn(template, given, at, text, where) for at in learned if at >= given.first]
         else:
             spans = [span for at, span in zip(learned, spans, strict=True) if at >= given.first]
-    except UserError:
-        raise
-    except Exception as error:  # what a template raises: of jinja2, or of Python, as it is a program
-        told = f"{type(error).__name__}: {str(error)[:120]}"
-        raise UserError(f"{where}: the chat template does not take it ({told})") from error
     ends = [end for _, end in spans]
     if any(not before <= begin < end for before, (begin, end) in zip([0, *ends], spans, strict=False)):
         raise UserError(f"{where}: {UNCLEAR.format('its turns', 'they overlap, or are empty')}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from jaxft.data.conversation import Conversation, Template
+from jaxft.data.chat_template import Conversation, Template, applied
 from jaxft.data.messages import Message
 from jaxft.errors import UserError
 from jaxft.generate.answers import Answer, answer, check_lengths, continued, first_of, stop_tokens, writer
@@ -51,10 +51,11 @@ class Talk:
         """Returns the answer to what the user says; both are part of the conversation then.
 
         Raises:
-          UserError: the conversation is longer than the model.
+          UserError: the chat template does not take the conversation, or it is longer than the model.
         """
         messages = [*self.messages, {"role": "user", "content": said}]
-        text = self._template.render(Conversation(messages), messages, prompt=True)
+        with applied("the conversation"):
+            text = self._template.render(Conversation(messages), prompt=True)
         words = self.options.stop
         with self.predictor.tokenizer() as tokenizer:
             ids = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
