@@ -66,6 +66,18 @@ SURE: Rows = {
         lambda room: ["--mode=evaluate", f"--workdir={room.run}", "--output=a.html"],
         ["--output is for what --compare finds; give another run by --compare, or leave it out"],
     ),
+    "an audit that is no page": (
+        lambda room: ["--mode=audit", f"--workdir={room.run}", "--output=a.csv"],
+        ["--output a.csv: a page is FILE.html, numbers are FILE.json; choose one of the two"],
+    ),
+    "an audit of rows that are not there": (
+        lambda room: ["--mode=audit", f"--workdir={room.run / 'export'}", "--output=a.html"],
+        ["--input is missing: ", "export is no run, whose data could be used; give a labelled file"],
+    ),
+    "doubts of no crossfit": (
+        lambda room: ["--mode=audit", f"--workdir={room.run}", f"--audit.crossfit={room.path}"],
+        ["--audit.crossfit: ", "holds no finished --mode=crossfit; give the --workdir of one"],
+    ),
     "a flag of calibrate in predict": (
         lambda room: ["--mode=predict", f"--workdir={room.run}", "--input=a.txt", "--calibrate.coverage=0.9"],
         ["--calibrate.coverage is not used by --mode=predict; it is for --mode=calibrate"],

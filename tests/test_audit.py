@@ -5,6 +5,7 @@ import json
 import math
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -264,18 +265,17 @@ def test_numbers_are_json():
     assert values["mistakes"][0]["why"]["units"][0]["text"] == "wordy0" and values["mistakes"][19]["why"] is None
 
 
-@pytest.fixture
-def doubts(tmp_path: Path) -> Path:
+def doubts(folder: Path) -> Path:
     """What a crossfit leaves that is read."""
     line = {"text": "so", "where": "t.csv, row 9", "given": "bad", "confidently": "good", "normalized_margin": 0.125}
-    (tmp_path / "doubtful.jsonl").write_text(json.dumps(line) + "\n")
-    (tmp_path / "crossfit.json").write_text("{}")
-    return tmp_path
+    (folder / "doubtful.jsonl").write_text(json.dumps(line) + "\n")
+    (folder / "crossfit.json").write_text("{}")
+    return folder
 
 
-def test_a_run(finished, doubts, tmp_path, monkeypatch, capsys):
+def test_a_run(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bootstrap, "intervals", partial(bootstrap.intervals, resamples=10))
-    argv = ["--mode=audit", f"--workdir={finished}", f"--audit.crossfit={doubts}"]
+    argv = ["--mode=audit", f"--workdir={finished}", f"--audit.crossfit={doubts(tmp_path)}"]
     assert cli.main(["run.py", *argv, f"--output={tmp_path / 'audit.html'}"], None) == 0
     said = capsys.readouterr().err
     assert "40 rows; " in said and f"audit: {tmp_path}/audit.html" in said
@@ -310,16 +310,31 @@ def test_a_mistake_is_one_line(finished, capsys, case):
     assert (out, err.count("\n")) == ("", 1) and said.format(run=finished) in err, err
 
 
-def test_where_the_page_goes(tmp_path, doubts):
+def test_where_the_page_goes(tmp_path):
+    with pytest.raises(UserError, match=f"--output is missing: {tmp_path} has no report/ for a page"):
+        auditing.checked_output("", str(tmp_path))
     (tmp_path / "report").mkdir()
     assert auditing.checked_output("", str(tmp_path)) == str(tmp_path / "report" / "audit.html")
     assert auditing.checked_output("a.JSON", "gs://x") == "a.JSON" and auditing.checked_output("a.htm", "") == "a.htm"
     with pytest.raises(UserError, match="--output is missing: gs://x has no report/"):
         auditing.checked_output("", "gs://x")
-    (doubts / "crossfit.json").unlink()
-    with pytest.raises(UserError, match="holds no finished --mode=crossfit"):
-        auditing.doubtful_rows(str(doubts))
-    assert auditing.doubtful_rows("") == []
+    with pytest.raises(UserError, match=r"--output a.csv: a page is FILE.html, numbers are FILE.json"):
+        auditing.checked_output("a.csv", str(tmp_path))
+
+
+def test_what_a_crossfit_has_left(tmp_path):
+    (line,) = auditing.doubtful_rows(str(doubts(tmp_path)))
+    assert line["normalized_margin"] == 0.125 and auditing.doubtful_rows("") == []
+    for name in ("crossfit.json", "doubtful.jsonl"):
+        doubts(tmp_path)
+        (tmp_path / name).unlink()
+        with pytest.raises(UserError, match="holds no finished --mode=crossfit"):
+            auditing.doubtful_rows(str(tmp_path))
+
+
+def returned(value: Any, wanted: list[Any], *given: Any) -> Any:
+    assert [*given] == wanted
+    return value
 
 
 def test_rows_that_are_measured(tmp_path, monkeypatch):
@@ -336,7 +351,7 @@ def test_rows_that_are_measured(tmp_path, monkeypatch):
         ),
     ):
         made = {name: rows[name] for name in names}
-        monkeypatch.setattr("jaxft.modes.measured.of_run", lambda *_: made)  # noqa: B023
+        monkeypatch.setattr("jaxft.modes.measured.of_run", partial(returned, made, [experiment, table]))
         known, split, notes = auditing.rows_of("/tmp/run", "", experiment, table)
         assert known == rows["train"] and split == rows[measured] and len(notes) == len(said)
         assert all(note.startswith(start) for note, start in zip(notes, said, strict=True))
@@ -437,3 +452,32 @@ def test_what_is_written_and_said(tmp_path, capsys):
     assert '"2026-01-02"' in text
     auditing.written(audit(doubtful=[]), str(tmp_path / "a.HTML"), "/tmp/run", "r.csv")
     assert (tmp_path / "a.HTML").read_text() == page.made(audit(doubtful=[]), "/tmp/run", "r.csv")
+
+
+def test_an_audit_from_start_to_end(tmp_path, monkeypatch):
+    """But for the model, whose outputs are given."""
+    monkeypatch.setattr(bootstrap, "intervals", partial(bootstrap.intervals, resamples=5))
+    table, one, _ = labelled(60)
+    rows = [f"{text},{label}" for text, label in zip(*one.split.table.to_pydict().values(), strict=True)]
+    (tmp_path / "r.csv").write_text("\n".join(["text,label", *rows]))
+    asked: list[Any] = []
+
+    def measured(split: Split) -> Any:
+        asked.append(split.table.to_pydict())
+        return one.features, SimpleNamespace(outputs=one.outputs, loss=0.25)
+
+    engine = SimpleNamespace(task=SimpleNamespace(outputs={"logits": "example"}))
+    model = {"experiment": config.Experiment(), "table": table, "measured": measured, "engine": engine}
+    monkeypatch.setattr(auditing.Predictor, "open", lambda path: asked.append(path) or SimpleNamespace(**model))
+    monkeypatch.setattr(auditing, "explained", lambda predictor, rows, options: explanations(rows))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    given = {"inputs": str(tmp_path / "r.csv"), "output": str(tmp_path / "a.json"), "crossfit": str(doubts(tmp_path))}
+    values = auditing.audit(f"{tmp_path}/run/", **given)
+    assert asked == [f"{tmp_path}/run/", one.split.table.to_pydict()]
+    assert values["rows"] == 60 and values["doubtful"][0]["where"] == "t.csv, row 9" and len(values["mistakes"]) == 20
+    assert all(mistake["why"] for mistake in values["mistakes"]) and values["metrics"]["loss"] == 0.25
+    assert json.loads((tmp_path / "a.json").read_text())["slices"] == values["slices"]
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(UserError, match="--mode=audit is for one process; start it with --processes=1"):
+        auditing.audit(f"{tmp_path}/run", **given)

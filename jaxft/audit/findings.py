@@ -69,7 +69,7 @@ def gathered(
 def measures(table: Table, labelled: Labelled) -> dict[str, float]:
     """Returns the metrics over all classes, with their intervals where the task has such."""
     found = labelled.metrics(table)
-    if table.apart:
+    if not bootstrap.inseparable(table, labelled):
         found |= bootstrap.of_metrics(table, labelled, bootstrap.LEVEL)
     return {name: value for name, value in found.items() if "/" not in name}
 

@@ -96,10 +96,11 @@ def compare(
         paths.file_of("--input", inputs)
     first, second = Predictor.open(workdir, engine=engine, runs=runs), Predictor.open(other, engine=engine)
     check_alike(other, second.table.options, first.table.options)
-    bootstrap.check_apart(first.table, "--compare")
+    bootstrap.check_apart("--compare", first.table)
     both = [(workdir, first), (other, second)]
     pair = labelled_rows(inputs, [Reader(path, one.experiment, one.table) for path, one in both])
     before, after = (_side(one, split) for (_, one), split in zip(both, pair, strict=True))
+    bootstrap.check_apart("--compare", before.table, before.labelled)
     level = intervals or bootstrap.LEVEL
 
     def found() -> dict[str, Any]:

@@ -91,7 +91,20 @@ def check(level: float) -> None:
         raise UserError(f"--evaluate.intervals is {level:g}; it must be below 1, e.g. 0.95")
 
 
-def check_apart(table: Table, flag: str) -> None:
+def inseparable(table: Table, labelled: Labelled | None = None) -> str:
+    """Returns why a part of the rows cannot be measured by itself; empty: it can.
+
+    Args:
+      labelled: the rows; None: what the table alone tells.
+    """
+    if not table.apart:
+        return "each text is looked for among all of the split"
+    if labelled and len(labelled.features.bounds) - 1 != labelled.split.table.num_rows:
+        return "rows are put together and cut into pieces"
+    return ""
+
+
+def check_apart(flag: str, table: Table, labelled: Labelled | None = None) -> None:
     """Makes sure that a part of the rows can be measured by itself.
 
     Args:
@@ -100,10 +113,8 @@ def check_apart(table: Table, flag: str) -> None:
     Raises:
       UserError: it cannot.
     """
-    if not table.apart:
-        raise UserError(
-            f"{flag}: each text is looked for among all of the split, so that rows cannot be drawn anew; leave it out"
-        )
+    if why := inseparable(table, labelled):
+        raise UserError(f"{flag}: {why}, so that rows cannot be drawn anew; leave it out")
 
 
 def of_metrics(table: Table, labelled: Labelled, level: float) -> dict[str, float]:
@@ -116,7 +127,7 @@ def of_metrics(table: Table, labelled: Labelled, level: float) -> dict[str, floa
     Raises:
       UserError: the task has no such intervals.
     """
-    check_apart(table, "--evaluate.intervals")
+    check_apart("--evaluate.intervals", table, labelled)
     measure = lambda rows: labelled.take(rows).metrics(table)  # noqa: E731
     found = intervals(measure, labelled.split.table.num_rows, level)
     return {f"{name}_{end}": value for name, both in found.items() for end, value in zip(ENDS, both, strict=True)}

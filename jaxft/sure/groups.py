@@ -55,7 +55,7 @@ def of_groups(table: Table, labelled: Labelled, column: str, level: float) -> di
     Raises:
       UserError: as `rows_of`; or the task measures no part of the rows by itself.
     """
-    bootstrap.check_apart(table, "--evaluate.groups")
+    bootstrap.check_apart("--evaluate.groups", table, labelled)
     found = {}
     for name, rows in rows_of(labelled.split, column).items():
         part = labelled.take(rows)

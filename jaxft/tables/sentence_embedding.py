@@ -84,9 +84,11 @@ class SentenceEmbedding(Table):
         return {"embeddings": means.of_vectors(np.stack([outputs["embeddings"] for outputs in several]))}
 
     def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
-        vectors, size = self._vectors(outputs), len(self.options.texts)
+        size = len(self.options.texts)
+        vectors = outputs["embeddings"].reshape(-1, size, outputs["embeddings"].shape[-1])
         if self.options.score:
-            return classification.regression(features.examples["scores"][::size], _cosines(vectors))
+            cosines = (vectors[:, 0] * vectors[:, 1]).sum(-1)
+            return classification.regression(features.examples["scores"][::size], cosines)
         columns = [split.table[name].to_pylist() for name in self.options.texts]
         asked, query = retrieval.distinct(columns[0])
         places, entry = retrieval.distinct([text for row in zip(*columns[1:], strict=True) for text in row])
@@ -96,15 +98,6 @@ class SentenceEmbedding(Table):
         corpus = vectors[:, 1:].reshape(-1, vectors.shape[-1])[places]
         loss = retrieval.contrastive(vectors[:, 0], corpus, entry[:: size - 1], self.options.scale)
         return {"loss": loss} | retrieval.scores(vectors[asked, 0], corpus, relevant)
-
-    def errors(self, outputs: Host, features: Features, split: Split) -> np.ndarray | None:
-        if not self.options.score:
-            return None
-        return np.abs(_cosines(self._vectors(outputs)) - features.examples["scores"][:: len(self.options.texts)])
-
-    def _vectors(self, outputs: Host) -> np.ndarray:
-        """Of each text of each row, `[rows, texts, width]`."""
-        return outputs["embeddings"].reshape(-1, len(self.options.texts), outputs["embeddings"].shape[-1])
 
     def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
         """The vector of each text of the first column, of length 1."""
@@ -130,8 +123,3 @@ class SentenceEmbedding(Table):
             "2_Normalize/config.json": {},
         }
         return Published("sentence-similarity", USAGE, files=files, library="sentence-transformers")
-
-
-def _cosines(vectors: np.ndarray) -> np.ndarray:
-    """Of the first two texts of each row, whose vectors, `[rows, texts, width]`, are of length 1."""
-    return (vectors[:, 0] * vectors[:, 1]).sum(-1)
