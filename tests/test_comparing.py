@@ -85,6 +85,8 @@ def test_what_one_model_alone_has_or_a_draw_leaves_undefined(pair, monkeypatch):
     monkeypatch.setattr(bootstrap, "intervals", lambda measure, rows, level: {"accuracy": (-0.5, 0.5)})
     found = paired.differences(tables_of, labelled, 0.9)
     assert found["accuracy"][2:] == (-0.5, 0.5) and found["f1_macro"][2:] == (None, None)
+    monkeypatch.setattr(bootstrap, "intervals", lambda measure, rows, level: {"accuracy": (-0.5, -0.5)})
+    assert paired.differences(tables_of, labelled, 0.9)["accuracy"][2:] == (None, None), "all draws agree"
     other = side(pair[1].labelled.outputs["logits"][:, :2], pair[1].labelled.features.examples["labels"] % 2, NAMES[:2])
     assert "f1" not in paired.differences((other.table, tables_of[1]), (other.labelled, labelled[1]), 0.9)
 
@@ -152,20 +154,20 @@ def test_what_is_said_of_two_models(pair, monkeypatch):
     assert comparing.report(results, 0.9)[0][1][1][4] == ""
     alone = [int((pair[0].errors < pair[1].errors).sum()), int((pair[0].errors > pair[1].errors).sum())]
     assert (
-        [row[1] for row in counts[:2]]
+        [row[1] for row in counts[1:3]]
         == [str(n) for n in alone]
         == [str(results["mcnemar"][name]) for name in ("first", "second")]
     )
-    assert counts[2][1] == number(results["mcnemar"]["p"])
+    assert counts[3][1] == number(results["mcnemar"]["p"])
     lines = list(comparing.changes(*pair))
     made = comparing.made_page(results, lines, 0.9, ("/tmp/old", "/tmp/new"), pair[0])
     assert "<h1>old and new</h1>" in made and "r.csv · first: /tmp/old · second: /tmp/new" in made
     broken = [line for line in lines if line["change"] == "broken"]
     assert f"Broken: right by the first model alone ({len(broken)} of {len(broken)}; all are in FILE.jsonl)" in made
-    assert "Worse: " not in made and made.count('class="name">r.csv, row ') == len(lines)
+    assert "Worse: " not in made and made.count('<th scope="row" class="name">r.csv, row ') == len(lines)
     first = broken[0]
     cells = (first["text"], first["label"], *(comparing.said(first[name]) for name in ("first", "second")))
-    assert "".join(f"<td>{cell}</td>" for cell in cells) in made
+    assert "".join(f'<td class="name">{cell}</td>' for cell in cells) in made
     better = [line for line in lines if line["change"] == "mended"]
     assert "Mended: " in comparing.made_page(results, better, 0.9, ("/tmp/old", "/tmp/new"), pair[0])
     monkeypatch.setattr(comparing, "SHOWN", 2)

@@ -364,5 +364,6 @@ def test_parts_of_a_test_split_that_is_not_there(finished, tmp_path, monkeypatch
     settings = json.loads((run / "config.json").read_text())
     settings["data"]["test_examples"] = 0
     (run / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(UserError, match=r"--evaluate.intervals is of a test split, and .*/copy has none; give a label"):
-        modes.evaluate(run, intervals=0.9)
+    for flag, how in (("groups", {"groups": "sentiment"}), ("intervals", {"intervals": 0.9})):
+        with pytest.raises(UserError, match=rf"--evaluate.{flag} is of a test split, and .*/copy has none; give a"):
+            modes.evaluate(run, **how)

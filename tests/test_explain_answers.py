@@ -88,6 +88,7 @@ def test_integrated_gradients_of_an_end_are_those_of_their_definition(predictor,
             assert np.abs(wanted).max() > 0.02 and explanation.probability is None
 
 
+@pytest.mark.matrix
 def test_occlusion_of_an_end_is_the_plain_loop(predictor, reference, torch):
     model, tokenizer = reference
     row = ROWS[0]

@@ -40,6 +40,10 @@ KINDS = {
 """How an answer of the second model differs -> the same in words."""
 
 
+ALONE = {"broken": "first", "mended": "second"}
+"""Kind of change -> which model alone is right, as `jaxft.sure.paired.McNemar` names it."""
+
+
 class Reader(NamedTuple):
     """How one of the two models reads labelled rows; `path` is what the user calls it."""
 
@@ -235,8 +239,8 @@ def report(results: dict[str, Any], level: float) -> list[tuple[str, list[list[s
     found = [(f"Metrics on {results['rows']:,} rows, which are drawn for both alike", [heading, *rows])]
     if "mcnemar" in results:
         one = results["mcnemar"]
-        counts = [[KINDS["broken"], number(one["first"])], [KINDS["mended"], number(one["second"])]]
-        chance = ["as likely where both are as good (McNemar, exact)", number(one["p"])]
+        counts = [["answers", "rows"], *([KINDS[kind], number(one[by])] for kind, by in ALONE.items())]
+        chance = ["p: so far apart, or further, by chance (McNemar, exact)", number(one["p"])]
         found.append(("Answers that one model alone has right", [*counts, chance]))
     return found
 
@@ -255,7 +259,7 @@ def made_page(
     keys = [getattr(options, key, ()) for key in TRUTH]
     named = [*first.table.inputs, *(name for key in keys for name in ([key] if isinstance(key, str) else key))]
     columns = [name for name in dict.fromkeys(named) if name in split.table.column_names]
-    sections = report(results, level)
+    sections = [(title, page.table(rows[0], rows[1:])) for title, rows in report(results, level)]
     for kind, words in KINDS.items():
         if not (there := [line for line in lines if line["change"] == kind]):
             continue
@@ -269,9 +273,10 @@ def made_page(
             for line in there[:SHOWN]
         ]
         title = f"{kind.capitalize()}: {words} ({len(listed):,} of {len(there):,}; all are in FILE.jsonl)"
-        sections.append((title, [["row", *columns, "first", "second"], *listed]))
+        head = ("row", *columns, "first", "second")
+        sections.append((title, page.table(head, listed, names=len(head))))
     about = f"{split.origin} · first: {names[0]} · second: {names[1]}"
-    return page.of_tables(f"{Path(names[0]).name} and {Path(names[1]).name}", about, sections)
+    return page.of_sections(f"{Path(names[0]).name} and {Path(names[1]).name}", about, sections)
 
 
 def said(answer: dict[str, Any]) -> str:

@@ -164,7 +164,12 @@ def write_tables(
 
 def of_tables(title: str, subtitle: str, sections: Sequence[tuple[str, Sequence[Sequence[str]]]]) -> str:
     """Returns a page of titled tables."""
-    body = "\n".join(section(name, table([], rows)) for name, rows in sections)
+    return of_sections(title, subtitle, [(name, table([], rows)) for name, rows in sections])
+
+
+def of_sections(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
+    """Returns a page of titled parts, each of HTML."""
+    body = "\n".join(section(name, content) for name, content in sections)
     return PAGE.substitute(title=escape(title), subtitle=escape(subtitle), body=body)
 
 

@@ -49,7 +49,7 @@ def differences(
 ) -> dict[str, Difference]:
     """Returns of each metric that both have by how much they differ, rows drawn for both alike (paired bootstrap).
 
-    Where some draw leaves a metric undefined its difference has no interval.
+    Where some draw leaves a metric undefined, or all draws agree, its difference has no interval.
 
     Args:
       tables: of each model, with its thresholds decided, which are taken as given.
@@ -68,6 +68,7 @@ def differences(
         return {name: second[name] - value for name, value in first.items() if name in second}
 
     (first, second), ends = measured(None), bootstrap.intervals(apart, count, level)
+    moved = {name: (low, high) for name, (low, high) in ends.items() if low < high}
     return {
-        name: Difference(first[name], second[name], *ends.get(name, (None, None))) for name in first if name in second
+        name: Difference(first[name], second[name], *moved.get(name, (None, None))) for name in first if name in second
     }
