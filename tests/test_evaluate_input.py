@@ -364,6 +364,7 @@ def test_parts_of_a_test_split_that_is_not_there(finished, tmp_path, monkeypatch
     settings = json.loads((run / "config.json").read_text())
     settings["data"]["test_examples"] = 0
     (run / "config.json").write_text(json.dumps(settings))
-    for flag, how in (("groups", {"groups": "sentiment"}), ("intervals", {"intervals": 0.9})):
+    asked: dict[str, dict[str, Any]] = {"groups": {"groups": "sentiment"}, "intervals": {"intervals": 0.9}}
+    for flag, how in asked.items():
         with pytest.raises(UserError, match=rf"--evaluate.{flag} is of a test split, and .*/copy has none; give a"):
             modes.evaluate(run, **how)
