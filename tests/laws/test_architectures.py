@@ -43,6 +43,7 @@ MISSING = {
     *((kind, "choices") for kind in NO_CHOICES),
     *((kind, "answers") for kind in NO_CHOICES if kind not in ("jina_embeddings_v3", "gpt2")),
     *((kind, "masked_lm") for kind in support.DECODERS),
+    ("gemma3_text", "token"),
     *(
         (kind, name)
         for kind in support.ARCHITECTURES
