@@ -10,7 +10,9 @@ from jaxft.audit import duplicates, slices
 from jaxft.audit.findings import SURES
 from jaxft.audit.page import LISTED, RISK
 from jaxft.cli.arguments import OF_MODES
-from jaxft.cli.modes import LIMITS, MODES
+from jaxft.cli.modes import LIMITS, LONG, MODES
+from jaxft.generate.answers import Answer
+from jaxft.metrics import texts
 from jaxft.modes import comparing
 from jaxft.modes.compressing import EXAMPLES, RECORD
 from jaxft.out.vocabulary import NEEDED
@@ -85,6 +87,19 @@ def test_the_page_of_audits_names_its_flags_and_numbers():
         assert said in page, said
     assert (slices.PARTS, duplicates.GRAM) == (5, 5) and "five parts" in page and "five in a" in page
     assert "[docs/audit.md](docs/audit.md)" in (ROOT / "README.md").read_text()
+
+
+def test_the_page_of_what_is_written_names_every_flag_and_part():
+    page = (ROOT / "docs" / "generate.md").read_text()
+    for flag in (name for name in OF_MODES if name.startswith(("generate.", "chat."))):
+        default = OF_MODES[flag][0]
+        assert f"| `--{flag}` | {default if default != '' else 'none'} |" in page
+    for part in Answer._fields:
+        assert f"| `{part}` |" in page
+    for name in texts.measured(["a"], ["a"]):
+        assert f"`{name}`" in page
+    assert f"where it is {LONG} |" in page
+    assert "[docs/generate.md](docs/generate.md)" in (ROOT / "README.md").read_text()
 
 
 def test_the_page_of_attacks_names_every_flag_and_method():

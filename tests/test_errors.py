@@ -26,6 +26,7 @@ from mistakes import (
 )
 from mistakes_command_line import COMMAND_LINE, CONFIG_FILES
 from mistakes_compress import COMPRESS
+from mistakes_generate import WRITTEN
 from mistakes_methods import METHODS
 from mistakes_spans import ANSWERS, CHOICES, TAGS
 from mistakes_sure import SURE
@@ -184,7 +185,13 @@ def said(rows: Rows) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("setup", "parts"), [pytest.param(*row, id=name) for name, row in rows.items()])
 
 
-@said(COMMAND_LINE | CONFIG_FILES | MODELS | DATA | TAGS | ANSWERS | CHOICES | TEXTS | METHODS | COMPRESS | SURE | RUNS)
+TABLES = (
+    *(COMMAND_LINE, CONFIG_FILES, MODELS, DATA, TAGS, ANSWERS, CHOICES, TEXTS, METHODS, COMPRESS, SURE, WRITTEN),
+    RUNS,
+)
+
+
+@said({name: row for table in TABLES for name, row in table.items()})
 def test_a_mistake_is_one_line(room, capsys, setup, parts):
     argv = ["run.py", *setup(room)]
     before = states(room.path, room.run, room.model)
@@ -202,8 +209,7 @@ def test_a_mistake_is_one_line(room, capsys, setup, parts):
 
 
 def test_all_rows_have_names_of_their_own():
-    tables = [COMMAND_LINE, CONFIG_FILES, MODELS, DATA, TAGS, ANSWERS, CHOICES, TEXTS, METHODS, COMPRESS, SURE, RUNS]
-    assert sum(map(len, tables)) == len({name for table in tables for name in table})
+    assert sum(map(len, TABLES)) == len({name for table in TABLES for name in table})
 
 
 @pytest.mark.parametrize("flag", ["--debug", "--debug=true", "-debug=1"])
