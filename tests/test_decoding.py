@@ -1,5 +1,9 @@
 """Answers token by token: those of transformers' `generate`, whatever else is in the batch, and what ends them."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -240,3 +244,37 @@ def test_the_model_draws_as_often_as_it_says(llama):
     seen = np.asarray([*counts[often], len(found) - counts[often].sum()])
     expected = len(found) * np.asarray([*(probs[token] for token in often), rest])
     assert len(often) > 5 and stats.chisquare(seen, expected * seen.sum() / expected.sum()).pvalue > 0.01
+
+
+def test_prompts_may_be_longer_than_the_examples_of_training():
+    """A program whose examples are short attends to what is near alone; an answer has all of its prompt before it."""
+    hf, asked = support.ARCHITECTURES["gpt2"], prompts(4)
+    model, task = models.build(hf), tasks.build(config.CausalLM())
+    e = config.Experiment(task=config.CausalLM())
+    mesh = sharding.make_mesh(e.mesh, jax.devices()[:1])
+    composed = program.compose(e, model, task, steps=1, mesh=mesh, longest=2)
+    assert composed.run.reach == 2
+    short = CompiledEngine(e, composed, composed.split(support.random_params(task, model, 0)))
+    options = Options(max_new_tokens=4)
+    assert writing.written(short, asked, (), options) == writing.written(engine(hf), asked, (), options)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_mesh_changes_no_answer(kind: str):
+    """Caches are split by rows and by heads, parameters as in training; of one text and of beams."""
+    worker = Path(__file__).with_name("decoding_worker.py")
+    done = subprocess.run(
+        [sys.executable, str(worker), kind], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": PATHS}
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == 6
+    for beams in (1, 3):
+        first, *others = [line[2:] for line in lines if line[1] == beams]
+        for tokens, log_probs in others:
+            assert tokens == first[0]
+            np.testing.assert_allclose(log_probs, first[1], atol=1e-4)
+
+
+PATHS = os.pathsep.join(map(str, (Path(__file__).parents[1], Path(__file__).parent)))
