@@ -3,8 +3,10 @@
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import chats
+import decoders
 import pytest
 
 from jaxft import modes
@@ -13,6 +15,8 @@ from jaxft.errors import UserError
 from jaxft.generate import conversing
 from jaxft.generate.conversing import Shown, Talk, settled
 from jaxft.generate.options import Options
+from jaxft.generate.writing import Written
+from jaxft.hub.directory import CHAT_TEMPLATE
 from jaxft.predict.predictor import Predictor
 
 SHORT = Options(max_new_tokens=4)
@@ -43,6 +47,34 @@ def test_answers_are_those_of_the_rendered_conversation(predictor):
     assert sum(alone.log_probs[: first.tokens]) == pytest.approx(first.log_probability, abs=1e-4)
     talk.messages = []
     assert talk.reply("after one", pieces.append) != first and len(talk.messages) == 2
+
+
+def test_a_word_ends_an_answer(predictor):
+    """Nothing of it or behind it is shown."""
+    how: dict[str, Any] = {"max_new_tokens": 30, "temperature": 1.0}
+    free = Talk(predictor, Options(**how)).reply("after one", lambda _: None)
+    word = next(letter for letter in free.completion if letter.isascii() and letter.isprintable())
+    pieces: list[str] = []
+    short = Talk(predictor, Options(**how, stop=(word,))).reply("after one", pieces.append)
+    assert "".join(pieces) == short.completion == free.completion[: free.completion.index(word)]
+    assert short.tokens < free.tokens and short.ended
+
+
+def test_the_template_begins_a_text_and_not_the_tokenizer(tmp_path, monkeypatch):
+    """One that begins every text would do it twice."""
+    directory = decoders.save(tmp_path)
+    (directory / CHAT_TEMPLATE).write_text("<s>{% for one in messages %}{{ one.content }}{% endfor %}")
+    asked = []
+
+    def written(engine, prompts, *_, **__):
+        asked.append(prompts)
+        return [Written([5], [-1.0], False)]
+
+    monkeypatch.setattr(conversing, "written", written)
+    talk = Talk(Predictor.open(directory), SHORT)
+    talk.reply("the cat", lambda _: None)
+    with talk.predictor.tokenizer() as tokenizer:
+        assert asked == [[tokenizer("the cat")["input_ids"]]] and asked[0][0].count(tokenizer.bos_token_id) == 1
 
 
 def test_lines_are_answered_until_there_is_none(predictor, monkeypatch, capsys):

@@ -137,6 +137,8 @@ def test_an_answer_ends_where_it_may(llama):
     short = writing.written(llama, asked, (stop,), Options(max_new_tokens=NEW))
     at = free[0].tokens.index(stop) + 1
     assert short[0].tokens == free[0].tokens[:at] and short[0].ended
+    (last,) = writing.written(llama, asked[:1], (stop,), Options(max_new_tokens=at))
+    assert last.tokens == short[0].tokens and last.ended
     five = writing.written(llama, asked, (), Options(max_new_tokens=5))
     assert [one.tokens for one in five] == [one.tokens[:5] for one in free]
     seen: dict[int, list[list[int]]] = {}

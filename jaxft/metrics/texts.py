@@ -86,7 +86,7 @@ def chrf(pairs: Sequence[tuple[str, str]]) -> float:
         return [_runs(bare, size) for size in range(1, LETTERS + 1)]
 
     right, written, asked = (np.asarray(counts, float) for counts in _counts(pairs, letters, both=True))
-    there = (written > 0) & (asked > 0)
+    there = written > 0
     if not there.any():
         return 0.0
     precision, recall = (right[there] / written[there]).mean(), (right[there] / asked[there]).mean()
