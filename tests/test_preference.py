@@ -22,9 +22,12 @@ from jaxft.batch import IGNORED
 from jaxft.data.features import Features, tokenize
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
+from jaxft.hub import adapters
 from jaxft.hub.directory import CHAT_TEMPLATE
+from jaxft.job import Job, prepare
 from jaxft.predict import reference
 from jaxft.predict.predictor import Predictor
+from jaxft.storage.workdir import Workdir
 from jaxft.tables.preference import shared
 from jaxft.tasks import preference, together
 from jaxft.tasks.preference import REFERENCE
@@ -101,6 +104,9 @@ def test_a_pair_counts_once_or_not_at_all(loss: str):
     assert weight == 2
     alone = [task.loss(*outputs_of([pair], [count])) for pair, count in zip(pairs[:2], [(2, 3), (1, 1)], strict=True)]
     assert float(total) == pytest.approx(sum(float(value) for value, _ in alone))
+    given = jnp.asarray(pairs[:2]) / (1 if loss == "dpo" else jnp.asarray([[2, 3], [1, 1]]))
+    known = [] if loss == "orpo" else [jnp.zeros((2, 2))]
+    assert float(total) == pytest.approx(float(getattr(preference, loss)(given, *known, 0.1).sum()))
     grad = jax.grad(lambda x: task.loss({**outputs, "log_prob": x}, batch)[0])(outputs["log_prob"])
     assert bool(jnp.isfinite(grad).all()) and not grad[0, 4:].any() and grad[0, :4].all()
 
@@ -149,6 +155,12 @@ def test_packed_is_padded_and_in_parts(loss: str):
         grads, metrics = support.gradients(program, params, host)
         support.assert_close(grads, expected[0], 1e-5, floor=1e-3)
         support.assert_close({"": metrics["loss"]}, {"": expected[1]["loss"]}, 1e-5)
+
+
+def test_what_it_computes():
+    task = tasks.build(config.Preference())
+    assert task.outputs == {"log_prob": "example", "counted": "example"} and task.together
+    assert task.reads == ("labels",) and task.hf_class == "ForCausalLM"
 
 
 def test_strength_is_data():
@@ -399,22 +411,58 @@ def test_a_run_learns_and_opens_in_pytorch(torch, trained, cache, tmp_path, caps
     assert evaluated["input/accuracy"] == pytest.approx(np.mean(correct))
 
 
+def test_what_the_start_says_is_computed_once(pairs, cache, tmp_path, capsys):
+    """And kept: for the next start of the run, and for rows that its model is measured on later."""
+    e = run_of(pairs / "model", cache, pairs / "pairs.jsonl", train={"steps": 1})
+    e.data.cache, e.data.train_examples = str(tmp_path / "cache"), 12
+    job = started(e)
+    features, said = job.features["train"], capsys.readouterr().err
+    assert "reference: the model as it begins answers 24 train examples" in said
+    assert features.examples[REFERENCE].shape == (24,) and (features.examples[REFERENCE] < 0).all()
+    assert job.features["validation"].examples[REFERENCE].shape == (32,)
+    bare = dataclasses.replace(job, features={name: without(part) for name, part in job.features.items()})
+    assert bare.origin == job.origin, "a run resumes where rounding is another"
+    run = Workdir(tmp_path / "run")
+    run.claim(job.experiment, overwrite=False)
+    again = reference.of_rows(without(features), job.task, run)
+    assert again.examples[REFERENCE].tolist() == features.examples[REFERENCE].tolist()
+    assert "answers" not in capsys.readouterr().err
+    kept = [*(tmp_path / "cache" / "reference").iterdir()]
+    assert len(kept) == 2 and all(file.suffix == ".npz" for file in kept)
+
+
+def started(e: config.Experiment) -> Job:
+    """The job of a run, before its first step."""
+    return reference.referred(prepare(adapters.adopted(config.check(e))))
+
+
+def without(features: Features) -> Features:
+    """The features as they are before the reference is computed."""
+    examples = {name: column for name, column in features.examples.items() if name != REFERENCE}
+    return dataclasses.replace(features, examples=examples)
+
+
 @pytest.mark.matrix
-def test_what_the_start_says_is_computed_once(trained, cache, tmp_path, capsys):
-    """And kept; it is another for another start or dtype, and the same by an adapter that adds nothing yet."""
-    e = run_of(trained / "model", cache, trained / "pairs.jsonl", train={"steps": 1})
-    e.data.cache = str(tmp_path / "cache")
-    found = []
-    for changes in ({}, {}, {"adapt": "lora"}, {"compute": config.Compute(dtype="bfloat16")}):
-        job = modes.training._prepared(dataclasses.replace(e, **changes), None, None)
-        said = "".join(capsys.readouterr())
-        found.append((job.features["train"].examples[REFERENCE], "as it begins answers" in said))
-        assert np.isfinite(found[-1][0]).all() and (found[-1][0] < 0).all()
-    assert [computed for _, computed in found] == [True, False, True, True]
-    assert found[0][0].tolist() == found[1][0].tolist()
-    np.testing.assert_allclose(found[2][0], found[0][0], rtol=1e-5)
-    e.task = config.Preference(loss="orpo")
-    assert REFERENCE not in modes.training._prepared(e, None, None).features["train"].examples
+def test_the_start_of_adapters(pairs, cache, tmp_path):
+    """One that adds nothing yet is the model; one that the run goes on from is part of it. ORPO has no start.
+
+    In another dtype it is computed anew.
+    """
+    make = lambda **changes: dataclasses.replace(  # noqa: E731
+        run_of(pairs / "model", cache, pairs / "pairs.jsonl", train={"steps": 1}), **changes
+    )
+    full, lora = started(make()), started(make(adapt="lora"))
+    trainable = lora.program.state.trainable
+    drawn = jax.tree.map(lambda x: jnp.asarray(np.random.default_rng(0).normal(0, 0.3, x.shape), x.dtype), trainable)
+    adapters.write(tmp_path / "adapter", lora.experiment, drawn)
+    model = config.Model(path=str(pairs / "model"), adapter=str(tmp_path / "adapter"), dropout=0.0)
+    moved = started(make(adapt="lora", model=model))
+    plain, same, other = (job.features["train"].examples[REFERENCE] for job in (full, lora, moved))
+    np.testing.assert_allclose(same, plain, rtol=1e-5)
+    assert np.abs(other - plain).max() > 0.1
+    rounded = started(make(compute=config.Compute(dtype="bfloat16"))).features["train"].examples[REFERENCE]
+    assert 0 < np.abs(rounded - plain).max() < 1
+    assert REFERENCE not in started(make(task=config.Preference(loss="orpo"))).features["train"].examples
 
 
 @pytest.mark.matrix

@@ -76,17 +76,16 @@ class Preference(CausalLM):
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """Over pairs of which both answers have tokens that are learned; see the equations above."""
         tokens, log_probs = groups(outputs["counted"], 2), groups(outputs["log_prob"], 2)
-        there = (groups(batch["weights"], 2) > 0).all(-1) & (tokens > 0).all(-1)
-        tokens = jnp.where(there[:, None], tokens, 1)
-        log_probs = jnp.where(there[:, None], log_probs, -1)
+        there = (tokens > 0).all(-1)  # not where a slot is empty either
+        means, beta = log_probs / jnp.maximum(tokens, 1), self.options.beta
         if self.options.loss == "orpo":
-            losses = orpo(log_probs / tokens, self.options.beta)
+            losses = orpo(means, beta)
         else:
-            known = jnp.where(there[:, None], groups(batch[REFERENCE], 2), 0)
+            known = jnp.where(there[:, None], groups(batch[REFERENCE], 2), log_probs)
             losses = (
-                dpo(log_probs, known, self.options.beta)
+                dpo(log_probs, known, beta)
                 if self.options.loss == "dpo"
-                else ipo(log_probs / tokens, known / tokens, self.options.beta)
+                else ipo(means, known / jnp.maximum(tokens, 1), beta)
             )
         return jnp.where(there, losses, 0).sum(), there.sum().astype(jnp.float32)
 
@@ -116,4 +115,5 @@ LARGEST = -1e-6
 
 
 def _apart(x: Float[Array, "pairs 2"]) -> Float[Array, " pairs"]:
-    return x[:, 0] - x[:, 1]
+    chosen, rejected = x.T
+    return chosen - rejected
