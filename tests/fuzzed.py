@@ -197,9 +197,13 @@ KINDS: dict[str, Kinds] = {
         for options in ({}, {"tools": "tools"}, {"messages": ""}, {"template": QWEN3, "tools": "tools"})
     ],
     "preference": [
-        (config.Preference(template=CHATML, **options), conversations(form))  # pyright: ignore[reportArgumentType]
+        (options, conversations(form))
         for form in ("texts", "lists")
-        for options in ({}, {"loss": "orpo", "tools": "tools"}, {"prompt": "", "chosen": "messages"})
+        for options in (
+            config.Preference(template=CHATML),
+            config.Preference(template=CHATML, loss="orpo", tools="tools"),
+            config.Preference(template=CHATML, prompt="", chosen="messages"),
+        )
     ],
     "masked_lm": [
         (config.MaskedLM(whole_words=whole), st.fixed_dictionaries({"text": TEXT})) for whole in (False, True)
