@@ -1,6 +1,7 @@
 """Which tokens of a conversation the assistant says, by chat templates of the shapes that public models have."""
 
 import json
+import math
 from typing import Any
 
 import chat_templates
@@ -279,6 +280,12 @@ def test_prompts_and_completions():
     texts = Split(pa.table({"q": ["Hi there"], "a": ["Hello."]}), "a.csv")
     read = messages.with_parts(texts, "q", {"task.completion": "a"}).table
     assert json.loads(read["q"][0].as_py()) == [FIRST] and json.loads(read["a"][0].as_py()) == [HELLO]
+    numbers = Split(pa.table({"q": [2.0], "a": [4]}), "a.jsonl")
+    read = messages.with_parts(numbers, "q", {"task.completion": "a"}).table
+    assert (json.loads(read["q"][0].as_py()), json.loads(read["a"][0].as_py())) == (
+        [said("user", "2")],
+        [said("assistant", "4")],
+    )
     lists = Split(pa.table({"q": [LONG[:2]], "a": [LONG[2:]]}), "a.jsonl")
     read = messages.with_parts(lists, "q", {"task.completion": "a"}).table
     assert json.loads(read["q"][0].as_py()) == LONG[:2] and json.loads(read["a"][0].as_py()) == LONG[2:]
@@ -295,6 +302,8 @@ def test_prompts_and_completions():
         ([FIRST, HELLO], [SECOND], r"row 1: 'a' has no message of the assistant; it must be what is answered"),
         (None, "Hello.", r"'q' holds 'None'; it must be a list of messages"),
         ("Hi", None, r"'a' holds 'None'; it must be a list of messages"),
+        ("Hi", True, r"'a' holds 'True'; it must be a list of messages"),
+        ("Hi", math.nan, r"'a' holds 'None'; it must be a list of messages"),
     ],
 )
 def test_parts_that_are_no_conversation(prompt: Any, answer: Any, error: str):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jaxft.data.columns import is_text
+from jaxft.data.columns import is_text, written
 from jaxft.data.sources import Split, require_columns
 from jaxft.errors import UserError, nearest
 
@@ -111,6 +111,8 @@ def _rows(split: Split, column: str) -> Any:
 
 
 def _part(value: Any, role: str, where: str) -> list[Message]:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = written(value)
     if isinstance(value, str):
         value = [{"role": role, "content": value}]
     return _messages(value, where)
