@@ -125,6 +125,12 @@ LAST = (
 )
 """A token that ends the text and no turn before it."""
 
+ENDLESS = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content | upper if m.role == 'user' else m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""No ends: the token behind a turn begins the next one. What the user says is changed."""
+
 TWO = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|end|><|eot|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -216,6 +222,7 @@ CASES = {
     "alpaca": Case(ALPACA, LONG, ["Hello.", "It is 4."]),
     "words": Case(WORDS, LONG, ["Hello. [done]", "It is 4. [done]"]),
     "the last alone": Case(LAST, [FIRST, HELLO, SECOND, FOUR], ["Hello.", "It is 4.</s>"]),
+    "no ends": Case(ENDLESS, SHORT, ["Hello.", "It is 4."]),
     "two tokens": Case(TWO, LONG, ["Hello.<|end|><|eot|>", "It is 4.<|end|><|eot|>"]),
     "granite": Case(GRANITE, LONG, ["Hello.<|end_of_text|>", "It is 4.<|end_of_text|>"]),
 }  # fmt: skip

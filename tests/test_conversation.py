@@ -102,8 +102,11 @@ def test_marks_are_those_of_transformers():
 
 @pytest.mark.parametrize("template", [CHATML, chat_templates.MARKED])
 def test_turns_before_a_completion_are_not_learned(template: str):
-    text, spans = turns(Template(TOKENIZERS["bytes"], template), Conversation(LONG, None, 3), "a row")
-    assert [text[low:high] for low, high in spans] == ["It is 4.<|im_end|>"]
+    for first in (3, 4):
+        text, spans = turns(Template(TOKENIZERS["bytes"], template), Conversation(LONG, None, first), "a row")
+        assert [text[low:high] for low, high in spans] == ["It is 4.<|im_end|>"]
+    text, spans = turns(Template(TOKENIZERS["bytes"], template), Conversation([HELLO, SECOND, FOUR]), "a row")
+    assert [text[low:high] for low, high in spans] == ["Hello.<|im_end|>", "It is 4.<|im_end|>"]
 
 
 def test_turns_that_touch():

@@ -99,14 +99,13 @@ def test_a_pair_counts_once_or_not_at_all(loss: str):
     pairs = [(-4.0, -6.0), (-1.0, -2.0), (0.0, -9.0), (0.0, 0.0)]
     outputs, batch = outputs_of(pairs, [(2, 3), (1, 1), (0, 4), (0, 0)])
     batch = {**batch, "weights": batch["weights"].at[0, 6:].set(0)}
-    batch[REFERENCE] = batch[REFERENCE].at[0, 6:].set(math.nan)
+    known = jnp.asarray([[-3.0, -2.0], [-0.5, -4.0]])
+    batch[REFERENCE] = batch[REFERENCE].at[0, 6:].set(math.nan).at[0, :4].set(known.reshape(-1))
     total, weight = task.loss(outputs, batch)
     assert weight == 2
-    alone = [task.loss(*outputs_of([pair], [count])) for pair, count in zip(pairs[:2], [(2, 3), (1, 1)], strict=True)]
-    assert float(total) == pytest.approx(sum(float(value) for value, _ in alone))
-    given = jnp.asarray(pairs[:2]) / (1 if loss == "dpo" else jnp.asarray([[2, 3], [1, 1]]))
-    known = [] if loss == "orpo" else [jnp.zeros((2, 2))]
-    assert float(total) == pytest.approx(float(getattr(preference, loss)(given, *known, 0.1).sum()))
+    tokens = 1 if loss == "dpo" else jnp.asarray([[2, 3], [1, 1]])
+    values = [jnp.asarray(pairs[:2]) / tokens, known / tokens][: 1 if loss == "orpo" else 2]
+    assert float(total) == pytest.approx(float(getattr(preference, loss)(*values, 0.1).sum()))
     grad = jax.grad(lambda x: task.loss({**outputs, "log_prob": x}, batch)[0])(outputs["log_prob"])
     assert bool(jnp.isfinite(grad).all()) and not grad[0, 4:].any() and grad[0, :4].all()
 
@@ -426,6 +425,7 @@ def test_what_the_start_says_is_computed_once(pairs, cache, tmp_path, capsys):
     run.claim(job.experiment, overwrite=False)
     again = reference.of_rows(without(features), job.task, run)
     assert again.examples[REFERENCE].tolist() == features.examples[REFERENCE].tolist()
+    assert again.examples.keys() == features.examples.keys() > {"row", "learned"}
     assert "answers" not in capsys.readouterr().err
     kept = [*(tmp_path / "cache" / "reference").iterdir()]
     assert len(kept) == 2 and all(file.suffix == ".npz" for file in kept)

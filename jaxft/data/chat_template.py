@@ -32,6 +32,10 @@ class Conversation(NamedTuple):
         """Its first messages."""
         return self._replace(messages=self.messages[:at])
 
+    def then(self, said: Message) -> "Conversation":
+        """The same with a message more."""
+        return self._replace(messages=[*self.messages, said])
+
 
 @contextlib.contextmanager
 def applied(where: str) -> Iterator[None]:
@@ -72,30 +76,25 @@ class Template:
 
     def render(self, given: Conversation, prompt: bool = False) -> str:
         """Returns the text of a conversation; with the prompt for the assistant's turn behind it, if asked."""
-        return self._rendered(given, prompt, marks=False)[0]
+        return self.marked(given, prompt)[0]
 
-    def marked(self, given: Conversation) -> tuple[str, list[Span]]:
+    def marked(self, given: Conversation, prompt: bool = False) -> tuple[str, list[Span]]:
         """Returns the text, and what of it the template marks as said by the assistant, which may be nothing."""
-        marks = bool(GENERATION.search(self._source(given.tools)))
-        return self._rendered(given, prompt=False, marks=marks)
-
-    def _rendered(self, given: Conversation, prompt: bool, marks: bool) -> tuple[str, list[Span]]:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         tools: Any = list(given.tools) if given.tools else None
+        source = self._text or self._tokenizer.get_chat_template(None, tools)
+        marks = bool(GENERATION.search(source))
         found: Any = render_jinja_template(
             conversations=[list(given.messages)],
             tools=tools,
-            chat_template=self._source(tools),
+            chat_template=source,
             return_assistant_tokens_mask=marks,
             add_generation_prompt=prompt,
             **self._tokenizer.special_tokens_map,
         )
         texts, spans = found
         return texts[0], spans[0] if marks else []
-
-    def _source(self, tools: Any) -> str:
-        return self._text or self._tokenizer.get_chat_template(None, tools)
 
     def omitted(self, given: Conversation, text: str) -> str:
         """Returns what a text of the conversation leaves out of tools, calls of them, and others' messages; "": none.
@@ -110,13 +109,13 @@ class Template:
                 if self._tried(given.but(at, bare)) == text:
                     return f"tool_calls of message {at + 1}"
             lacking = one["role"] != "assistant" and one["content"].strip() not in text
-            if lacking and MARK not in self._tried(given.but(at, {**one, "content": MARK})):
+            if lacking and self._tried(given.but(at, {**one, "content": MARK})) == text:
                 return f"content of message {at + 1}"
         return ""
 
     def _tried(self, given: Conversation) -> str:
-        """The text; MARK where the template refuses it, as one that wants a call before an answer of a tool."""
+        """The text; none where the template refuses it, as one that wants a call before an answer of a tool."""
         try:
             return self.render(given)
         except Exception:
-            return MARK
+            return ""

@@ -56,9 +56,9 @@ def turns(template: Template, given: Conversation, where: str) -> tuple[str, lis
 
 def _turn(template: Template, given: Conversation, at: int, text: str, where: str) -> Span:
     """Where the turn of message `at` lies in the text of the whole conversation."""
-    before = given.until(at)
+    before, said = given.until(at), given.messages[at]
     prompt, bare = template.render(before, prompt=True), template.render(before)
-    head, _ = _around(template.render(given.until(at + 1).but(at, PLAIN)))
+    head, _ = _around(template.render(before.then(PLAIN)))
     others = list(_others(template, given, at))
     # Without a prompt of its own a template may still put a header before the turn, which is not the assistant's.
     immediate = prompt != bare or (head.startswith(prompt) and not head[len(prompt) :].strip())
@@ -67,12 +67,12 @@ def _turn(template: Template, given: Conversation, at: int, text: str, where: st
     fitting = [other for other in others if text.endswith(other.trailing)]
     known = ((other, _ending(other, template.tokens)) for other in fitting)
     ends = [len(text) - len(other.trailing) + end for other, end in known if end is not None]
-    if not others and text.startswith(whole := template.render(given.until(at + 1))):
+    if not others and text.startswith(whole := template.render(before.then(said))):
         ends = [len(whole.rstrip())]
     if not (begins and ends):
         why = "end as another in its place would" if begins else "begin where its prompt ends"
         raise UserError(f"{where}: {UNCLEAR.format(f'message {at + 1}', f'it does not {why}')}")
-    if (said := given.messages[at]["content"].strip()) in text and said not in text[begins[0] : ends[0]]:
+    if (content := said["content"].strip()) in text and content not in text[begins[0] : ends[0]]:
         raise UserError(f"{where}: {UNCLEAR.format(f'message {at + 1}', 'it is not where it should be')}")
     return begins[0], ends[0]
 
@@ -84,8 +84,8 @@ def _others(template: Template, given: Conversation, at: int) -> Iterator[Other]
     """
     for other in (PLAIN, {**given.messages[at], "content": MARK}):
         with contextlib.suppress(Exception):
-            changed = given.but(at, other)
-            yield Other(*_around(template.render(changed)), _around(template.render(changed.until(at + 1)))[1])
+            around = _around(template.render(given.but(at, other)))
+            yield Other(*around, _around(template.render(given.until(at).then(other)))[1])
 
 
 def _ending(other: Other, tokens: Sequence[str]) -> int | None:
