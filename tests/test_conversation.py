@@ -150,6 +150,11 @@ REFUSED = {
         r"a row: the chat template leaves out the tools; leave the row out, or name a template that has it",
     ),
     "no calls": (CHATML, chat_templates.AFTER_A_TOOL, r"leaves out the tool_calls of message 2"),
+    "no system, whose letters are there": (
+        "{% for m in messages if m.role != 'system' %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}",
+        [said("system", "a"), *SHORT],
+        r"leaves out the content of message 1",
+    ),
     "no system": (
         "{% for m in messages if m.role != 'system' %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}",
         LONG,
