@@ -39,6 +39,7 @@ def predict(workdir, tmp_path, **keys) -> np.ndarray:
     return np.asarray([list(answer["probabilities"].values()) for answer in found])
 
 
+@pytest.mark.matrix
 def test_resuming_is_exact(tuned, tmp_path, monkeypatch):
     """Stopped at the first evaluation; the base model is read again, and what learns from the checkpoint."""
     build, whole = tuned

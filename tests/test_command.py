@@ -165,9 +165,9 @@ USED = {
     "evaluate": {"workdir", "input", "output", "engine", "runs", "compare", "evaluate.intervals", "evaluate.groups"}
     | {"generate.reference", *(f"generate.{name}" for name in GENERATE)},
     "predict": {"workdir", "input", "output", "adapter", "engine", "runs", *(f"generate.{name}" for name in GENERATE)},
-    "chat": {"workdir", "adapter", "chat.system", *(f"generate.{name}" for name in GENERATE)},
     "explain": {"workdir", "input", "output", "adapter", *(f"explain.{name}" for name in EXPLAIN)},
     "export": {"workdir", "format", "input", "max_loss"},
+    "chat": {"workdir", "adapter", "chat.system", *(f"generate.{name}" for name in GENERATE)},
     "calibrate": {"workdir", "input", "engine", "calibrate.coverage", "calibrate.sets"},
     "attack": {"workdir", "input", "output", *(f"attack.{name}" for name in ATTACK)},
     "audit": {"workdir", "input", "output", "audit.crossfit"},

@@ -140,6 +140,7 @@ def glue_flags(source: Path) -> tuple[str, str]:
     return f"--config.data.source={source}", "--config.data.subset="
 
 
+@pytest.mark.matrix
 def test_pairs_with_two_classes(train, tmp_path):
     splits = {"train": range(32), "validation": range(32, 48), "test": range(48, 52)}
     data = save_glue(tmp_path / "mrpc", ("sentence1", "sentence2"), ["not_equivalent", "equivalent"], splits)

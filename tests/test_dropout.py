@@ -75,7 +75,7 @@ def test_masks_are_random_enough(generator: str):
     assert abs(np.corrcoef(kept[0], kept[1])[0, 1]) < 4 / np.sqrt(count)
 
 
-@pytest.mark.parametrize("architecture", support.once(support.FILES, "bert", "modernbert"))
+@pytest.mark.parametrize("architecture", support.once(support.FILES, "bert"))
 def test_a_loop_over_the_layers_changes_nothing(architecture: str):
     """Nor does recomputing them: loss and gradients, each layer with the masks that it has written out."""
     case = support.TASKS["single_label"]

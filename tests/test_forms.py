@@ -120,7 +120,7 @@ def steps(form: str, method: str) -> tuple[program.Program, program.Program]:
     ("form", "method"),
     support.once(
         [(form, method) for form in FORMS for method in support.ADAPTATIONS if method not in ("full", "adalora")],
-        ("nf4", "dora"),
+        ("nf4", "lora"),
     ),
 )
 def test_a_step_is_that_of_the_parameters_that_a_form_stands_for(form, method):

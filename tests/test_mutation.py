@@ -101,6 +101,7 @@ def test_a_process_without_an_answer(tmp_path):
             process.answer()
 
 
+@pytest.mark.matrix
 def test_what_fails_beside_others_alone_is_sound(tmp_path, monkeypatch, capfd):
     """A mutant's tests run without those of other mutants."""
     (tmp_path / "t.py").write_text(

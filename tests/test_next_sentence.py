@@ -100,6 +100,7 @@ def trained(tmp_path_factory, tiny_model, cache):
     return folder / "run"
 
 
+@pytest.mark.matrix
 def test_a_run_learns_what_follows(torch, trained, tmp_path):
     found = results(trained)
     # By chance 0.5; and a quarter of the random ones have the same subject.

@@ -98,6 +98,7 @@ def test_padding_must_be_known():
         models.build(HF | {"pad_token_id": None})
 
 
+@pytest.mark.matrix
 def test_pairs_of_texts_train_and_open_in_pytorch(torch, roberta, cache, tmp_path):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

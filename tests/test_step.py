@@ -169,6 +169,7 @@ def differs(a: Any, b: Any) -> bool:
     return any((x != y).any() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
+@pytest.mark.matrix
 def test_a_seed_decides_everything():
     case, model = support.TASKS["single_label"], models.build(support.SMALL, dropout=0.3)
     features = support.random_features(np.random.default_rng(0), case, [9, 24, 4, 7], support.SMALL)

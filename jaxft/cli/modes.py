@@ -204,15 +204,6 @@ MODES = {
         needs=("workdir", "input"),
         uses=("output", "adapter", "engine", "runs", *(f"generate.{name}" for name in GENERATE)),
     ),
-    "chat": Mode(
-        _together(
-            lambda modes, given: modes.chat(
-                given.workdir, given.adapter, _written(given, LONG), given["chat.system"].value
-            )
-        ),
-        needs=("workdir",),
-        uses=("adapter", "chat.system", *(f"generate.{name}" for name in GENERATE)),
-    ),
     "explain": Mode(
         _together(_explain),
         needs=("workdir", "input"),
@@ -226,6 +217,15 @@ MODES = {
         ),
         needs=("workdir",),
         uses=("format", "input", "max_loss"),
+    ),
+    "chat": Mode(
+        _together(
+            lambda modes, given: modes.chat(
+                given.workdir, given.adapter, _written(given, LONG), given["chat.system"].value
+            )
+        ),
+        needs=("workdir",),
+        uses=("adapter", "chat.system", *(f"generate.{name}" for name in GENERATE)),
     ),
     "calibrate": Mode(
         _together(
