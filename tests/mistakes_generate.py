@@ -3,11 +3,12 @@
 from mistakes import Rows, on_run, predict
 
 WRITE = "--generate.max_new_tokens=4"
+ROWS = "text,sentiment\nfine,positive\n"
 
 WRITTEN: Rows = {
     "a classifier that is to write": (
         predict("a.txt", "a text\n", WRITE),
-        ["--generate.max_new_tokens continues texts, those of the task CausalLM; this one is SequenceClassification"],
+        ["those of the tasks CausalLM and Chat; this one is SequenceClassification"],
     ),
     "an encoder that is to converse": (
         on_run("chat"),
@@ -30,7 +31,7 @@ WRITTEN: Rows = {
         ["generate.temperature", "-1"],
     ),
     "no references": (
-        lambda room: on_run("evaluate", f"--input={room.write('a.csv', 'text')}", WRITE)(room),
+        lambda room: on_run("evaluate", f"--input={room.write('a.csv', ROWS)}", WRITE)(room),
         ["give --generate.reference, the column of what answers should be"],
     ),
     "references of nothing": (

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import support
-from chat_templates import CHATML, FIRST, FOUR, HELLO, LONG, SECOND, SHORT, TOOLS, ZEPHYR
+from chat_templates import CHATML, FIRST, FOUR, HELLO, LONG, SECOND, SHORT, TOOLS, ZEPHYR, said
 from runs import assert_packed_is_padded, experiment, results, weights
 
 from jaxft import config, hub, models, modes, tables, tasks
@@ -18,9 +18,11 @@ from jaxft.data import sources, splits, truncation
 from jaxft.data.features import Features, tokenize
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
+from jaxft.generate.options import Options
 from jaxft.hub.directory import CHAT_TEMPLATE
 from jaxft.predict.directory import task_of
 from jaxft.tables import census, turns
+from jaxft.tables.chat import Chat
 from jaxft.tasks import causal_lm
 
 
@@ -231,6 +233,27 @@ def test_a_run_learns_and_opens_in_pytorch(torch, trained, tmp_path):
 
 
 @pytest.mark.matrix
+def test_it_answers_what_it_has_not_seen(torch, trained, tmp_path):
+    """Nine of ten conversations and more to the letter, of those held back; PyTorch's class writes the same."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    held = chats.counting(240)[200:]
+    file = write(tmp_path / "held.jsonl", held)
+    found = modes.evaluate(str(trained / "run"), inputs=str(file), writing=Options(max_new_tokens=8))
+    assert found["input/exact_match"] >= 0.95
+    modes.predict(str(trained / "run"), str(file), str(tmp_path / "said.jsonl"), writing=Options(max_new_tokens=8))
+    answers = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+    theirs: Any = AutoModelForCausalLM.from_pretrained(trained / "run" / "export").eval()
+    tokenizer = AutoTokenizer.from_pretrained(trained / "run" / "export")
+    for messages, one in zip(held, answers, strict=True):
+        ids = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_tensors="pt")["input_ids"]
+        wrote = theirs.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=8, pad_token_id=0
+        )
+        assert tokenizer.decode(wrote[0, ids.shape[1] :], skip_special_tokens=True) == one["completion"]
+
+
+@pytest.mark.matrix
 def test_a_run_measures_and_predicts_the_same_packed(trained, tmp_path):
     assert_packed_is_padded(trained / "run", trained / "counting.jsonl", tmp_path)
 
@@ -263,6 +286,26 @@ def test_a_run_says_a_file_and_resumes(trained, cache, tmp_path, monkeypatch):
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
     found = modes.evaluate(str(tmp_path / "cut"), inputs=str(trained / "counting.jsonl"))
     assert found["input/perplexity"] > 1
+
+
+def test_what_is_asked():
+    """A conversation up to what the assistant says last, and that; of prompts with completions or without."""
+    table = Chat(config.Chat())
+    conversations, answers = table.asked(rows(SHORT, SHORT[:3], SHORT[:2]))
+    assert [one.messages for one in conversations] == [SHORT[:3], SHORT[:3], SHORT[:1]]
+    assert answers == [SHORT[3]["content"], "", SHORT[1]["content"]]
+    with pytest.raises(UserError, match=r"a\.jsonl, row 2: 'messages' asks nothing: end it with a message of 'user'"):
+        table.asked(rows(SHORT, [said("system", "Be brief.")]))
+
+
+def test_what_is_asked_of_prompts():
+    called = [said("assistant", "", tool_calls=[{"name": "add"}]), said("tool", "4"), said("assistant", "It is 4.")]
+    columns = {"prompt": ["Add."], "completion": [called], "tools": [json.dumps([{"name": "add"}])]}
+    whole = Chat(config.Chat(messages="", tools="tools")).asked(Split(pa.table(columns), "a.jsonl"))
+    assert whole[0][0].messages == [said("user", "Add."), *called[:2]] and whole[1] == ["It is 4."]
+    assert whole[0][0].tools == [{"name": "add"}]
+    bare = Chat(config.Chat(messages="")).asked(Split(pa.table({"prompt": ["Add."]}), "a.jsonl"))
+    assert bare[0][0].messages == [said("user", "Add.")] and bare[1] == [""] and bare[0][0].tools is None
 
 
 def test_a_file_is_read_whatever_its_kind(tmp_path):

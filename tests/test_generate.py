@@ -181,8 +181,6 @@ def rows_split(**columns: list[str]) -> Split:
 
 def test_what_is_measured_needs_a_file_and_a_column(predictor, tmp_path, monkeypatch):
     evaluate = partial(modes.evaluate, tmp_path, inputs="a.csv")
-    with pytest.raises(UserError, match=r"of a file continued and measured; give --generate\.reference, the column"):
-        evaluate(writing=Options())
     with pytest.raises(UserError, match=r"texts of a file continued and measured; give --input$"):
         modes.evaluate(tmp_path, writing=Options(), reference="answer")
     with pytest.raises(UserError, match=r"--generate\.reference is held against what is written; give --generate"):
@@ -193,6 +191,8 @@ def test_what_is_measured_needs_a_file_and_a_column(predictor, tmp_path, monkeyp
     monkeypatch.setattr(Workdir, "experiment", lambda _: predictor.experiment)
     file = tmp_path / "asked.csv"
     file.write_text("text,answer\nthe cat,dog\nI,run\n")
+    with pytest.raises(UserError, match=r"has texts continued and measured; give --generate\.reference, the column"):
+        modes.evaluate(tmp_path, inputs=file, writing=Options())
     found = modes.evaluate(tmp_path, inputs=file, writing=Options(max_new_tokens=3), reference="answer")
     assert {"input/perplexity", "input/rougeL", "input/exact_match", "input/chrf"} <= found.keys()
     assert found["input/exact_match"] == 0
@@ -235,7 +235,7 @@ def test_rows_of_another_task_are_not_continued(predictor, monkeypatch):
     """Of which the column that is read holds no prompt."""
     monkeypatch.setattr(predictor, "table", tables.build(config.MaskedLM()))
     split = predictor.split_of(["the cat"])
-    with pytest.raises(UserError, match="continues texts, those of the task CausalLM; this one is MaskedLM"):
+    with pytest.raises(UserError, match="those of the tasks CausalLM and Chat; this one is MaskedLM"):
         rows.of_rows(predictor, split, Options())
 
 

@@ -145,7 +145,11 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     ),
     "generate.seed": (0, "predict, evaluate, chat: of what is drawn"),
     "generate.rows": (8, "predict, evaluate, chat: texts that are continued together"),
-    "generate.reference": ("", "evaluate: column of --input with what a text should be continued with"),
+    "generate.reference": (
+        "",
+        "evaluate: column of --input with what a text should be continued with; of conversations it may be empty: what "
+        "is said last in each",
+    ),
     "chat.system": ("", "chat: message of the system that the conversation begins with"),
     "attack.methods": (
         "",

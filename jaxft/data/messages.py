@@ -26,11 +26,14 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
 """A role -> those whose message may stand before one of it; "": it is the first."""
 
 
-def with_messages(split: Split, column: str, key: str) -> Split:
+def with_messages(split: Split, column: str, key: str, answered: bool = True) -> Split:
     """Returns the split with conversations as JSON in a column that has lists of messages, or JSON of them.
 
+    Args:
+      answered: whether the assistant must have said something in each.
+
     Raises:
-      UserError: the column is not there, or a value is no conversation with a message of the assistant, and where.
+      UserError: the column is not there, or a value is no such conversation, and where.
     """
     require_columns(split, {key: column})
     found = []
@@ -38,7 +41,7 @@ def with_messages(split: Split, column: str, key: str) -> Split:
         where = f"{split.where(row)}: {column!r}"
         messages = _messages(_from_text(value, where) if isinstance(value, str) else value, where)
         check_order(messages, where)
-        if not any(message["role"] == "assistant" for message in messages):
+        if answered and not any(message["role"] == "assistant" for message in messages):
             raise UserError(f"{where} has no message of the assistant, so that there is nothing to learn; leave it out")
         found.append(messages)
     return _as_json(split, column, found)

@@ -53,17 +53,22 @@ def generate(model: Predictor | str | Path, prompts: Sequence[str], **options: A
 
 
 def answers(
-    predictor: Predictor, prompts: Sequence[str], options: Options, where: Callable[[int], str]
+    predictor: Predictor,
+    prompts: Sequence[str],
+    options: Options,
+    where: Callable[[int], str],
+    rendered: bool = False,
 ) -> list[Answer]:
     """Returns what the model of a predictor continues each prompt with, as `generate`.
 
     Args:
       options: as `Options.check` returns them.
       where: says where a prompt stands, by its number from 0.
+      rendered: whether prompts are of a chat template, which has put all special tokens into them.
     """
     engine = writer(predictor)
     with predictor.tokenizer() as tokenizer:
-        asked = [encoded(tokenizer, prompt) for prompt in prompts]
+        asked = [encoded(tokenizer, prompt, rendered) for prompt in prompts]
         check_lengths(engine, [len(ids) for ids in asked], where)
         stops = stop_tokens(predictor.directory, tokenizer)
 
@@ -97,9 +102,17 @@ def writer(predictor: Predictor) -> CompiledEngine:
     return engine
 
 
-def encoded(tokenizer: Any, prompt: str) -> list[int]:
-    """Returns the tokens of a prompt, with what the tokenizer puts before a text and without what ends one."""
-    ids = list(tokenizer(prompt, return_attention_mask=False, verbose=False)["input_ids"])
+def encoded(tokenizer: Any, prompt: str, rendered: bool = False) -> list[int]:
+    """Returns the tokens of a prompt, with what the tokenizer puts before a text and without what ends one.
+
+    Args:
+      rendered: see `answers`; nothing is added then.
+    """
+    ids = list(
+        tokenizer(prompt, add_special_tokens=not rendered, return_attention_mask=False, verbose=False)["input_ids"]
+    )
+    if rendered:
+        return ids
     end = tokenizer.eos_token_id
     ends = end is not None and ids[-1:] == [end] and not prompt.endswith(tokenizer.eos_token)
     return ids[:-1] if ends and len(ids) > 1 else ids

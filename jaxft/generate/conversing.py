@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from jaxft.data.chat_template import Conversation, Template, applied
 from jaxft.data.messages import Message
 from jaxft.errors import UserError
-from jaxft.generate.answers import Answer, answer, check_lengths, continued, first_of, stop_tokens, writer
+from jaxft.generate.answers import Answer, answer, check_lengths, continued, encoded, first_of, stop_tokens, writer
 from jaxft.generate.options import Options
 from jaxft.generate.writing import written
 from jaxft.predict.predictor import Predictor
@@ -58,7 +58,7 @@ class Talk:
             text = self._template.render(Conversation(messages), prompt=True)
         words = self.options.stop
         with self.predictor.tokenizer() as tokenizer:
-            ids = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+            ids = encoded(tokenizer, text, rendered=True)
             check_lengths(self.engine, [len(ids)], lambda _: "the conversation")
             so_far = Shown(show)
 

@@ -109,11 +109,10 @@ def check_reference(inputs: str | Path, writing: Options | None, reference: str)
     """Makes sure that texts that are written can be measured.
 
     Raises:
-      UserError: there is no file of them, no column of what they should be, or nothing is written.
+      UserError: there is no file of them, or nothing is written.
     """
-    if writing and not (inputs and reference):
-        lacks = "generate.reference, the column of what answers should be" if inputs else "input"
-        raise UserError(f"--generate.max_new_tokens has texts of a file continued and measured; give --{lacks}")
+    if writing and not inputs:
+        raise UserError("--generate.max_new_tokens has texts of a file continued and measured; give --input")
     if reference and not writing:
         raise UserError("--generate.reference is held against what is written; give --generate.max_new_tokens too")
     if writing:

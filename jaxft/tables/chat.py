@@ -12,8 +12,9 @@ from typing import Any
 
 from jaxft import config
 from jaxft.data.chat_template import Conversation
-from jaxft.data.messages import with_messages, with_parts, with_tools
+from jaxft.data.messages import FOLLOWS, with_messages, with_parts, with_tools
 from jaxft.data.sources import Split
+from jaxft.errors import UserError
 from jaxft.models import Model
 from jaxft.tables import turns
 from jaxft.tables.base import Published
@@ -39,6 +40,32 @@ class Chat(CausalLM):
         else:
             split = with_parts(split, options.prompt, {"task.completion": options.completion})
         return with_tools(split, options.tools)
+
+    def asked(self, split: Split) -> tuple[list[Conversation], list[str]]:
+        """Returns each conversation up to what the assistant says last, and what that is; "": it is to be said.
+
+        Raises:
+          UserError: a row is no conversation, or it asks nothing at its end, and where.
+        """
+        options, there = self.options, split.table.column_names
+        if options.messages:
+            columns = [options.messages]
+            split = with_messages(split, options.messages, "task.messages", answered=False)
+        else:
+            completions = {"task.completion": options.completion} if options.completion in there else {}
+            columns = [options.prompt, *completions.values()]
+            split = with_parts(split, options.prompt, completions)
+        split = with_tools(split, options.tools)
+        found, said = [], []
+        for row, values in enumerate(split.table.to_pylist()):
+            messages = [one for name in columns for one in json.loads(values[name])]
+            last = messages.pop() if messages[-1]["role"] == "assistant" else {"content": ""}
+            if not messages or messages[-1]["role"] not in FOLLOWS["assistant"]:
+                raise UserError(f"{split.where(row)}: {columns[0]!r} asks nothing: end it with a message of 'user'")
+            tools = values[options.tools] if options.tools else None
+            found.append(Conversation(messages, tools and json.loads(tools)))
+            said.append(last["content"])
+        return found, said
 
     def resolve(self, splits: Mapping[str, Split]) -> config.Chat:
         return dataclasses.replace(self.options, template=turns.template_of(self.options.template))
