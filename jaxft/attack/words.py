@@ -47,11 +47,14 @@ def of_model(tokenizer: Any, engine: CompiledEngine) -> Words:
     """Returns the words of a model: tokens that are letters alone, and that the tokenizer makes of them again."""
     flat = {path: x for part in engine.weights for path, x in nn.flatten(part).items()}
     table = np.asarray(flat[f"{engine.model.facts.words}/embedding"], np.float32)
-    quick = tokenizer.backend_tokenizer  # seconds less than one token at a time
-    written = [text.strip() for text in quick.decode_batch([[number] for number in range(len(tokenizer))])]
+    numbers = [[number] for number in range(len(tokenizer))]
+    written = [
+        text.strip() for text in tokenizer.backend_tokenizer.decode_batch(numbers)
+    ]  # seconds less than one by one
     letters = {number: text for number, text in enumerate(written) if len(text) >= SHORTEST and text.isalpha()}
-    again = quick.encode_batch([f" {text}" for text in letters.values()], add_special_tokens=False)
-    ids = [number for number, found in zip(letters, again, strict=True) if found.ids == [number]]
+    # Not by what is behind the tokenizer, which pads where its file says so until the tokenizer is called.
+    again = tokenizer([f" {text}" for text in letters.values()], add_special_tokens=False, return_attention_mask=False)
+    ids = [number for number, found in zip(letters, again["input_ids"], strict=True) if found == [number]]
     return Words([letters[number] for number in ids], table[ids], table)
 
 

@@ -35,9 +35,8 @@ def of_rows(predictor: Predictor, split: Split, options: Options) -> list[Answer
             f"this one is {name}"
         )
     require_inputs(split, table)
-    read = table.read(split, labelled=False)
     (column,) = table.inputs
-    return answers(predictor, read.table[column].to_pylist(), options, split.where)
+    return answers(predictor, with_text(split, column).table[column].to_pylist(), options, split.where)
 
 
 def prompts(predictor: Predictor, table: Chat, conversations: list[Conversation], split: Split) -> list[str]:
