@@ -1,23 +1,29 @@
 """A conversation in the terminal: what is said goes through the chat template, and answers are shown as they grow."""
 
 import io
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import chat_templates
 import chats
 import decoders
+import pyarrow as pa
 import pytest
 
-from jaxft import modes
+from jaxft import config, modes
 from jaxft.data.chat_template import Template
+from jaxft.data.sources import Split
 from jaxft.errors import UserError
 from jaxft.generate import conversing
+from jaxft.generate import rows as generated
 from jaxft.generate.conversing import Shown, Talk, settled
 from jaxft.generate.options import Options
 from jaxft.generate.writing import Written
 from jaxft.hub.directory import CHAT_TEMPLATE
 from jaxft.predict.predictor import Predictor
+from jaxft.tables.chat import Chat
 
 SHORT = Options(max_new_tokens=4)
 
@@ -99,6 +105,23 @@ def test_lines_are_answered_until_there_is_none(predictor, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", terminal)
     modes.chat("w")
     assert capsys.readouterr().out == "> A\n> "
+
+
+def test_conversations_of_a_file_are_answered(predictor, monkeypatch):
+    """Each up to what the assistant says last, as one that is led in the terminal; and held against that."""
+    first = Talk(predictor, SHORT).reply("after one", print)
+    monkeypatch.setattr(predictor, "table", Chat(config.Chat()))
+    asked, answered = chat_templates.said("user", "after one"), chat_templates.said("assistant", "two")
+    rows = [[asked, answered], [asked, answered, asked]]
+    split = Split(pa.table({"messages": [json.dumps(one) for one in rows]}), "a.jsonl")
+    found = generated.of_rows(predictor, split, SHORT)
+    assert found[0] == pytest.approx(first) and len(found) == 2 and found[0] != found[1]
+    assert generated.references(predictor, split.slice(0, 1), "") == ["two"]
+    with pytest.raises(UserError, match=r"a\.jsonl, row 2: the assistant says nothing at the end"):
+        generated.references(predictor, split, "")
+    monkeypatch.setattr(predictor, "table", Chat(config.Chat(template="{{ nothing.at.all }}")))
+    with pytest.raises(UserError, match=r"a\.jsonl, row 1: the chat template does not take it \(UndefinedError"):
+        generated.of_rows(predictor, split, SHORT)
 
 
 def test_what_cannot_converse(predictor, tmp_path):

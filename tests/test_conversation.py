@@ -127,6 +127,8 @@ def test_a_template_of_the_tokenizer():
         Template(tokenizer)
     tokenizer.chat_template = CHATML
     own, given = Template(tokenizer), Template(tokenizer, chat_templates.ZEPHYR)
+    sizes = [len(token) for token in own.tokens]
+    assert sizes == sorted(sizes, reverse=True), "one that begins another comes behind it"
     assert turns(own, Conversation(SHORT), "a row")[0].startswith("<|im_start|>user\nHi there<|im_end|>\n")
     assert turns(given, Conversation(SHORT), "a row")[0].startswith("<|user|>\nHi there</s>\n")
 

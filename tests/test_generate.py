@@ -239,6 +239,13 @@ def test_rows_of_another_task_are_not_continued(predictor, monkeypatch):
         rows.of_rows(predictor, split, Options())
 
 
+def test_rows_without_their_column_are_not_continued(predictor):
+    split = predictor.split_of(["the cat"])
+    other = split._replace(table=split.table.rename_columns(["other"]))
+    with pytest.raises(UserError, match="has no column 'text', which the run reads"):
+        rows.of_rows(predictor, other, Options())
+
+
 def test_words_on_the_command_line():
     assert options.words_of("") == ()
     assert options.words_of("END,\\n\\n,a b") == ("END", "\n\n", "a b") and options.words_of("\\t") == ("\t",)
