@@ -92,7 +92,9 @@ def test_a_threshold_of_questions_without_an_answer(tiny_model, tmp_path):
 
 def test_an_adapter_that_names_no_labels_has_those_of_the_run(finished, tmp_path, capsys):
     folder = anonymous(saved(tmp_path / "adapter", classes(*NAMES))[0])
-    answer = Predictor.open(finished, adapter=folder)(["So it is."])[0]
+    predictor = Predictor.open(finished, adapter=folder)
+    answer = predictor(["So it is."])[0]
+    assert predictor.run is None, "another one made it"
     assert tuple(answer["probabilities"]) == ("negative", "neutral", "positive")
     said = f"adapter {folder}: it names no labels; its outputs are taken for negative, neutral, positive\n"
     assert said in capsys.readouterr().err

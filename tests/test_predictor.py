@@ -67,6 +67,11 @@ def test_an_export_answers_as_its_run(predictor, finished):
     close(Predictor.open(finished / "export")(TEXTS[:2]), predictor(TEXTS[:2]))
 
 
+def test_it_knows_the_run_that_made_its_model(predictor, finished):
+    """Which says what the model began with; a directory is no run's."""
+    assert str(predictor.run) == str(finished) and Predictor.open(finished / "export").run is None
+
+
 def test_mode_predict_takes_a_directory_too(predictor, finished, tmp_path):
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS[:2]))
     argv = ["--mode=predict", f"--workdir={finished / 'export'}", f"--input={tmp_path / 'texts.txt'}"]
