@@ -3,6 +3,7 @@
 import dataclasses
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import cycle, islice
 from typing import Any
 
 import jax
@@ -204,7 +205,9 @@ def has_head(kind: str, case: "Case") -> bool:
 def with_layers(hf: Mapping[str, Any], count: int) -> dict[str, Any]:
     """The config.json with so many layers."""
     key = next((key for key in ("n_layers", "n_layer") if key in hf), "num_hidden_layers")
-    return {**hf, key: count, **({"num_hidden_groups": 1} if "num_hidden_groups" in hf else {})}
+    groups = {"num_hidden_groups": 1} if "num_hidden_groups" in hf else {}
+    kinds = {"layer_types": [*islice(cycle(hf["layer_types"]), count)]} if "layer_types" in hf else {}
+    return {**hf, key: count, **groups, **kinds}
 
 
 def random_config(rng: np.random.Generator, hidden_act: str, layers: int) -> dict[str, Any]:
