@@ -185,6 +185,9 @@ def test_rows_that_were_learned_from():
     )  # fmt: skip
     assert 0.9 < found.similarity < 1
     assert findings.truths(config.MaskedLM(), asked) == ["", ""]
+    several = Split(pa.table({"text": ["x", "y"], "a": [1, 0], "b": [0, 1]}), "a.csv")
+    options = config.SequenceClassification(label_columns=("a", "b"))
+    assert findings.truths(options, several) == ["a: 1, b: 0", "a: 0, b: 1"]
 
 
 def mistake(words: int = 400) -> Mistake:

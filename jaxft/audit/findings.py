@@ -15,6 +15,7 @@ from jaxft.sure import bootstrap, groups
 from jaxft.sure.bootstrap import Labelled
 from jaxft.sure.calibration import Calibration, figures
 from jaxft.tables import Table
+from jaxft.tables.base import true_columns
 from jaxft.tables.sequence_classification import SequenceClassification
 
 SURES = 20
@@ -22,9 +23,6 @@ SURES = 20
 
 Why = Callable[[Split], Sequence[Explained]]
 """What explains rows, of which it may raise a UserError."""
-
-LABELS = ("label", "tags", "answers", "score")
-"""Keys of a task that name the column of what is true."""
 
 
 def gathered(
@@ -122,10 +120,11 @@ def mistakes(
 
 def truths(options: Any, split: Split) -> list[str]:
     """Returns what is true of each row, in words."""
-    names = [getattr(options, key) for key in LABELS if getattr(options, key, "") in split.table.column_names]
-    if not names:
-        return [""] * split.table.num_rows
-    return [groups.said(value) for value in split.table[names[0]].to_pylist()]
+    names = true_columns(options, split)
+    if len(names) == 1:
+        return [groups.said(value) for value in split.table[names[0]].to_pylist()]
+    rows = split.table.select(names).to_pylist()
+    return [", ".join(f"{name}: {groups.said(value)}" for name, value in row.items()) for row in rows]
 
 
 def with_words(split: Split, found: Sequence[tuple[int, Mistake]], why: Why | None) -> tuple[list[Mistake], list[str]]:

@@ -23,9 +23,7 @@ from jaxft.report.tables import grid, number, spoken
 from jaxft.storage import paths
 from jaxft.sure import bootstrap, groups, paired
 from jaxft.sure.bootstrap import Labelled
-
-TRUTH = ("label", "label_columns", "tags", "answers", "score")
-"""Keys of a task that name the columns of what is true."""
+from jaxft.tables.base import TRUTH, true_columns
 
 SHOWN = 100
 """Rows of each kind of change on the page, at most."""
@@ -256,9 +254,8 @@ def made_page(
       first: of it the columns that are read, and those of what is true.
     """
     options, split = first.table.options, first.labelled.split
-    keys = [getattr(options, key, ()) for key in TRUTH]
-    named = [*first.table.inputs, *(name for key in keys for name in ([key] if isinstance(key, str) else key))]
-    columns = [name for name in dict.fromkeys(named) if name in split.table.column_names]
+    read = [name for name in first.table.inputs if name in split.table.column_names]
+    columns = list(dict.fromkeys([*read, *true_columns(options, split)]))
     sections = [(title, page.table(rows[0], rows[1:])) for title, rows in report(results, level)]
     for kind, words in KINDS.items():
         if not (there := [line for line in lines if line["change"] == kind]):

@@ -13,6 +13,9 @@ from jaxft.data.sources import Split
 from jaxft.models import Model
 from jaxft.sure.calibration import Calibration
 
+TRUTH = ("label", "label_columns", "tags", "answers", "score")
+"""Keys of a task that name the columns of what is true."""
+
 Host = Mapping[str, np.ndarray]
 """Outputs by name: `[examples, ...]` or, per token, `[tokens, ...]`, flat as in `Features`."""
 
@@ -175,3 +178,10 @@ def named(labels: Sequence[str]) -> dict[str, Any]:
     """Returns the settings by which a Hugging Face config.json names the outputs of a head."""
     numbered = list(enumerate(labels))
     return {"id2label": {str(i): name for i, name in numbered}, "label2id": {name: i for i, name in numbered}}
+
+
+def true_columns(options: Any, split: Split) -> list[str]:
+    """Returns the columns of what is true that a split has, by the options of a task."""
+    named = [getattr(options, key, ()) for key in TRUTH]
+    listed = [name for names in named for name in ((names,) if isinstance(names, str) else names)]
+    return [name for name in dict.fromkeys(listed) if name in split.table.column_names]

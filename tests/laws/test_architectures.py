@@ -34,6 +34,7 @@ OTHERS = [*ENCODERS[1:], *support.DECODERS]
 ONCE = [(kind, name) for kind in ENCODERS[1:] for name in ("single_label", "masked_lm")] + [
     ("llama", "single_label"),
     ("llama", "causal_lm"),
+    ("gemma3_text", "causal_lm"),
 ]
 """Of architectures that tests/laws/test_parity.py does not ask the same of: a few tokens, and all of them, alone."""
 NO_CHOICES = ("eurobert", "nomic_bert", "gte", "new", "jina_embeddings_v3", *support.DECODERS)
