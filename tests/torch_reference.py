@@ -47,8 +47,9 @@ def torch_model(hf: Mapping[str, Any], task: Task, seed: int) -> Any:
     bare = (
         {} if task.hf_class or "add_pooling_layer" not in signature(kind).parameters else {"add_pooling_layer": False}
     )
-    model = kind(settings.from_dict(sizes, attn_implementation="eager"), **bare).eval()
-    with torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        model = kind(settings.from_dict(sizes, attn_implementation="eager"), **bare).eval()
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return model
