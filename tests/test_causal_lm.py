@@ -142,29 +142,6 @@ def test_which_token_is_guessed_where():
     assert found["right"].tolist() == [[0, 0, 10, 20, 30, 40, 50]]
 
 
-def test_scores_of_labels():
-    logits = jnp.log(jnp.asarray([[[0.5, 0.25, 0.25], [0.125, 0.5, 0.375], [0.1, 0.2, 0.7]]]))
-    log_probs, right = causal_lm.of_scores(logits, jnp.asarray([[0, 2, IGNORED]]))
-    np.testing.assert_allclose(log_probs, [[math.log(0.5), math.log(0.375), 0]], rtol=1e-5)
-    assert right.tolist() == [[1, 0, 0]]
-
-
-@pytest.mark.parametrize(
-    ("rows", "length", "words", "scores", "size"),
-    [(4, 10, 8, 320, 10), (4, 10, 8, 319, 5), (4, 10, 8, 96, 3), (4, 10, 8, 95, 2), (4, 10, 8, 1, 1)],
-)
-def test_blocks_keep_to_so_many_scores(rows, length, words, scores, size):
-    assert causal_lm.block_size(rows, length, words, scores) == size
-
-
-@pytest.mark.parametrize("size", [7, 3, 1])
-def test_blocks_are_put_together_again(size):
-    """Of two rows of seven positions, whatever a block is."""
-    x, guessed = jnp.arange(42.0).reshape(2, 7, 3), jnp.arange(14).reshape(2, 7)
-    sums, doubled = causal_lm.in_blocks(lambda x, guessed: (x.sum(-1), 2.0 * guessed), x, guessed, size)
-    assert sums.tolist() == x.sum(-1).tolist() and doubled.tolist() == (2 * guessed).tolist()
-
-
 @pytest.mark.parametrize("tied", [True, False])
 def test_scores_of_all_tokens_never_exist_together(tied: bool):
     """Forward and backward: no array has as many numbers as tokens x words, in a step on rows of that many tokens."""

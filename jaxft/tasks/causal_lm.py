@@ -1,13 +1,13 @@
 """Learn the language of a text: guess each token from those before it (Radford et al. 2019).
 
-The loss is that of the ...ForCausalLM classes (transformers/loss/loss_utils.py). Scores of words are computed for some
-tokens at a time, in the backward pass again, so that those of all tokens never exist together.
+The loss is that of the ...ForCausalLM classes (transformers/loss/loss_utils.py). Scores of words never exist for all
+tokens together: see `jaxft.tasks.likelihood`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,7 +18,8 @@ from jaxft import config
 from jaxft.batch import IGNORED, Target
 from jaxft.models import Model, nn
 from jaxft.tasks.base import Task
-from jaxft.types import Array, Batch, Bool, Float, Int, Outputs, Params
+from jaxft.tasks.likelihood import block_size, likelihood, of_scores
+from jaxft.types import Array, Batch, Float, Int, Outputs, Params
 
 SCORES = 2**27
 """Scores of words that exist at a time, at most, on all devices together: half a GiB of float32."""
@@ -63,12 +64,10 @@ class CausalLM(Task):
         """
         x, head, guessed = model.encode(params, batch, run), model.head("next"), following(batch)
         size = block_size(*guessed.shape, words=model.facts.vocabulary, scores=self.scores)
-
-        def guesses(x: Array, guessed: Array) -> tuple[Array, Array]:
-            return of_scores(head.apply(params, x, run), guessed)
-
-        log_probs, right = in_blocks(guesses, x, guessed, size)
-        return behind(log_probs, right, guessed)
+        flat = nn.flatten(params)
+        scoring = nn.unflatten({path: flat[path] for path in (*nn.flatten(head.spec), *self.tied(model))})
+        score = lambda scoring, x: head.apply(scoring, x, run)  # noqa: E731
+        return behind(*likelihood(score, scoring, x, guessed, size), guessed)
 
     def padded(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
         """The scores of all words at each token."""
@@ -89,40 +88,6 @@ def following(batch: Batch) -> Int[Array, "rows length"]:
     segments, labels = batch["segment_ids"], batch["labels"]
     same = jnp.pad(segments[:, 1:], ((0, 0), (0, 1))) == segments
     return jnp.where(same, jnp.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORED), IGNORED)
-
-
-def block_size(rows: int, length: int, words: int, scores: int) -> int:
-    """Returns how many positions of each row are scored at a time: equal parts that keep to so many scores."""
-    most = max(scores // (rows * words), 1)
-    return -(-length // -(-length // most))
-
-
-def in_blocks(
-    guesses: Callable[[Array, Array], tuple[Array, Array]],
-    x: Float[Array, "rows length width"],
-    guessed: Int[Array, "rows length"],
-    size: int,
-) -> tuple[Float[Array, "rows length"], Float[Array, "rows length"]]:
-    """Computes `guesses(x, guessed)` for so many positions of each row at a time, in the backward pass again."""
-    rows, length = guessed.shape
-    count = -(-length // size)
-    x = jnp.pad(x, ((0, 0), (0, count * size - length), (0, 0))).reshape(rows, count, size, -1)
-    labels = jnp.pad(guessed, ((0, 0), (0, count * size - length))).reshape(rows, count, size)
-    each = jax.checkpoint(lambda _, block: (None, guesses(*block)))
-    log_probs, right = jax.lax.scan(each, None, (x.swapaxes(0, 1), labels.swapaxes(0, 1)))[1]
-    whole = lambda parts: parts.swapaxes(0, 1).reshape(rows, -1)[:, :length]  # noqa: E731
-    return whole(log_probs), whole(right)
-
-
-def of_scores(
-    logits: Float[Array, "rows places words"], guessed: Int[Array, "rows places"]
-) -> tuple[Float[Array, "rows places"], Float[Array, "rows places"]]:
-    """Returns the log probability of each label, and 1 where it is the best guess; 0 where there is none."""
-    own: Bool[Array, "rows places words"] = guessed[..., None] == jnp.arange(logits.shape[-1])
-    # No gather: the words may be split over devices.
-    found = jnp.where(own, logits, 0).sum(-1) - jax.nn.logsumexp(logits, axis=-1)
-    right = logits.argmax(-1) == guessed
-    return jnp.where(guessed == IGNORED, 0, found), right.astype(jnp.float32)
 
 
 def behind(
