@@ -20,7 +20,7 @@ from jaxft.data.features import tokenize
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
 from jaxft.models import nn
-from jaxft.models.nn.attend import in_blocks
+from jaxft.models.nn.cuts import in_blocks, in_prefixes
 from jaxft.modes.exporting import settings
 from jaxft.out import answers as of
 from jaxft.out import onnx
@@ -120,10 +120,20 @@ def test_what_a_token_sees(window, causal, seen):
     assert ["".join(map(str, row)) for row in see.mask()[0, 0].astype(int).tolist()] == seen
 
 
-@pytest.mark.parametrize(("window", "size", "causal"), [(4, 4, False), (0, 9, False), (4, 4, True), (0, 9, True)])
+@pytest.mark.parametrize(
+    ("cut", "window", "size", "causal"),
+    [
+        (in_blocks, 4, 4, False),
+        (in_blocks, 0, 9, False),
+        (in_blocks, 4, 4, True),
+        (in_blocks, 0, 9, True),
+        (in_prefixes, 0, 10, True),
+        (in_prefixes, 4, 11, True),
+    ],
+)
 @pytest.mark.parametrize("rate", [0.0, 0.4])
-def test_attention_in_blocks_is_attention(window, size, causal, rate):
-    """Within a window, or of examples shorter than a block; values, gradients and dropout masks."""
+def test_attention_in_parts_is_attention(cut, window, size, causal, rate):
+    """Within a window, of examples shorter than a block, or before each part; values, gradients and dropout masks."""
     lengths = [9, 3, 7, 9, 1] if not window else [20, 3, 7]
     segments, positions = map(jnp.asarray, packed(lengths, 33))
     see = nn.See(segments, segments, (positions, positions) if window or causal else None, window, causal)
@@ -138,14 +148,14 @@ def test_attention_in_blocks_is_attention(window, size, causal, rate):
     def plain(query, key, value):
         return nn.attention(query, key, value, see, drop)
 
-    def blocks(query, key, value):
-        return in_blocks(nn.attention, query, key, value, see, drop, size)
+    def parts(query, key, value):
+        return cut(nn.attention, query, key, value, see, drop, size)
 
     own = np.asarray(segments[0] > 0)
     np.testing.assert_allclose(
-        np.asarray(blocks(query, key, value))[:, own], np.asarray(plain(query, key, value))[:, own], atol=1e-5
+        np.asarray(parts(query, key, value))[:, own], np.asarray(plain(query, key, value))[:, own], atol=1e-5
     )
-    found, expected = (jax.grad(total(f), argnums=(0, 1, 2))(query, key, value) for f in (blocks, plain))
+    found, expected = (jax.grad(total(f), argnums=(0, 1, 2))(query, key, value) for f in (parts, plain))
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -169,6 +179,22 @@ def test_long_rows_are_computed_in_blocks(reach, window, causal, square):
     x = jnp.ones((1, 48, 2, 2))
     lowered = jax.jit(lambda x: nn.attend(x, x, x, stream, stream, nn.Sight(window, causal))).lower(x).as_text()
     assert ("48x48" in lowered) is square
+
+
+@pytest.mark.parametrize(
+    ("causal", "length", "parts"),
+    [(True, 300, [128, 256, 300]), (True, 1200, [300, 600, 900, 1200]), (False, 300, [300])],
+)
+def test_of_a_causal_row_most_of_what_lies_ahead_is_not_computed(causal, length, parts):
+    """Each part of a row asks what stands before its end alone."""
+    segments, positions = map(jnp.asarray, packed([length], length))
+    stream = nn.Stream(jnp.zeros((1, length, 4)), nn.Run(), segments, positions, 1, length)
+    x = jnp.ones((1, length, 2, 2))
+    lowered = jax.jit(lambda x: nn.attend(x, x, x, stream, stream, nn.Sight(causal=causal))).lower(x).as_text()
+    starts = [0, *parts[:-1]]
+    scores = [f"tensor<2x{end - start}x{end}xf32>" for start, end in zip(starts, parts, strict=True)]
+    products = [line.split("->")[1].strip() for line in lowered.splitlines() if "dot_general" in line]
+    assert [shape for shape in products if not shape.endswith("x2xf32>")] == scores
 
 
 @pytest.fixture(scope="module")

@@ -102,8 +102,15 @@ def words(below: Head | None, table: str, sizes: tuple[int, int], bias: str, tie
 def word_scores(
     x: Float[Array, "rows places width"], table: Float[Array, "words width"], bias: Float[Array, " words"]
 ) -> Float[Array, "rows places words"]:
-    """Computes x E^T + b for a table E of word embeddings, the products summed in float32."""
-    return jnp.einsum("rce,ve->rcv", x, table.astype(x.dtype), preferred_element_type=jnp.float32) + bias
+    """Computes x E^T + b for a table E of word embeddings, the products summed in float32.
+
+    Of one place a row, as an answer is written, it is (E x^T)^T: XLA on CPU copies the right side of a product first,
+    which takes longer than the product where that is the table.
+    """
+    table = table.astype(x.dtype)
+    if x.shape[1] == 1:
+        return jnp.einsum("ve,re->vr", table, x[:, 0], preferred_element_type=jnp.float32).T[:, None] + bias
+    return jnp.einsum("rce,ve->rcv", x, table, preferred_element_type=jnp.float32) + bias
 
 
 def at(params: Params, path: str) -> Any:

@@ -1,14 +1,6 @@
 """The parts that models are made of: pure functions on (params, x), and how a parameter is declared."""
 
-from jaxft.models.nn.attend import (
-    PairDropout,
-    See,
-    Sight,
-    Stream,
-    attend,
-    attention,
-    split_heads,
-)
+from jaxft.models.nn.attend import Stream, attend, split_heads
 from jaxft.models.nn.cache import Cache, LayerCache, cache_spec
 from jaxft.models.nn.dense import ACTIVATIONS, Change, dense, embed, gelu, linear, product
 from jaxft.models.nn.forms import Narrow, arrays, formed, narrow, narrowed, parts, wide, widened
@@ -31,6 +23,7 @@ from jaxft.models.nn.run import (
     threefry_bits,
     token_numbers,
 )
+from jaxft.models.nn.scores import PairDropout, See, Sight, attention
 from jaxft.models.nn.stack import repeat
 
 __all__ = [

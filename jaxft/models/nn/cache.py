@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxft.models.nn.attend import See, Sight, Stream, weighed
+from jaxft.models.nn.attend import Stream
 from jaxft.models.nn.leaf import Leaf, Spec
 from jaxft.models.nn.run import Run
+from jaxft.models.nn.scores import See, Sight, weighed
 from jaxft.types import Array, Float, Int
 
 AXES = ("rows", "kv_heads", None, None)
