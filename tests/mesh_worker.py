@@ -157,7 +157,7 @@ def curves(name: str, architecture: str) -> dict[str, dict[str, list[float]]]:
     hf = support.ARCHITECTURES[architecture]
 
     # Of the others every kind of layer.
-    few = 2 if architecture in ("modernbert", "albert") else 1
+    few = 2 if architecture in ("modernbert", "modernbert-decoder", "albert") else 1
 
     def layers(kind: str) -> dict[str, Any]:
         return support.with_layers(hf, 2 if first and kind == "off" else few)

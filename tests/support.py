@@ -48,6 +48,25 @@ SMALL = {
 
 _ROBERTA = SMALL | {"pad_token_id": 1, "type_vocab_size": 1, "max_position_embeddings": 30}
 
+_MODERNBERT = {
+    "model_type": "modernbert",
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 28,
+    "local_attention": 6,
+    "global_attn_every_n_layers": 2,
+    "global_rope_theta": 1000.0,
+    "local_rope_theta": 100.0,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "cls_token_id": 1,
+    "eos_token_id": 2,
+    "sep_token_id": 2,
+}
+
 _LLAMA = {
     "model_type": "llama",
     "vocab_size": 40,
@@ -82,24 +101,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "hidden_dim": 24,
         "max_position_embeddings": 28,
     },
-    "modernbert": {
-        "model_type": "modernbert",
-        "vocab_size": 40,
-        "hidden_size": 16,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "intermediate_size": 24,
-        "max_position_embeddings": 28,
-        "local_attention": 6,
-        "global_attn_every_n_layers": 2,
-        "global_rope_theta": 1000.0,
-        "local_rope_theta": 100.0,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "cls_token_id": 1,
-        "eos_token_id": 2,
-        "sep_token_id": 2,
-    },
+    "modernbert": _MODERNBERT,
     "deberta-v2": SMALL
     | {
         "model_type": "deberta-v2",
@@ -182,6 +184,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 30.0},
         },
     },
+    "modernbert-decoder": _MODERNBERT | {"model_type": "modernbert-decoder", "local_attention": 8},
 }
 """A small model of each architecture."""
 

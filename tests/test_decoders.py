@@ -13,7 +13,7 @@ from jaxft.errors import UserError
 from jaxft.models import nn
 
 LLAMA, QWEN2, SMOLLM = (support.ARCHITECTURES[kind] for kind in ("llama", "qwen2", "smollm3"))
-GEMMA = support.ARCHITECTURES["gemma3_text"]
+GEMMA, ETTIN = (support.ARCHITECTURES[kind] for kind in ("gemma3_text", "modernbert-decoder"))
 STRETCHED = {"rope_theta": 500.0, "factor": 8.0, "original_max_position_embeddings": 64}
 LLAMA3 = {"rope_type": "llama3", **STRETCHED, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 YARN = {"rope_type": "yarn", **STRETCHED}
@@ -111,6 +111,19 @@ def test_how_layers_of_gemma_turn():
     assert old == models.build(GEMMA).cfg.ropes == (nn.Rope(80.0, 2.0), nn.Rope(30.0))
 
 
+def test_how_far_layers_of_modernbert_see():
+    """Of half of local_attention all but the token itself, before it; a window that is written down goes first."""
+
+    def sights(**keys: Any) -> list[nn.Sight]:
+        cfg = models.build({**ETTIN, **keys}).cfg
+        return [cfg.sight(kind) for kind in cfg.layer_types]
+
+    near, all_ = nn.Sight(3, True), nn.Sight(0, True)
+    assert sights() == [all_, near, all_] == sights(local_attention=9) == sights(local_attention=20, sliding_window=4)
+    assert sights(local_attention=54) == [all_, nn.Sight(26, True), all_] and sights(local_attention=56) == [all_] * 3
+    assert sights(local_attention=None, layer_types=[FULL] * 3) == [all_] * 3
+
+
 def test_an_encoder_writes_nothing():
     model = models.build(GEMMA | {"use_bidirectional_attention": True})
     assert not model.facts.causal and model.module.head(model.cfg, "next", 0) is None
@@ -151,7 +164,10 @@ def test_what_a_config_may_lack_is_what_transformers_takes(torch, kind: str):
     assert len(found) > 10 and found == {name: theirs[name] for name in found}
     if getattr(cfg, "layer_types", ()):
         assert list(cfg.layer_types) == theirs["layer_types"]
-    if kind == "gpt2":
+    if kind in ("gpt2", "modernbert-decoder"):
+        thetas = [turn["rope_theta"] for turn in (theirs.get("rope_parameters") or {}).values()]
+        assert sorted(thetas) == sorted(getattr(cfg, "thetas", ()))
+        assert (model.facts.key_heads, model.facts.head_size) == (0, 0)
         return
     turns = theirs["rope_parameters"]
     if kind == "gemma3_text":
@@ -183,6 +199,9 @@ def test_rates_of_a_head():
         (GEMMA | {"num_key_value_heads": 3}, "num_attention_heads must be a multiple of num_key_value_heads"),
         (GEMMA | {"layer_types": [FULL]}, "layer_types must be full_attention or sliding_attention for each"),
         (GEMMA | {"sliding_window": 1}, "sliding_window must be 2 tokens or more; it is 1"),
+        (ETTIN | {"local_attention": 3}, "or half of local_attention, must be 2 tokens or more; it is 1"),
+        (ETTIN | {"local_attention": None}, "or half of local_attention, must be 2 tokens or more; it is 0"),
+        (ETTIN | {"sliding_window": None}, "or half of local_attention, must be 2 tokens or more; it is 0"),
         (LLAMA | {"num_key_value_heads": 3}, "num_attention_heads must be a multiple of num_key_value_heads"),
         (LLAMA | {"num_attention_heads": 3}, "the hidden size, 16, must be a multiple of the number of heads, 3"),
         (LLAMA | {"hidden_act": "siluu"}, "hidden_act 'siluu'; did you mean"),
@@ -262,6 +281,9 @@ VARIANTS = [
     ("mistral", "token", {"head_dim": 6, "sliding_window": None}),
     ("gemma3_text", "single_label", {"use_bidirectional_attention": True, "sliding_window": 5, "attention_bias": True}),
     ("gemma3_text", "causal_lm", {"tie_word_embeddings": False, "layer_types": None, "sliding_window_pattern": 2}),
+    ("modernbert-decoder", "single_label", {"norm_bias": True, "classifier_bias": True, "sliding_window": 6}),
+    ("modernbert-decoder", "causal_lm", {"tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True}),
+    ("modernbert-decoder", "causal_lm", {"decoder_bias": False, "layer_types": [SLIDING, FULL, SLIDING]}),
 ]
 
 

@@ -22,6 +22,7 @@ from jaxft.models import (
     jina_embeddings_v3,
     llama,
     modernbert,
+    modernbert_decoder,
     mpnet,
     nn,
     nomic_bert,
@@ -53,6 +54,7 @@ ARCHITECTURES: dict[str, ModuleType] = {
     "mistral": llama,
     "smollm3": llama,
     "gemma3_text": gemma3,
+    "modernbert-decoder": modernbert_decoder,
 }
 """`model_type` of config.json -> the module that computes it; what it has is in `jaxft.models.interface`."""
 

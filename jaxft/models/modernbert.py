@@ -5,94 +5,17 @@ comes before attention and the feed-forward net, which is gated; most layers see
 side, every third one all of them, and the two kinds have angles of their own. Query, key and value are one matrix.
 """
 
-import dataclasses
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from jaxft.errors import UserError
 from jaxft.models import blocks, heads, nn
 from jaxft.models.interface import Facts, Head
+from jaxft.models.modernbert_config import DROPOUTS, FULL, SLIDING, Config
 from jaxft.types import Array, Batch, Float, Int, Params
 
-FULL, SLIDING = "full_attention", "sliding_attention"
-"""What layers see: the whole example, or what is near; as `layer_types` of config.json says it."""
-
-DROPOUTS = ("attention", "embedding", "mlp", "classifier")
-"""Where there is dropout: NAME_dropout of config.json is its rate."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Sizes and rates, under the names of the Hugging Face config.json.
-
-    Attributes:
-      layer_types: `FULL` or `SLIDING` for each layer.
-      thetas: of the rotation in layers of the one kind and the other.
-    """
-
-    prefix: ClassVar[str] = "model"
-    hf_name: ClassVar[str] = "ModernBert"
-
-    vocab_size: int = 50368
-    hidden_size: int = 768
-    intermediate_size: int = 1152
-    num_hidden_layers: int = 22
-    num_attention_heads: int = 12
-    hidden_activation: str = "gelu"
-    max_position_embeddings: int = 8192
-    initializer_range: float = 0.02
-    norm_eps: float = 1e-5
-    norm_bias: bool = False
-    attention_bias: bool = False
-    attention_dropout: float = 0.0
-    local_attention: int = 128
-    embedding_dropout: float = 0.0
-    mlp_bias: bool = False
-    mlp_dropout: float = 0.0
-    decoder_bias: bool = True
-    classifier_pooling: str = "cls"
-    classifier_dropout: float = 0.0
-    classifier_bias: bool = False
-    classifier_activation: str = "gelu"
-    tie_word_embeddings: bool = True
-    layer_types: tuple[str, ...] = ()
-    thetas: tuple[float, float] = (160_000.0, 10_000.0)
-
-    @classmethod
-    def from_hf(cls, hf: Mapping[str, Any]) -> "Config":
-        """Reads a config.json, with the keys of transformers 4 or those of 5.
-
-        Raises:
-          UserError: as `jaxft.models.blocks.check_config`; or kinds of layers, rotations or a pooling that are not
-            computed here.
-        """
-        layers, every = hf.get("num_hidden_layers", cls.num_hidden_layers), hf.get("global_attn_every_n_layers", 3)
-        kinds = tuple(hf.get("layer_types") or (SLIDING if i % every else FULL for i in range(layers)))
-        if len(kinds) != layers or not {*kinds} <= {FULL, SLIDING}:
-            raise UserError(f"config.json: layer_types must be {FULL} or {SLIDING} for each of num_hidden_layers")
-        thetas = _theta(hf, FULL, "global", cls.thetas[0]), _theta(hf, SLIDING, "local", cls.thetas[1])
-        cfg = blocks.read_config(cls, hf, layer_types=kinds, thetas=thetas)
-        for act in (cfg.hidden_activation, cfg.classifier_activation):
-            blocks.check_config(hf, act, cfg.hidden_size, cfg.num_attention_heads, absolute=False)
-        if cfg.classifier_pooling not in ("cls", "mean"):
-            raise UserError("config.json: classifier_pooling must be cls or mean")
-        return cfg
-
-    def with_dropout(self, rate: float) -> "Config":
-        """Returns the same with all dropout rates replaced."""
-        return dataclasses.replace(self, **{f"{name}_dropout": rate for name in DROPOUTS})
-
-
-def _theta(hf: Mapping[str, Any], kind: str, old: str, default: float) -> float:
-    """What the rotation of a kind of layers is to the power of; `old` begins its key in transformers 4."""
-    own = (hf.get("rope_parameters") or {}).get(kind) or {}
-    if hf.get("rope_scaling") or own.get("rope_type", "default") != "default":
-        raise UserError("config.json: rope_scaling and a rope_type beside default are not supported")
-    return float(own.get("rope_theta", hf.get(f"{old}_rope_theta", default)))
+__all__ = ["Config", "encode", "facts", "head", "param_spec"]
 
 
 def facts(cfg: Config) -> Facts:
@@ -115,6 +38,13 @@ def facts(cfg: Config) -> Facts:
 
 def param_spec(cfg: Config) -> nn.Spec:
     """Declares every parameter of the encoder; the kernel of `Wqkv` holds query, key and value side by side."""
+    size = cfg.hidden_size
+    fused = nn.dense_spec(size, 3 * size, ("embed", "heads"), cfg.initializer_range, cfg.attention_bias)
+    return body_spec(cfg, {"Wqkv": fused})
+
+
+def body_spec(cfg: Config, projections: nn.Spec) -> nn.Spec:
+    """Declares every parameter of a body whose layers make queries, keys and values by these dense layers."""
     size, inner, std = cfg.hidden_size, cfg.intermediate_size, cfg.initializer_range
     out = std / (2 * cfg.num_hidden_layers) ** 0.5
     norm = nn.layer_norm_spec(size, cfg.norm_bias)
@@ -122,10 +52,7 @@ def param_spec(cfg: Config) -> nn.Spec:
     def layer(first: bool) -> nn.Spec:
         return {
             **({} if first else {"attn_norm": norm}),
-            "attn": {
-                "Wqkv": nn.dense_spec(size, 3 * size, ("embed", "heads"), std, cfg.attention_bias),
-                "Wo": nn.dense_spec(size, size, ("heads", "embed"), out, cfg.attention_bias),
-            },
+            "attn": {**projections, "Wo": nn.dense_spec(size, size, ("heads", "embed"), out, cfg.attention_bias)},
             "mlp_norm": norm,
             "mlp": {
                 "Wi": nn.dense_spec(size, 2 * inner, ("embed", "mlp"), std, cfg.mlp_bias),
@@ -145,31 +72,33 @@ def param_spec(cfg: Config) -> nn.Spec:
 
 def head(cfg: Config, purpose: str, outputs: int) -> Head | None:
     """Returns the head of a purpose, as the class of transformers for it has one; None: there is no such class."""
-    size, std = cfg.hidden_size, cfg.initializer_range
-    act, biases = cfg.classifier_activation, (cfg.classifier_bias, cfg.norm_bias)
-    below = heads.transformed("head/dense", "head/norm", act, (size, size), std, cfg.norm_eps, biases)
+    size, std, below = cfg.hidden_size, cfg.initializer_range, transformed(cfg, "head")
     if purpose in ("text", "choice"):
         pooling = "mean" if cfg.classifier_pooling == "mean" else "first"
         return heads.over(below, heads.linear("classifier", size, outputs, std)._replace(pooling=pooling))
     if purpose in ("token", "span"):
         return heads.over(below, heads.linear("classifier", size, outputs if purpose == "token" else 2, std))
-    if purpose == "word":
-        bias = "decoder/bias" if cfg.decoder_bias else ""
-        return heads.words(below, facts(cfg).words, (cfg.vocab_size, size), bias, cfg.tie_word_embeddings, "decoder")
-    return None
+    return words(cfg, below) if purpose == "word" else None
+
+
+def transformed(cfg: Config, path: str) -> Head:
+    """Returns what all heads have below: a dense layer and its normalization, at a path."""
+    sizes, biases = (cfg.hidden_size, cfg.hidden_size), (cfg.classifier_bias, cfg.norm_bias)
+    act, std = cfg.classifier_activation, cfg.initializer_range
+    return heads.transformed(f"{path}/dense", f"{path}/norm", act, sizes, std, cfg.norm_eps, biases)
+
+
+def words(cfg: Config, below: Head) -> Head:
+    """Returns the scores of words."""
+    bias, sizes = "decoder/bias" if cfg.decoder_bias else "", (cfg.vocab_size, cfg.hidden_size)
+    return heads.words(below, facts(cfg).words, sizes, bias, cfg.tie_word_embeddings, "decoder")
 
 
 def encode(
     params: Params, cfg: Config, batch: Batch, run: nn.Run, at: Int[Array, "rows slots"] | None = None
 ) -> Float[Array, "rows positions embed"]:
     """Computes hidden states of the last layer: at every position, or only at those of each row that `at` names."""
-    p, longest = params["model"], facts(cfg).longest
-    run = run.over(nn.token_numbers(batch, longest))
-    with jax.named_scope("embeddings"):
-        hidden = nn.embed(p["embeddings"]["tok_embeddings"], batch["input_ids"], run.dtype)
-        hidden = nn.layer_norm(p["embeddings"]["norm"], run.constrain(hidden, ("rows", None, None)), cfg.norm_eps)
-        stream = nn.Stream.of(run.fold(0).drop(hidden, "embedding"), batch, run, longest)
-
+    p, stream = params["model"], embedded(params["model"]["embeddings"], cfg, batch, run)
     # One function for each kind of layer, so that each kind is traced once.
     kinds = {
         FULL: partial(_layer, cfg, 0, cfg.thetas[0]),
@@ -180,20 +109,44 @@ def encode(
     return nn.layer_norm(p["final_norm"], x, cfg.norm_eps)
 
 
+def embedded(p: Params, cfg: Config, batch: Batch, run: nn.Run) -> nn.Stream:
+    """Returns the tokens of a batch with their embeddings, normalized."""
+    longest = facts(cfg).longest
+    run = run.over(nn.token_numbers(batch, longest))
+    with jax.named_scope("embeddings"):
+        hidden = nn.embed(p["tok_embeddings"], batch["input_ids"], run.dtype)
+        hidden = nn.layer_norm(p["norm"], run.constrain(hidden, ("rows", None, None)), cfg.norm_eps)
+        return nn.Stream.of(run.fold(0).drop(hidden, "embedding"), batch, run, longest)
+
+
 def _layer(cfg: Config, window: int, theta: float, p: Params, stream: nn.Stream, at: Array | None) -> Array:
     """One layer, of all tokens or of those at `at`: attention and a gated feed-forward net, each normalized before."""
     asking = stream.pick(at)
-    run = asking.run
     with jax.named_scope("attention"):
-        # The first layer has no normalization of its own: embeddings have just been normalized.
-        told = nn.layer_norm(p["attn_norm"], stream.x, cfg.norm_eps) if "attn_norm" in p else stream.x
-        told, rope = stream.put(told, stream.run.key), nn.Rope(theta)
-        attended = blocks.fused_attention(p["attn"]["Wqkv"], cfg.num_attention_heads, rope, told, at, nn.Sight(window))
-        added = run.drop(nn.dense(p["attn"]["Wo"], attended, run), "attention", site=1)
-        hidden = run.constrain(asking.x + added, ("rows", None, None))
+        told, rope = stream.put(normed(cfg, p, stream.x), stream.run.key), nn.Rope(theta)
+        x = blocks.fused_attention(p["attn"]["Wqkv"], cfg.num_attention_heads, rope, told, at, nn.Sight(window))
+        hidden = attended(p["attn"]["Wo"], x, asking)
     with jax.named_scope("mlp"):
-        inner = nn.dense(p["mlp"]["Wi"], nn.layer_norm(p["mlp_norm"], hidden, cfg.norm_eps), run)
-        value, gate = jnp.split(inner, 2, axis=-1)
-        gated = run.drop(nn.ACTIVATIONS[cfg.hidden_activation](value) * gate, "mlp", site=2)
-        added = nn.dense(p["mlp"]["Wo"], run.constrain(gated, ("rows", None, "mlp")), run)
-        return run.constrain(hidden + added, ("rows", None, None))
+        return fed(cfg, p, hidden, asking.run)
+
+
+def normed(cfg: Config, p: Params, x: Float[Array, "rows length width"]) -> Float[Array, "rows length width"]:
+    """Computes what attention reads; the first layer has no normalization: embeddings have just been normalized."""
+    return nn.layer_norm(p["attn_norm"], x, cfg.norm_eps) if "attn_norm" in p else x
+
+
+def attended(p: Params, x: Float[Array, "rows places width"], asking: nn.Stream) -> Float[Array, "rows places width"]:
+    """Computes what is behind attention: a dense layer, and the hidden states from before added."""
+    run = asking.run
+    return run.constrain(asking.x + run.drop(nn.dense(p, x, run), "attention", site=1), ("rows", None, None))
+
+
+def fed(
+    cfg: Config, p: Params, hidden: Float[Array, "rows places width"], run: nn.Run
+) -> Float[Array, "rows places width"]:
+    """Computes a gated feed-forward net, normalized before, and adds it."""
+    inner = nn.dense(p["mlp"]["Wi"], nn.layer_norm(p["mlp_norm"], hidden, cfg.norm_eps), run)
+    value, gate = jnp.split(inner, 2, axis=-1)
+    gated = run.drop(nn.ACTIVATIONS[cfg.hidden_activation](value) * gate, "mlp", site=2)
+    added = nn.dense(p["mlp"]["Wo"], run.constrain(gated, ("rows", None, "mlp")), run)
+    return run.constrain(hidden + added, ("rows", None, None))

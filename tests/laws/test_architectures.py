@@ -35,6 +35,7 @@ ONCE = [(kind, name) for kind in ENCODERS[1:] for name in ("single_label", "mask
     ("llama", "single_label"),
     ("llama", "causal_lm"),
     ("gemma3_text", "causal_lm"),
+    ("modernbert-decoder", "causal_lm"),
 ]
 """Of architectures that tests/laws/test_parity.py does not ask the same of: a few tokens, and all of them, alone."""
 NO_CHOICES = ("eurobert", "nomic_bert", "gte", "new", "jina_embeddings_v3", *support.DECODERS)
@@ -45,6 +46,7 @@ MISSING = {
     *((kind, "answers") for kind in NO_CHOICES if kind not in ("jina_embeddings_v3", "gpt2")),
     *((kind, "masked_lm") for kind in support.DECODERS),
     ("gemma3_text", "token"),
+    ("modernbert-decoder", "token"),
     *(
         (kind, name)
         for kind in support.ARCHITECTURES

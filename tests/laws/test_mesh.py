@@ -6,7 +6,9 @@ import support
 from runs import on_eight_devices
 
 CELLS = [("bert", task) for task in support.TASKS]
-CELLS += [(kind, "token" if kind != "gemma3_text" else "causal_lm") for kind in support.FILES if kind != "bert"]
+NO_TOKENS = ("gemma3_text", "modernbert-decoder")
+"""Architectures that have no class for tokens."""
+CELLS += [(kind, "causal_lm" if kind in NO_TOKENS else "token") for kind in support.FILES if kind != "bert"]
 CELLS += [("llama", "causal_lm"), ("llama", "preference")]
 
 

@@ -50,6 +50,9 @@ OF = {
         ["q_lin", "v_lin"], ["k_lin", "v_lin", "lin2"], ["lin2"], "lin1", ["pre_classifier", "classifier"]
     ),
     "modernbert": Modules(["Wqkv"], ["Wqkv", "mlp.Wo"], ["mlp.Wo"], "mlp.Wi", ["head", "classifier"]),
+    "modernbert-decoder": LLAMA._replace(
+        scaled=["k_proj", "v_proj", "mlp.Wo"], fed=["mlp.Wo"], inner="mlp.Wi", head=["head", "classifier"]
+    ),
     "deberta-v2": BERT._replace(
         attention=["query_proj", "value_proj"], scaled=["key_proj", "value_proj", "output.dense"]
     ),
