@@ -196,11 +196,35 @@ def test_what_config_names_stays_and_positions_of_roberta_count_from_padding():
     tokenizer = json.loads(unigram().to_str())
     hf = support.ARCHITECTURES["bert"] | {"bos_token_id": 33, "pad_token_id": 6, "sep_token_id": 99}
     bert = models.build(hf)
-    keep = vocabulary.kept(bert, hf, tokenizer, {38})
-    assert {33, 6, 38} <= {*keep} and 99 not in keep and keep == sorted(keep)
+    keep = vocabulary.kept(bert, [hf, {"eos_token_id": [35, 36]}], tokenizer, {38})
+    assert {33, 6, 38, 35, 36} <= {*keep} and 99 not in keep and keep == sorted(keep)
+    bare = vocabulary.kept(bert, [], tokenizer, {38})
+    free = [i for i in range(40) if i not in bare]
+    named = [{"bos_token_id": free[0]}, {"eos_token_id": free[1:3], "top_k": free[3]}]
+    assert {*vocabulary.kept(bert, named, tokenizer, {38})} == {*bare, *free[:3]}
     roberta = hf | {"model_type": "roberta", "pad_token_id": 20}
-    kept = vocabulary.kept(models.build(roberta), roberta, tokenizer, {38})
+    kept = vocabulary.kept(models.build(roberta), [roberta], tokenizer, {38})
     assert kept[:21] == list(range(21))
+    for pad in (None, 37):  # decoders count positions from nowhere
+        llama = models.build(support.ARCHITECTURES["llama"] | {"pad_token_id": pad})
+        assert vocabulary.kept(llama, [], tokenizer, {38}) == bare
+
+
+def test_how_a_model_is_meant_to_write_follows(directory, tmp_path):
+    """Which tokens end its answers, by their new numbers."""
+    whole = tmp_path / "whole"
+    shutil.copytree(directory, whole, ignore=shutil.ignore_patterns("*.safetensors"))
+    assert vocabulary.generation(whole) == {}
+    ends = [hub.load_tokenizer(whole).sep_token_id, hub.load_tokenizer(whole).mask_token_id]
+    says = {"eos_token_id": ends, "pad_token_id": ends[0], "top_k": ends[1], "do_sample": True}
+    (whole / hub.GENERATION).write_text(json.dumps(says))
+    keep = smaller(whole, tmp_path / "small")
+    found = hub.read_json(tmp_path / "small" / hub.GENERATION)
+    assert [keep[i] for i in found["eos_token_id"]] == ends
+    assert keep[found["pad_token_id"]] == ends[0] and (found["top_k"], found["do_sample"]) == (ends[1], True)
+    (whole / hub.GENERATION).write_text(json.dumps({"suppress_tokens": [3]}))
+    with pytest.raises(UserError, match=r"generation_config\.json lists tokens by suppress_tokens; take it out"):
+        vocabulary.generation(whole)
 
 
 def test_a_tokenizer_of_another_kind_is_one_line(tmp_path):

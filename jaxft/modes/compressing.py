@@ -83,6 +83,7 @@ def compress(
         prune.check_units(source.body.model, inner)
     if words:
         vocabulary.document(source.body.directory)
+        vocabulary.generation(source.body.directory)
     data = _data(source, inputs, labelled=bool(layers or inner))
     with tempfile.TemporaryDirectory() as room:
         found, steps = _steps(source, data, (layers, inner, words), Path(room))
@@ -126,7 +127,7 @@ def _steps(source: Source, data: Data, wanted: tuple[int, int, str], room: Path)
     if words:
         model, whole = models.build(sized.hf), vocabulary.document(folder)
         ids = vocabulary.used(folder, _texts(source.table, data.corpus), source.table.words)
-        keep = vocabulary.kept(model, sized.hf, whole, ids)
+        keep = vocabulary.kept(model, [sized.hf, vocabulary.generation(folder)], whole, ids)
         vocabulary.write(folder, room, vocabulary.smaller(whole, keep), keep)
         sized, folder = vocabulary.with_words(model, sized, source.task.param_spec(model), keep), room
         kept["words"] = len(keep)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxft.errors import UserError
-from jaxft.hub.directory import read_json
+from jaxft.hub.directory import GENERATION, read_json
 from jaxft.hub.tokenizer import load_tokenizer, tokenizer_files
 from jaxft.models import Model, nn
 from jaxft.out.prune import Sized, with_settings
@@ -28,6 +28,9 @@ BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 PIECES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
 """Files of SentencePiece, which tokenizer.json stands in for."""
+
+LISTED = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids", "sequence_bias")
+"""Keys of generation_config.json that list tokens which may be gone."""
 
 Ids = set[int]
 Document = dict[str, Any]
@@ -181,7 +184,7 @@ def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
 
 
 def write(source: Path, directory: Path, tokenizer: Document, keep: Sequence[int]) -> None:
-    """Writes the files of a smaller tokenizer into an empty directory.
+    """Writes the files of a smaller tokenizer into an empty directory, and how the model is meant to write.
 
     Args:
       source: the directory of the whole one.
@@ -206,6 +209,21 @@ def write(source: Path, directory: Path, tokenizer: Document, keep: Sequence[int
             text = json.dumps(_settings(read_json(file), new), indent=2)
         (directory / file.name).write_text(text, encoding="utf-8")
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+    if says := generation(source):
+        (directory / GENERATION).write_text(json.dumps(says | _renamed(says, new), indent=2) + "\n", encoding="utf-8")
+
+
+def generation(directory: Path) -> Document:
+    """Returns what generation_config.json of a directory says; nothing where there is none.
+
+    Raises:
+      UserError: it lists tokens, of which some may be gone from a smaller vocabulary.
+    """
+    file = directory / GENERATION
+    says = read_json(file) if file.exists() else {}
+    if listed := [key for key in LISTED if says.get(key)]:
+        raise UserError(f"--compress.words: {file} lists tokens by {listed[0]}; take it out first")
+    return says
 
 
 def _settings(values: Document, new: Mapping[int, int]) -> Document:
@@ -216,24 +234,32 @@ def _settings(values: Document, new: Mapping[int, int]) -> Document:
     return values | {"added_tokens_decoder": {str(new[int(old)]): one for old, one in added}}
 
 
-def kept(model: Model, hf: Mapping[str, Any], tokenizer: Document, ids: Ids) -> list[int]:
-    """Returns the numbers of the tokens that stay, ascending: those that are needed, and those that config.json names.
+def kept(model: Model, settings: Sequence[Mapping[str, Any]], tokenizer: Document, ids: Ids) -> list[int]:
+    """Returns the numbers of the tokens that stay, ascending: those that are needed, and those that settings name.
 
     Where positions are counted from the number of padding (RoBERTa), all below it stay too.
+
+    Args:
+      settings: config.json, and generation_config.json.
     """
     rows = model.facts.vocabulary
-    named = {i for _, value in _token_ids(hf) for i in value}
-    if "pad_token_id" in model.cfg.__dataclass_fields__:
-        named |= set(range(model.cfg.pad_token_id + 1))
+    named = {i for one in settings for _, value in _token_ids(one) for i in value}
+    named |= set(range(getattr(model.cfg, "first_position", 0)))
     return sorted(needed(tokenizer, ids) | {i for i in named if 0 <= i < rows})
 
 
 def _token_ids(hf: Mapping[str, Any]) -> Iterator[tuple[str, list[int]]]:
-    """The keys of config.json that name tokens, and their numbers."""
+    """The keys of a file of settings that name tokens, and their numbers."""
     for key, value in hf.items():
         numbers = value if isinstance(value, list) else [value]
         if key.endswith("_token_id") and numbers and all(type(i) is int for i in numbers):
             yield key, numbers
+
+
+def _renamed(hf: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
+    """These keys with the tokens' new numbers."""
+    ids = {key: [new.get(i, i) for i in value] for key, value in _token_ids(hf)}
+    return {key: value if isinstance(hf[key], list) else value[0] for key, value in ids.items()}
 
 
 def with_words(model: Model, sized: Sized, spec: nn.Spec, keep: Sequence[int]) -> Sized:
@@ -244,8 +270,7 @@ def with_words(model: Model, sized: Sized, spec: nn.Spec, keep: Sequence[int]) -
       keep: the numbers of the rows that stay, ascending.
     """
     new = {old: i for i, old in enumerate(keep)}
-    ids = {key: [new.get(i, i) for i in value] for key, value in _token_ids(sized.hf)}
-    named = {key: value if isinstance(sized.hf[key], list) else value[0] for key, value in ids.items()}
+    named = _renamed(sized.hf, new)
     flat = dict(nn.flatten(sized.params))
     for path, leaf in nn.flatten(spec).items():
         if "vocab" in leaf.axes:
