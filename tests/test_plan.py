@@ -7,15 +7,16 @@ import sys
 from typing import Any
 
 import arithmetic
+import chats
 import jax
 import jax.numpy as jnp
 import pytest
 import support
 from runs import command, on_eight_devices
 
-from jaxft import config, models, program, tables, tasks
+from jaxft import config, models, program, sharding, tables, tasks
 from jaxft.batch import BatchShape
-from jaxft.plan import apart, build, hlo, reading, search, show, topology
+from jaxft.plan import apart, build, hlo, mode, reading, search, show, topology
 
 CONFIG = """
 from jaxft.config import *
@@ -59,6 +60,41 @@ def test_what_only_data_would_tell(name: str):
     composed = program.compose(config.Experiment(task=assumed), model, task, steps=1)
     state, metrics = jax.eval_shape(composed.train_step, composed.state, composed.abstract_batch(BatchShape(4, 24, 1)))
     assert jax.tree.structure(state) == jax.tree.structure(composed.state) and metrics["loss"].shape == ()
+
+
+TOGETHER: list[tuple[config.Task, int]] = [
+    (config.Preference(), 2),
+    (config.MultipleChoice(), 4),
+    (config.MultipleChoice(choices=("a", "b", "c")), 3),
+    (config.SentenceEmbedding(texts=("a", "b", "c")), 3),
+    (config.Chat(), 1),
+    (config.SequenceClassification(labels=("a", "b"), problem="single_label"), 1),
+]
+
+
+@pytest.mark.parametrize(("options", "count"), TOGETHER, ids=lambda value: type(value).__name__)
+def test_rows_of_a_table_that_become_several_examples(options: config.Task, count: int):
+    """They lie side by side, each as long as may be; so many are said to be assumed."""
+    data, train = config.Data(max_length=8), config.Train(batch_size=6)
+    mesh = sharding.make_mesh(config.Mesh(), jax.devices()[:1])
+    given = config.Experiment(task=options, model=config.Model(path="unread"), data=data, train=train)
+    about = mode.subject(given, mesh)
+    assert about.shape(4) == BatchShape(8, 8 * count, count) and about.shape(3).rows == 6
+    assert about.lengths.tolist() == [8] * 6 * count
+    assert (f"{count} examples a row of the table" in about.assumed) == (count > 1)
+
+
+def test_data_tell_how_long_examples_are(tmp_path):
+    """Of each by itself, where several lie side by side."""
+    rows = [{"prompt": "after one", "chosen": "two", "rejected": "one " * n} for n in range(1, 9)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = str(chats.save_decoder(tmp_path / "model"))
+    data = config.Data(source=str(tmp_path / "pairs.jsonl"), max_length=32, cache="")
+    train = config.Train(batch_size=3)
+    e = config.Experiment(task=config.Preference(), model=config.Model(path=path), data=data, train=train)
+    about = mode.subject(e, sharding.make_mesh(config.Mesh(), jax.devices()[:1]))
+    assert len(about.lengths) == 6 and about.lengths.max() <= 32 < about.shape(1).length
+    assert about.shape(1).slots % 2 == 0 and about.assumed == ()
 
 
 def test_a_plan_is_what_the_run_compiles(tiny_model, cache):

@@ -36,7 +36,7 @@ class Subject:
       experiment: checked and resolved.
       lengths: of the examples of a batch, in tokens.
       shape: the largest batch shape of the run, with rows that are a multiple of so many.
-      assumed: what only data would tell, `config.KEY=VALUE`.
+      assumed: what only data would tell, `config.KEY=VALUE` and the like.
     """
 
     experiment: config.Experiment
@@ -54,7 +54,8 @@ class Subject:
 def subject(experiment: config.Experiment, mesh: Mesh) -> Subject:
     """Reads, where the experiment names data, the lengths of its examples.
 
-    Without data (`config.data.source` is empty) each row is full: one example of `config.data.max_length` tokens.
+    Without data (`config.data.source` is empty) each row is full: one example of `config.data.max_length` tokens, or as
+    many side by side as a row of the table becomes.
 
     Raises:
       UserError: as `jaxft.job.prepare`.
@@ -62,14 +63,19 @@ def subject(experiment: config.Experiment, mesh: Mesh) -> Subject:
     data, batch = experiment.data, experiment.train.batch_size
     if data.source:
         job = prepare(experiment, mesh=mesh)
-        return Subject(job.experiment, job.order.lengths[job.order[0]], lambda parts: job.batch_shapes(parts)[-1])
-    full = lambda parts: BatchShape(-(-batch // parts) * parts, data.max_length, 1)  # noqa: E731
-    known = tables.build(experiment.task).assume()
+        features, first = job.features["train"], job.order[0]
+        bounds = features.items(job.task.together).bounds
+        lengths = np.concatenate([features.lengths[bounds[item] : bounds[item + 1]] for item in first])
+        return Subject(job.experiment, lengths, lambda parts: job.batch_shapes(parts)[-1])
+    table = tables.build(experiment.task)
+    known, count = table.assume(), table.examples
+    full = lambda parts: BatchShape(-(-batch // parts) * parts, count * data.max_length, count)  # noqa: E731
     told = tuple(f"config.task.{key}={value}" for key, value in known.items())
+    told += (f"{count} examples a row of the table",) if count > 1 else ()
     experiment = config.check(
         dataclasses.replace(experiment, task=dataclasses.replace(experiment.task, **known)), False
     )
-    return Subject(experiment, np.full(batch, data.max_length), full, told)
+    return Subject(experiment, np.full(batch * count, data.max_length), full, told)
 
 
 def plan(

@@ -107,6 +107,11 @@ class Table(ABC):
         """Returns values that resolve the options where there are no data: what a plan of their run supposes."""
         return {}
 
+    @property
+    def examples(self) -> int:
+        """How many examples a row of the table becomes, as a plan without data supposes."""
+        return 1
+
     @abstractmethod
     def features(self, split: Split, tokenizer: Any, max_length: int, labelled: bool = True) -> dict[str, Any]:
         """Returns `input_ids` and `token_type_ids`, a list of ints an example, and, if labelled, a column a target.

@@ -36,6 +36,11 @@ class MultipleChoice(Table):
     def inputs(self) -> tuple[str, ...]:
         return tuple(filter(None, (self.options.context, self.options.question, *self.options.choices)))
 
+    @property
+    def examples(self) -> int:
+        """The columns of choices; of a list in one column, four, which SWAG, RACE and most of ARC have."""
+        return len(self.options.choices) if len(self.options.choices) > 1 else 4
+
     def read(self, split: Split, labelled: bool = True) -> Split:
         return choices.read(self.options, split, labelled)
 

@@ -33,6 +33,10 @@ class Preference(Table):
         options = self.options
         return tuple(filter(None, (options.prompt, options.chosen, options.rejected, options.tools)))
 
+    @property
+    def examples(self) -> int:
+        return 2
+
     def read(self, split: Split, labelled: bool = True) -> Split:
         options = self.options
         answers = {"task.chosen": options.chosen, "task.rejected": options.rejected}

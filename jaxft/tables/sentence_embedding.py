@@ -45,6 +45,10 @@ class SentenceEmbedding(Table):
     def apart(self) -> bool:
         return bool(self.options.score)
 
+    @property
+    def examples(self) -> int:
+        return len(self.options.texts)
+
     def read(self, split: Split, labelled: bool = True) -> Split:
         names = self.options.texts if labelled else self.options.texts[:1]
         most = 2 if self.options.score else 3
