@@ -34,6 +34,14 @@ WRITTEN: Rows = {
         lambda room: on_run("evaluate", f"--input={room.write('a.csv', ROWS)}", WRITE)(room),
         ["give --generate.reference, the column of what answers should be"],
     ),
+    "several answers to be measured": (
+        on_run("evaluate", WRITE, "--generate.answers=2"),
+        ["--generate.answers is not used by --mode=evaluate; it is for --mode=predict"],
+    ),
+    "several answers, and nothing drawn": (
+        predict("a.txt", "a text\n", WRITE, "--generate.answers=2"),
+        ["generate.answers is 2, but nothing is drawn, and generate.beams is 1"],
+    ),
     "references of nothing": (
         on_run("evaluate", "--generate.reference=answer"),
         ["--generate.reference is held against what is written; give --generate.max_new_tokens too"],

@@ -36,7 +36,8 @@ SURVIVORS = ROOT / "tests" / "survivors.md"
 PLACES = (
     *("data/*.py", "tables/*.py", "metrics/*.py", "storage/*.py", "hub/*.py", "adapt/*.py", "tasks/*.py", "sure/*.py"),
     *("audit/*.py", "cli/*.py", "modes/*.py", "predict/*.py"),
-    *(f"generate/{name}.py" for name in ("answers", "conversing", "options", "rows", "writing")),
+    *(f"generate/{name}.py" for name in ("answers", "conversing", "options", "resuming", "rows")),
+    *(f"generate/{name}.py" for name in ("settings", "writing")),
     *("train/loop.py", "train/checkpoint.py", "train/evaluate.py", "sharding.py", "batch.py", "trained.py"),
 )
 """What is changed, within jaxft/: what runs on the host, and what is pure of it."""

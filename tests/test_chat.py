@@ -18,7 +18,6 @@ from jaxft.data import sources, splits, truncation
 from jaxft.data.features import Features, tokenize
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
-from jaxft.generate.options import Options
 from jaxft.hub.directory import CHAT_TEMPLATE
 from jaxft.predict.directory import task_of
 from jaxft.tables import census, turns
@@ -239,9 +238,9 @@ def test_it_answers_what_it_has_not_seen(torch, trained, tmp_path):
 
     held = chats.counting(240)[200:]
     file = write(tmp_path / "held.jsonl", held)
-    found = modes.evaluate(str(trained / "run"), inputs=str(file), writing=Options(max_new_tokens=8))
+    found = modes.evaluate(str(trained / "run"), inputs=str(file), writing={"max_new_tokens": 8})
     assert found["input/exact_match"] >= 0.95
-    modes.predict(str(trained / "run"), str(file), str(tmp_path / "said.jsonl"), writing=Options(max_new_tokens=8))
+    modes.predict(str(trained / "run"), str(file), str(tmp_path / "said.jsonl"), writing={"max_new_tokens": 8})
     answers = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
     theirs: Any = AutoModelForCausalLM.from_pretrained(trained / "run" / "export").eval()
     tokenizer = AutoTokenizer.from_pretrained(trained / "run" / "export")

@@ -72,15 +72,15 @@ def test_the_template_begins_a_text_and_not_the_tokenizer(tmp_path, monkeypatch)
     (directory / CHAT_TEMPLATE).write_text("<s>{% for one in messages %}{{ one.content }}{% endfor %}")
     asked = []
 
-    def written(engine, prompts, *_, **__):
-        asked.append(prompts)
-        return [Written([5], [-1.0], False)]
+    def written(engine, prompt, *_):
+        asked.append(prompt)
+        return Written([5], [-1.0], False), None
 
     monkeypatch.setattr(conversing, "written", written)
     talk = Talk(Predictor.open(directory), SHORT)
     talk.reply("the cat", lambda _: None)
     with talk.predictor.tokenizer() as tokenizer:
-        assert asked == [[tokenizer("the cat")["input_ids"]]] and asked[0][0].count(tokenizer.bos_token_id) == 1
+        assert asked == [tokenizer("the cat")["input_ids"]] and asked[0].count(tokenizer.bos_token_id) == 1
 
 
 def test_lines_are_answered_until_there_is_none(predictor, monkeypatch, capsys):
@@ -115,7 +115,8 @@ def test_conversations_of_a_file_are_answered(predictor, monkeypatch):
     rows = [[asked, answered], [asked, answered, asked]]
     split = Split(pa.table({"messages": [json.dumps(one) for one in rows]}), "a.jsonl")
     found = generated.of_rows(predictor, split, SHORT)
-    assert found[0] == pytest.approx(first) and len(found) == 2 and found[0] != found[1]
+    assert found[0][:-1] == pytest.approx(first[:-1]) and found[0].others == first.others == ()
+    assert len(found) == 2 and found[0] != found[1]
     assert generated.references(predictor, split.slice(0, 1), "") == ["two"]
     with pytest.raises(UserError, match=r"a\.jsonl, row 2: the assistant says nothing at the end"):
         generated.references(predictor, split, "")
@@ -139,10 +140,12 @@ def test_what_cannot_converse(predictor, tmp_path):
         picky.reply("one", print)
     with pytest.raises(UserError, match=r"generate\.beams is 2; an answer that is shown as it is written is one"):
         Talk(predictor, Options(beams=2))
+    with pytest.raises(UserError, match=r"generate\.answers is 3; an answer that is shown as it is written is one"):
+        Talk(predictor, Options(answers=3, temperature=1.0))
     with pytest.raises(UserError, match="the tokenizer has no chat template"):
         Talk(Predictor.open(chats.save_decoder(tmp_path / "model", template="")), SHORT)
     with pytest.raises(UserError, match=r"generate\.max_new_tokens is 0"):
-        modes.chat(str(Path("nowhere")), options=Options(max_new_tokens=0))
+        modes.chat(str(Path("nowhere")), writing={"max_new_tokens": 0})
 
 
 @pytest.mark.parametrize(

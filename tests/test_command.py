@@ -160,14 +160,15 @@ def test_a_model_card_says_the_command_as_it_was_typed(argv, said):
     assert command_line(argv) == said
 
 
+WRITE = {f"generate.{name}" for name in GENERATE}
 USED = {
     "train": {"config", "workdir", "overwrite", "extend", "profile", "metrics_port", "host"},
     "evaluate": {"workdir", "input", "output", "engine", "runs", "compare", "evaluate.intervals", "evaluate.groups"}
-    | {"generate.reference", *(f"generate.{name}" for name in GENERATE)},
-    "predict": {"workdir", "input", "output", "adapter", "engine", "runs", *(f"generate.{name}" for name in GENERATE)},
+    | (WRITE - {"generate.answers"} | {"generate.reference"}),
+    "predict": {"workdir", "input", "output", "adapter", "engine", "runs"} | WRITE,
     "explain": {"workdir", "input", "output", "adapter", *(f"explain.{name}" for name in EXPLAIN)},
     "export": {"workdir", "format", "input", "max_loss"},
-    "chat": {"workdir", "adapter", "chat.system", *(f"generate.{name}" for name in GENERATE)},
+    "chat": {"workdir", "adapter", "chat.system"} | (WRITE - {"generate.answers"}),
     "calibrate": {"workdir", "input", "engine", "calibrate.coverage", "calibrate.sets"},
     "attack": {"workdir", "input", "output", *(f"attack.{name}" for name in ATTACK)},
     "audit": {"workdir", "input", "output", "audit.crossfit"},

@@ -1,5 +1,6 @@
 """Answers token by token: those of transformers' `generate`, whatever else is in the batch, and what ends them."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -125,6 +126,43 @@ def test_a_batch_gives_what_each_prompt_gives(llama):
     assert [one.tokens for one in other] != [one.tokens for one in whole]
 
 
+def test_several_draws_are_those_of_further_seeds(llama):
+    """Each as it would be alone, whatever is computed beside it; the first is the one that there would be alone."""
+    asked, several = prompts(3), {"temperature": 1.2, "max_new_tokens": NEW}
+    found = writing.written(llama, asked, ENDS, Options(**several, answers=3, seed=4))
+    for seed, answers in enumerate(zip(*([one, *one.others] for one in found), strict=True), 4):
+        alone = writing.written(llama, asked, ENDS, Options(**several, seed=seed))
+        assert [one.tokens for one in answers] == [one.tokens for one in alone]
+        assert [one.ended for one in answers] == [one.ended for one in alone]
+        np.testing.assert_allclose(
+            [sum(one.log_probs) for one in answers], [sum(one.log_probs) for one in alone], atol=1e-4
+        )
+    assert len({tuple(one.tokens) for first in found for one in (first, *first.others)}) > 6
+    assert all(other.others == () for one in found for other in one.others)
+
+
+@pytest.mark.matrix
+def test_the_best_beams_are_the_sequences_of_transformers(torch, tmp_path):
+    """As many as are asked for, the best first, the first one as if it were alone; in a batch and by itself."""
+    hf, asked, options = support.ARCHITECTURES["llama"], prompts(12), Options(max_new_tokens=NEW, **BEAMS, answers=3)
+    theirs = torch_reference.torch_model(hf, tasks.build(config.CausalLM()), seed=3)
+    theirs.save_pretrained(tmp_path)
+    made = engine(hf, params=torch_reference.load(tmp_path, tasks.build(config.CausalLM()))[1])
+    found = writing.written(made, asked, ENDS, options)
+    assert [one._replace(others=()).tokens for one in found] == [
+        one.tokens for one in writing.written(made, asked, ENDS, dataclasses.replace(options, answers=1))
+    ]
+    how = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0, "eos_token_id": list(ENDS), **THEIRS}
+    for prompt, one in zip(asked, found, strict=True):
+        ids = torch.tensor([prompt])
+        texts = theirs.generate(ids, attention_mask=torch.ones_like(ids), **how, num_return_sequences=3)
+        answers = [tokens[len(prompt) :].tolist() for tokens in texts]
+        cut = [next((at for at, token in enumerate(x, 1) if token in ENDS), len(x)) for x in answers]
+        assert [answer.tokens for answer in (one, *one.others)] == [
+            tokens[:size] for tokens, size in zip(answers, cut, strict=True)
+        ]
+
+
 def test_an_answer_ends_where_it_may(llama):
     """At a token that ends it, at so many, at the model's last position, or where who watches says so."""
     asked = [*prompts(3), [5] * 27]
@@ -178,7 +216,7 @@ def test_sizes_are_few_and_not_far_above(count: int):
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=30), st.integers(1, 9), st.sampled_from([1, 2, 4]))
 def test_groups_hold_every_prompt_once(lengths: list[int], rows: int, shards: int):
-    found = list(writing.groups(lengths, rows, shards, 16, 60))
+    found = list(writing.groups(lengths, rows, shards, 60))
     assert sorted(number for group in found for number in group.numbers) == list(range(len(lengths)))
     for group in found:
         assert 0 < len(group.numbers) <= min(rows, group.rows) and group.rows % shards == 0

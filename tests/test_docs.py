@@ -10,10 +10,11 @@ from jaxft.audit import duplicates, slices
 from jaxft.audit.findings import SURES
 from jaxft.audit.page import LISTED, RISK
 from jaxft.cli.arguments import OF_MODES
-from jaxft.cli.modes import LIMITS, LONG, MODES
+from jaxft.cli.modes import LIMITS, MODES
 from jaxft.generate.answers import Answer
 from jaxft.metrics import texts
 from jaxft.modes import comparing
+from jaxft.modes.chatting import LONG
 from jaxft.modes.compressing import EXAMPLES, RECORD
 from jaxft.out.vocabulary import NEEDED
 from jaxft.report.exporter import Exporter

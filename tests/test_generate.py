@@ -148,18 +148,30 @@ def test_a_file_of_prompts_is_continued(predictor, decoder, tmp_path, monkeypatc
     asked = tmp_path / "asked.jsonl"
     asked.write_text("".join(json.dumps({"text": text, "n": n}) + "\n" for n, text in enumerate(["the cat", " ", "I"])))
     out = tmp_path / "out.jsonl"
-    modes.predict(str(decoder), str(asked), str(out), writing=Options(max_new_tokens=5))
+    modes.predict(str(decoder), str(asked), str(out), writing={"max_new_tokens": 5})
     said = [json.loads(line) for line in out.read_text().splitlines()]
     whole = jaxft.generate(predictor, ["the cat", "I"], max_new_tokens=5)
     assert said == [
-        {"text": "the cat", "n": 0, **whole[0]._asdict()},
-        {"text": " ", "n": 1, **dict.fromkeys(Answer._fields)},
-        {"text": "I", "n": 2, **whole[1]._asdict()},
+        {"text": "the cat", "n": 0, **parts(whole[0])},
+        {"text": " ", "n": 1, **dict.fromkeys(parts(whole[0]))},
+        {"text": "I", "n": 2, **parts(whole[1])},
     ]
+    two = {"max_new_tokens": 5, "beams": 2, "answers": 2}
+    modes.predict(str(decoder), str(asked), str(out), writing=two)
+    said = [json.loads(line) for line in out.read_text().splitlines()]
+    whole = jaxft.generate(predictor, ["the cat", "I"], **two)
+    assert said[0] == {"text": "the cat", "n": 0, **parts(whole[0]), "others": [parts(whole[0].others[0])]}
+    assert said[1]["others"] is None and said[2]["others"] == [parts(whole[1].others[0])]
+    assert whole[0].others[0].completion != whole[0].completion and len(whole[0].others) == 1
     modes.predict(str(decoder), str(asked), str(out))
     assert "perplexity" in out.read_text() and "completion" not in out.read_text()
     with pytest.raises(UserError, match=r"generate\.beams is 0"):
-        modes.predict(str(decoder), str(asked), str(out), writing=Options(beams=0))
+        modes.predict(str(decoder), str(asked), str(out), writing={"beams": 0})
+
+
+def parts(one: Answer) -> dict[str, Any]:
+    """Those of a row of JSON."""
+    return {name: value for name, value in one._asdict().items() if name != "others"}
 
 
 def test_answers_are_held_against_references(predictor, monkeypatch):
@@ -182,18 +194,20 @@ def rows_split(**columns: list[str]) -> Split:
 def test_what_is_measured_needs_a_file_and_a_column(predictor, tmp_path, monkeypatch):
     evaluate = partial(modes.evaluate, tmp_path, inputs="a.csv")
     with pytest.raises(UserError, match=r"texts of a file continued and measured; give --input$"):
-        modes.evaluate(tmp_path, writing=Options(), reference="answer")
+        modes.evaluate(tmp_path, writing={}, reference="answer")
     with pytest.raises(UserError, match=r"--generate\.reference is held against what is written; give --generate"):
         evaluate(reference="answer")
     with pytest.raises(UserError, match=r"generate\.rows is 0"):
-        evaluate(reference="answer", writing=Options(rows=0))
+        evaluate(reference="answer", writing={"rows": 0})
+    with pytest.raises(UserError, match=r"generate\.answers: one answer to each text is measured; leave it out"):
+        evaluate(reference="answer", writing={"answers": 2})
     monkeypatch.setattr(Predictor, "open", lambda *_, **__: predictor)
     monkeypatch.setattr(Workdir, "experiment", lambda _: predictor.experiment)
     file = tmp_path / "asked.csv"
     file.write_text("text,answer\nthe cat,dog\nI,run\n")
     with pytest.raises(UserError, match=r"has texts continued and measured; give --generate\.reference, the column"):
-        modes.evaluate(tmp_path, inputs=file, writing=Options())
-    found = modes.evaluate(tmp_path, inputs=file, writing=Options(max_new_tokens=3), reference="answer")
+        modes.evaluate(tmp_path, inputs=file, writing={})
+    found = modes.evaluate(tmp_path, inputs=file, writing={"max_new_tokens": 3}, reference="answer")
     assert {"input/perplexity", "input/rougeL", "input/exact_match", "input/chrf"} <= found.keys()
     assert found["input/exact_match"] == 0
     assert {"input/perplexity"} == {"input/perplexity", "input/bleu"} & modes.evaluate(tmp_path, inputs=file).keys()
@@ -264,11 +278,15 @@ def test_options_on_the_command_line():
     assert named == {name for name in values if name.startswith("generate.")}
     assert {*cli_modes.GENERATE} == set(Options.__dataclass_fields__)
     values(["run.py"])
-    assert cli_modes._written(values) is None
+    defaults: dict[str, Any] = {name: values[f"generate.{name}"].default for name in cli_modes.GENERATE}
+    defaults |= {"max_new_tokens": Options.max_new_tokens, "stop": ()}
+    assert Options(**defaults) == Options()
+    assert cli_modes._written(values) is None and cli_modes._said(values) == {}
     values(["run.py", "--generate.max_new_tokens=7"])
-    assert cli_modes._written(values) == Options(max_new_tokens=7)
-    values(["run.py", "--generate.stop=a,b", "--generate.top_p=0.5"])
-    assert cli_modes._written(values) == Options(max_new_tokens=7, stop=("a", "b"), top_p=0.5)
+    assert cli_modes._written(values) == cli_modes._said(values) == {"max_new_tokens": 7}
+    values(["run.py", "--generate.stop=a,b", "--generate.top_p=1.0"])
+    assert cli_modes._written(values) == {"max_new_tokens": 7, "stop": ("a", "b"), "top_p": 1.0}
     values(["run.py", "--generate.max_new_tokens=0"])
+    assert cli_modes._said(values) == {"stop": ("a", "b"), "top_p": 1.0}
     with pytest.raises(UserError, match=r"--generate.top_p says how to write; give --generate.max_new_tokens"):
         cli_modes._written(values)

@@ -168,6 +168,13 @@ def test_what_the_program_depends_on():
         ({"min_p": 0.5}, "generate.min_p is 0.5, but nothing is drawn"),
         ({"beams": 2, "temperature": 1.0}, "generate.beams is 2 and generate.temperature 1.0; beams take what is best"),
         ({"beams": 2, "stop": ("a",)}, "generate.beams is 2, and generate.stop has words; beams end at tokens alone"),
+        ({"answers": 0}, "generate.answers is 0; it must be 1 or more, at most 1024"),
+        ({"answers": 2}, "generate.answers is 2, but nothing is drawn, and generate.beams is 1; set generate.temp"),
+        ({"answers": 4, "beams": 3}, "generate.answers is 4, but nothing is drawn, and generate.beams is 3; set gen"),
+        (
+            {"answers": 2, "temperature": 1.0, "seed": 2**32 - 1},
+            "generate.seed is 4294967295, and 2 answers have seeds from there on; the greatest is 4294967295",
+        ),
         ({"length_penalty": 0.5}, "generate.length_penalty is 0.5, but there is one beam; set generate.beams to 2"),
     ],
 )
@@ -180,7 +187,8 @@ def test_what_cannot_be_asked_for(values: dict[str, Any], message: str):
 def test_what_is_just_within_bounds():
     for values in (
         {"max_new_tokens": 1, "temperature": 0.1, "top_k": 1, "top_p": 1.0, "min_p": 1.0, "seed": 2**32 - 1, "rows": 1},
-        {"beams": 64, "length_penalty": -1.0, "repetition_penalty": 0.1, "no_repeat_ngram": 1},
+        {"beams": 64, "length_penalty": -1.0, "repetition_penalty": 0.1, "no_repeat_ngram": 1, "answers": 64},
+        {"temperature": 0.1, "answers": 1024, "seed": 2**32 - 1024},
     ):
         options = Options(**values)
         assert options.check() is options

@@ -143,6 +143,7 @@ OF_MODES: dict[str, tuple[Any, str]] = {
         "",
         "predict, evaluate, chat: words that end an answer, set off by commas; \\n is the end of a line",
     ),
+    "generate.answers": (1, "predict: so many answers to each text: drawn, or the best of the beams"),
     "generate.seed": (0, "predict, evaluate, chat: of what is drawn"),
     "generate.rows": (8, "predict, evaluate, chat: texts that are continued together"),
     "generate.reference": (

@@ -115,32 +115,35 @@ def _explain(modes: Any, values: flags.FlagValues) -> None:
 
 GENERATE = (
     *("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram", "beams"),
-    *("length_penalty", "stop", "seed", "rows"),
+    *("length_penalty", "stop", "answers", "seed", "rows"),
 )
 """The flags `--generate.NAME`, those of `jaxft.generate.options.Options`."""
 
+ONE_ANSWER = tuple(f"generate.{name}" for name in GENERATE if name != "answers")
+"""Those of modes that have one answer to each prompt."""
 
-LONG = 512
-"""Tokens of an answer of `--mode=chat`, at most, where nothing is said of it."""
+
+def _said(values: flags.FlagValues) -> dict[str, Any]:
+    """Returns the options that flags say, by name; a length of 0 says nothing."""
+    from jaxft.generate.options import words_of
+
+    found: dict[str, Any] = {
+        name: values[f"generate.{name}"].value for name in GENERATE if values[f"generate.{name}"].present
+    }
+    if not found.get("max_new_tokens"):
+        found.pop("max_new_tokens", None)
+    return {**found, "stop": words_of(found["stop"])} if "stop" in found else found
 
 
-def _written(values: flags.FlagValues, most: int = 0) -> Any:
-    """Returns the options by which texts are written; None: none are.
-
-    Args:
-      most: tokens of an answer, where --generate.max_new_tokens says nothing of it.
-    """
-    from jaxft.generate.options import Options, words_of
-
-    given: dict[str, Any] = {name: values[f"generate.{name}"].value for name in GENERATE}
-    given["max_new_tokens"] = given["max_new_tokens"] or most
-    if not given["max_new_tokens"]:
-        if vain := [name for name in GENERATE if given[name] != values[f"generate.{name}"].default]:
-            raise UserError(
-                f"--generate.{vain[0]} says how to write; give --generate.max_new_tokens, of an answer at most, too"
-            )
-        return None
-    return Options(**{**given, "stop": words_of(given["stop"])})
+def _written(values: flags.FlagValues) -> dict[str, Any] | None:
+    """Returns the options by which texts are written, as flags say them; None: none are."""
+    found = _said(values)
+    if found and "max_new_tokens" not in found:
+        raise UserError(
+            f"--generate.{next(iter(found))} says how to write; give --generate.max_new_tokens, of an answer at most, "
+            "too"
+        )
+    return found or None
 
 
 ATTACK = ("methods", "words", "candidates", "rows", "seed")
@@ -186,7 +189,7 @@ MODES = {
         needs=("workdir",),
         uses=(
             *("input", "output", "engine", "runs", "compare", "evaluate.intervals", "evaluate.groups"),
-            *("generate.reference", *(f"generate.{name}" for name in GENERATE)),
+            *("generate.reference", *ONE_ANSWER),
         ),
     ),
     "predict": Mode(
@@ -220,12 +223,10 @@ MODES = {
     ),
     "chat": Mode(
         _together(
-            lambda modes, given: modes.chat(
-                given.workdir, given.adapter, _written(given, LONG), given["chat.system"].value
-            )
+            lambda modes, given: modes.chat(given.workdir, given.adapter, _said(given), given["chat.system"].value)
         ),
         needs=("workdir",),
-        uses=("adapter", "chat.system", *(f"generate.{name}" for name in GENERATE)),
+        uses=("adapter", "chat.system", *ONE_ANSWER),
     ),
     "calibrate": Mode(
         _together(

@@ -8,7 +8,8 @@ import jax
 
 from jaxft import hub
 from jaxft.errors import UserError
-from jaxft.generate.options import Options
+from jaxft.generate.options import Options, check_bounds
+from jaxft.generate.settings import settled
 from jaxft.generate.writing import Written, longest_of, written
 from jaxft.predict.engine import CompiledEngine
 from jaxft.predict.predictor import Predictor
@@ -25,12 +26,14 @@ class Answer(NamedTuple):
         at temperature 1, every word allowed.
       tokens: how many these are.
       ended: whether it came to an end by itself; else it was cut where it may be no longer.
+      others: further answers to the same prompt, where several are asked for: those of the next beams or seeds.
     """
 
     completion: str
     log_probability: float
     tokens: int
     ended: bool
+    others: "tuple[Answer, ...]" = ()
 
 
 def generate(model: Predictor | str | Path, prompts: Sequence[str], **options: Any) -> list[Answer]:
@@ -38,18 +41,21 @@ def generate(model: Predictor | str | Path, prompts: Sequence[str], **options: A
 
     Args:
       model: a predictor, or what `Predictor.open` takes: a run or a directory of a decoder that scores words.
-      options: see `jaxft.generate.options.Options`; `stop` may be a word or several.
+      options: see `jaxft.generate.options.Options`; `stop` may be a word or several. Others are as the model's
+        directory says, see `jaxft.generate.settings.settled`.
 
     Raises:
       UserError: a model that writes no text, a prompt without tokens or longer than the model, or an option that cannot
         be.
     """
-    stop = options.get("stop", ())
-    checked = Options(**{**options, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}).check()
+    if "stop" in options:
+        options["stop"] = (options["stop"],) if isinstance(options["stop"], str) else tuple(options["stop"])
+    check_bounds(options)
     if isinstance(prompts, str):
         raise UserError(f"the prompts are one text, {prompts[:40]!r}; give a list of texts")
     predictor = model if isinstance(model, Predictor) else Predictor.open(model)
-    return answers(predictor, prompts, checked, lambda number: f"prompt {number} (from 0)")
+    how = settled(options, predictor.directory)
+    return answers(predictor, prompts, how, lambda number: f"prompt {number} (from 0)")
 
 
 def answers(
@@ -75,11 +81,12 @@ def answers(
         def watch(number: int, tokens: list[int]) -> bool:
             return first_of(continued(tokenizer, asked[number], tokens), options.stop) is not None
 
+        def read(ids: list[int], one: Written) -> Answer:
+            found = answer(one, lambda tokens: continued(tokenizer, ids, tokens), options.stop)
+            return found._replace(others=tuple(read(ids, other) for other in one.others))
+
         found = written(engine, asked, stops, options, watch if options.stop else None) if asked else []
-        return [
-            answer(one, lambda tokens, ids=ids: continued(tokenizer, ids, tokens), options.stop)
-            for ids, one in zip(asked, found, strict=True)
-        ]
+        return [read(*each) for each in zip(asked, found, strict=True)]
 
 
 def writer(predictor: Predictor) -> CompiledEngine:

@@ -69,20 +69,11 @@ class Beams(struct.PyTreeNode):
     count: Int[Array, ""]
     done: Bool[Array, " rows"]
 
-    @property
-    def text(self) -> Int[Array, "rows room"]:
-        """The answer of each row, behind its prompt."""
-        return self.ended.text[:, 0]
-
-    @property
-    def lengths(self) -> Int[Array, " rows"]:
-        """Tokens of it."""
-        return self.ended.lengths[:, 0]
-
-    @property
-    def log_probs(self) -> Float[Array, "rows room"]:
-        """As in `Texts`."""
-        return self.ended.log_probs[:, 0]
+    def texts(
+        self,
+    ) -> tuple[Int[Array, "rows texts room"], Int[Array, "rows texts"], Float[Array, "rows texts room"]]:
+        """Returns the texts of each row that have ended, as `jaxft.generate.decoding.State.texts`."""
+        return self.ended.text, self.ended.lengths, self.ended.log_probs
 
 
 def begin(program: Program, how: How, room: int) -> Callable[..., Beams]:

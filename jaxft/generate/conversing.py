@@ -1,4 +1,7 @@
-"""A conversation with a model: what is said, the answer as it is written, and all of that before the next."""
+"""A conversation with a model: what is said, the answer as it is written, and all of that before the next.
+
+Of each turn the model reads what is new: see `jaxft.generate.resuming`.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -7,11 +10,8 @@ from jaxft.data.messages import Message
 from jaxft.errors import UserError
 from jaxft.generate.answers import Answer, answer, check_lengths, continued, encoded, first_of, stop_tokens, writer
 from jaxft.generate.options import Options
-from jaxft.generate.writing import written
+from jaxft.generate.resuming import Kept, written
 from jaxft.predict.predictor import Predictor
-
-LEAST = 256
-"""Tokens of the shortest prompts that programs are compiled for: a conversation grows through few sizes."""
 
 HALF = "\ufffd"
 """What stands for a letter of which a part is written."""
@@ -31,17 +31,21 @@ class Talk:
         """Of a model that writes texts.
 
         Args:
-          options: as `Options.check` returns them; of one beam, as what beams write is not known before the end.
+          options: as `Options.check` returns them; of one answer, and one beam, as what beams write is not known before
+            the end.
           system: a message that the conversation begins with; empty: none.
 
         Raises:
-          UserError: the model writes none, the tokenizer has no chat template, or there are several beams.
+          UserError: the model writes none, the tokenizer has no chat template, or there are several beams or
+            answers.
         """
-        if options.beams > 1:
-            raise UserError(
-                f"generate.beams is {options.beams}; an answer that is shown as it is written is one text: leave it out"
-            )
+        for name in ("beams", "answers"):
+            if (count := getattr(options, name)) > 1:
+                raise UserError(
+                    f"generate.{name} is {count}; an answer that is shown as it is written is one text: leave it out"
+                )
         self.engine, self.predictor, self.options = writer(predictor), predictor, options
+        self._kept: Kept | None = None
         self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
         with predictor.tokenizer() as tokenizer:
             self._template = Template(tokenizer, getattr(predictor.table.options, "template", ""))
@@ -62,13 +66,13 @@ class Talk:
             check_lengths(self.engine, [len(ids)], lambda _: "the conversation")
             so_far = Shown(show)
 
-            def watch(_: int, tokens: list[int]) -> bool:
+            def watch(tokens: list[int]) -> bool:
                 whole = continued(tokenizer, ids, tokens)
                 at = first_of(whole, words)
                 so_far.upto(whole[: settled(whole, words) if at is None else at])
                 return at is not None
 
-            (found,) = written(self.engine, [ids], self._stops, self.options, watch, every=1, least=LEAST)
+            found, self._kept = written(self.engine, ids, self._stops, self.options, self._kept, watch)
             one = answer(found, lambda tokens: continued(tokenizer, ids, tokens), words)
         so_far.upto(one.completion)
         self.messages = [*messages, {"role": "assistant", "content": one.completion}]

@@ -57,6 +57,26 @@ class State(struct.PyTreeNode):
     done: Bool[Array, " rows"]
     keys: Key[Array, " rows"]
 
+    @classmethod
+    def of(cls, cache: nn.Cache, prompts: Array, lengths: Array, keys: Array, room: int) -> "State":
+        """Returns that of prompts, padded at their ends, which are in the cache; with room for so many tokens more."""
+        rows, length = prompts.shape
+        return cls(
+            cache=cache,
+            text=jnp.pad(prompts, ((0, 0), (0, room))),
+            lengths=lengths,
+            log_probs=jnp.zeros((rows, length + room)),
+            count=jnp.int32(0),
+            done=jnp.zeros(rows, bool),
+            keys=keys,
+        )
+
+    def texts(
+        self,
+    ) -> tuple[Int[Array, "rows texts room"], Int[Array, "rows texts"], Float[Array, "rows texts room"]]:
+        """Returns the texts of each row, the best first: their tokens, lengths and log probabilities; here one."""
+        return self.text[:, None], self.lengths[:, None], self.log_probs[:, None]
+
 
 class Writer(NamedTuple):
     """What computes the scores of the words that come next.
@@ -90,6 +110,20 @@ class Writer(NamedTuple):
         spec = self.model.cache_spec(rows, whole["input_ids"].shape[1] + more)
         return self._scores(params, whole, nn.Cache.of(spec, self.run), last)
 
+    def read_on(
+        self,
+        params: Params,
+        tokens: Int[Array, "rows length"],
+        lengths: Int[Array, " rows"],
+        before: Int[Array, ""],
+        cache: nn.Cache,
+    ) -> tuple[Float[Array, "rows words"], nn.Cache]:
+        """Reads what follows the first `before` tokens of texts, padded at its ends; a cache has these alone."""
+        there = jnp.arange(tokens.shape[1]) < lengths[:, None]
+        more = batch.padded(tokens, there.astype(jnp.int32))
+        positions = jnp.where(there, more["positions"] + before + self.method.positions, 0)
+        return self._scores(params, {**more, "positions": positions}, cache, (lengths - 1)[:, None])
+
     def follow(
         self, params: Params, token: Int[Array, " rows"], position: Int[Array, " rows"], cache: nn.Cache
     ) -> tuple[Float[Array, "rows words"], nn.Cache]:
@@ -118,18 +152,8 @@ def begin(program: Program, how: How, room: int) -> Begin:
     def run(
         pair: tuple[Params, Params], prompts: Array, lengths: Array, keys: Array, ends: Ends, numbers: Numbers
     ) -> State:
-        rows = len(prompts)
         scores, cache = writer.read(program.computed(*pair), prompts, lengths, room)
-        state = State(
-            cache=cache,
-            text=jnp.pad(prompts, ((0, 0), (0, room))),
-            lengths=lengths,
-            log_probs=jnp.zeros((rows, prompts.shape[1] + room)),
-            count=jnp.int32(0),
-            done=jnp.zeros(rows, bool),
-            keys=keys,
-        )
-        return with_token(state, scores, ends, how, numbers)
+        return with_token(State.of(cache, prompts, lengths, keys, room), scores, ends, how, numbers)
 
     return jax.jit(run)
 

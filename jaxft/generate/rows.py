@@ -55,9 +55,13 @@ def prompts(predictor: Predictor, table: Chat, conversations: list[Conversation]
 
 
 def completions(predictor: Predictor, split: Split, options: Options) -> Iterator[dict[str, Any]]:
-    """Yields the same as parts of rows of JSON."""
+    """Yields the same as parts of rows of JSON; with `others`, a list, where several answers are asked for."""
+
+    def parts(one: Answer) -> dict[str, Any]:
+        return {name: value for name, value in one._asdict().items() if name != "others"}
+
     for one in of_rows(predictor, split, options):
-        yield one._asdict()
+        yield parts(one) | ({"others": [*map(parts, one.others)]} if options.answers > 1 else {})
 
 
 def measured(predictor: Predictor, split: Split, options: Options, reference: str) -> dict[str, float]:

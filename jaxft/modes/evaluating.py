@@ -4,13 +4,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from jaxft.data import rows, sources
 from jaxft.devices import distributed
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.generate import rows as generated
-from jaxft.generate.options import Options
+from jaxft.generate.options import check_bounds
+from jaxft.generate.settings import settled
 from jaxft.job import prepare
 from jaxft.modes.shared import compiled_evaluation, measure
 from jaxft.predict.predictor import JAX, Predictor
@@ -30,7 +32,7 @@ def evaluate(
     runs: Sequence[str | Path] = (),
     intervals: float = 0.0,
     groups: str = "",
-    writing: Options | None = None,
+    writing: Mapping[str, Any] | None = None,
     reference: str = "",
 ) -> dict[str, float]:
     """Measures the best parameters of a finished or interrupted run on its validation and test splits, or on a file.
@@ -43,8 +45,8 @@ def evaluate(
       intervals: the level of confidence intervals, of the test split's metrics or of the file's; 0: there are none.
       groups: a column of the test split or of the file; each of its values is measured by itself too, see
         `jaxft.sure.groups`.
-      writing, reference: of a language model and a file: how its texts are continued, and the column of what they
-        should be continued with; see `jaxft.metrics.texts.measured`.
+      writing, reference: of a language model and a file: how its texts are continued, as in `jaxft.modes.predict`, and
+        the column of what they should be continued with; see `jaxft.metrics.texts.measured`.
 
     Returns:
       `SPLIT/METRIC` -> value, of a file `input/METRIC`; and `METRIC_low` and `METRIC_high`, see
@@ -56,7 +58,7 @@ def evaluate(
     from jaxft.report import tables as shown
 
     bootstrap.check(intervals)
-    check_reference(inputs, writing, reference)
+    check_writing(inputs, writing, reference)
     if inputs:
         if data is not None:
             raise UserError("data and inputs are both given; leave one of them out")
@@ -105,18 +107,19 @@ def _of_groups(parts: Mapping[str, Mapping[str, float]], split: str, column: str
     return {f"{split}[{column}={value}]/{k}": v for value, found in parts.items() for k, v in found.items()}
 
 
-def check_reference(inputs: str | Path, writing: Options | None, reference: str) -> None:
+def check_writing(inputs: str | Path, writing: Mapping[str, Any] | None, reference: str) -> None:
     """Makes sure that texts that are written can be measured.
 
     Raises:
       UserError: there is no file of them, or nothing is written.
     """
-    if writing and not inputs:
+    if writing is not None and not inputs:
         raise UserError("--generate.max_new_tokens has texts of a file continued and measured; give --input")
-    if reference and not writing:
+    if reference and writing is None:
         raise UserError("--generate.reference is held against what is written; give --generate.max_new_tokens too")
-    if writing:
-        writing.check()
+    if writing is not None and writing.get("answers", 1) > 1:
+        raise UserError("generate.answers: one answer to each text is measured; leave it out")
+    check_bounds(writing or {})
 
 
 def _evaluate_file(
@@ -126,7 +129,7 @@ def _evaluate_file(
     runs: Sequence[str | Path],
     intervals: float,
     groups: str,
-    writing: Options | None,
+    writing: Mapping[str, Any] | None,
     reference: str,
 ) -> dict[str, float]:
     """Measures a file, says what was found, and writes it into the workdir."""
@@ -138,7 +141,9 @@ def _evaluate_file(
     if groups:
         rows_of(split, groups)
     predictor = Predictor.open(str(folder), engine=engine, runs=runs)
-    of_texts = generated.measured(predictor, split, writing, reference) if writing else {}
+    of_texts = {}
+    if writing is not None:
+        of_texts = generated.measured(predictor, split, settled(writing, predictor.directory), reference)
     found = predictor.evaluate(split, intervals, groups)
     for line in found.notes:
         say(line)

@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,9 @@ from jaxft.data import formats, sources
 from jaxft.devices import distributed
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
-from jaxft.generate.options import Options
+from jaxft.generate.options import check_bounds
 from jaxft.generate.rows import completions
+from jaxft.generate.settings import settled
 from jaxft.predict.predictor import JAX, Predictor
 from jaxft.storage import paths
 
@@ -30,7 +31,7 @@ def predict(
     adapter: str = "",
     engine: str = JAX,
     runs: Sequence[str] = (),
-    writing: Options | None = None,
+    writing: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a JSON line for each example of a text file (a line an example), CSV or JSON lines file.
 
@@ -40,17 +41,19 @@ def predict(
       output: a file, written whole or not at all; empty: standard output.
       adapter: the directory of an adapter, see `jaxft.hub.adapters`, put on the run's base model in place of its own.
       engine, runs: what computes, and what answers with it; see `Predictor.open`.
-      writing: of a language model: the answer is what it continues a text with, written so; None: it is what the model
-        says of the text.
+      writing: of a language model: the answer is what it continues a text with, by these options, see
+        `jaxft.generate.options.Options`, and for the others as its directory says; None: it is what the model says of
+        the text.
 
     Raises:
       UserError: the file cannot be read or lacks a column, the adapter does not fit, or the output cannot be written.
     """
     paths.file_of("--input", inputs)
-    writing = writing and writing.check()
+    check_bounds(writing or {})
     predictor = Predictor.open(workdir, adapter, engine=engine, runs=runs)
-    split = read_inputs(inputs, predictor)
-    answer = partial(completions, predictor, options=writing) if writing else predictor.answers
+    split, answer = read_inputs(inputs, predictor), predictor.answers
+    if writing is not None:
+        answer = partial(completions, predictor, options=settled(writing, predictor.directory))
     rows = zip(split.table.to_pylist(), _answers(split, predictor, answer), strict=True)
 
     def write() -> None:

@@ -77,6 +77,21 @@ class Cache(struct.PyTreeNode):
         """Returns the cache with what its layers keep now, and so many places more taken."""
         return self.replace(layers=layers, size=self.size + count, empty=False)
 
+    def first(self, count: Int[Array, ""], places: int) -> "Cache":
+        """Returns a cache of so many places a row, the first `count` taken by the tokens at positions before `count`.
+
+        Args:
+          count: no more than each row has, and `places` has.
+        """
+        there = (self.segments > 0) & (self.positions < count)
+        order = jnp.argsort(jnp.where(there, self.positions, count), axis=1, stable=True)[:, :places]
+        more = ((0, 0), (0, 0), (0, places - order.shape[1]), (0, 0))
+        moved = lambda x: jnp.pad(jnp.take_along_axis(x, order[:, None, :, None], axis=2), more)  # noqa: E731
+        place = jnp.broadcast_to(jnp.arange(places, dtype=jnp.int32), (len(order), places))
+        segments, positions = jnp.where(place < count, 1, 0), jnp.where(place < count, place, 0)
+        layers = jax.tree.map(moved, self.layers)
+        return self.replace(layers=layers, segments=segments, positions=positions, size=jnp.asarray(count, jnp.int32))
+
     def rows(self, at: Int[Array, " rows"]) -> "Cache":
         """Returns the cache of these rows, each as often as it is named."""
         layers, segments, positions = jax.tree.map(lambda x: x[at], (self.layers, self.segments, self.positions))

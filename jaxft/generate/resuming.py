@@ -1,0 +1,123 @@
+"""A text that goes on where an earlier one has ended: what both begin with is not read again.
+
+So are the turns of a conversation answered: each has all that was said before it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxft.generate import decoding, writing
+from jaxft.generate.decoding import Ends, State, Writer
+from jaxft.generate.options import How, Options
+from jaxft.generate.sampling import Numbers
+from jaxft.generate.writing import Given, Group, Written, by_rows
+from jaxft.models import nn
+from jaxft.predict.engine import CompiledEngine
+from jaxft.program import Program
+from jaxft.types import Array, Params
+
+LEAST = 256
+"""Tokens of the shortest texts that programs are compiled for: a conversation grows through few sizes."""
+
+FEW = 64
+"""Tokens of the shortest ends of texts, in the same way."""
+
+
+class Kept(NamedTuple):
+    """What there is of a text.
+
+    Attributes:
+      tokens: prompt and answer, without the last one.
+      cache: of these, with places to spare.
+    """
+
+    tokens: list[int]
+    cache: nn.Cache
+
+
+def common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Returns how many tokens two texts begin with alike."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def begin_after(program: Program, how: How, room: int, places: int) -> Callable[..., State]:
+    """Returns the function that reads the end of a prompt and begins an answer, jitted.
+
+    It is `((trainable, frozen), cache, prompts, lengths, ends of the prompts, their lengths, keys, ends, numbers) ->
+    state`; the cache has what stands before these ends of the prompts.
+
+    Args:
+      room: for so many tokens of an answer.
+      places: of the cache that the state has.
+    """
+    writer = Writer.of(program)
+
+    def run(
+        pair: tuple[Params, Params],
+        cache: nn.Cache,
+        prompts: Array,
+        lengths: Array,
+        rest: Array,
+        more: Array,
+        keys: Array,
+        ends: Ends,
+        numbers: Numbers,
+    ) -> State:
+        before = (lengths - more)[0]
+        cache = cache.first(before + writer.method.positions, places)
+        scores, cache = writer.read_on(program.computed(*pair), rest, more, before, cache)
+        state = State.of(cache, prompts, lengths, keys, room)
+        return decoding.with_token(state, scores, ends, how, numbers)
+
+    return jax.jit(run)
+
+
+def written(
+    engine: CompiledEngine,
+    prompt: Sequence[int],
+    stops: Sequence[int],
+    options: Options,
+    kept: Kept | None,
+    watch: Callable[[list[int]], bool],
+) -> tuple[Written, Kept]:
+    """Returns the answer to a prompt, one that `jaxft.generate.writing.written` gives too, and what is kept of both.
+
+    Args:
+      options: of one beam and one answer.
+      kept: of an earlier text, as this returned it; None: there is none.
+      watch: is asked after each token, with the answer so far, whether it ends here.
+    """
+    shards, longest = engine.composed.row_shards, writing.longest_of(engine)
+    group = Group([0], shards, min(writing.size(len(prompt), LEAST), longest))
+    given = Given.of(engine, [prompt], group, stops, options)
+    state = _begun(engine, prompt, given, options, kept)
+
+    def watched(state: State) -> np.ndarray:
+        done, text, lengths = (np.array(x) for x in (state.done, state.text, state.lengths))
+        done[0] = done[0] or watch(text[0, len(prompt) : lengths[0]].tolist())
+        return done
+
+    state = writing.gone_on(engine, state, given, options, watched, every=1)
+    text, size = np.asarray(state.text)[0], int(state.lengths[0])
+    found = writing.read(len(prompt), int(given.limits[0]), stops, text, np.int32(size), np.asarray(state.log_probs)[0])
+    return found, Kept(text[: size - 1].tolist(), state.cache)
+
+
+def _begun(engine: CompiledEngine, prompt: Sequence[int], given: Given, options: Options, kept: Kept | None) -> State:
+    """The state of an answer that has a token."""
+    how, room = options.how, writing.room_of(options)
+    before = 0 if kept is None else min(common(kept.tokens, prompt), len(prompt) - 1)
+    texts = [by_rows(engine, x) for x in (given.ids, given.lengths)]
+    if kept is None or not before:
+        begin: Any = engine.function(decoding.begin, how, room)
+        return begin(engine.weights, *texts, by_rows(engine, given.keys), given.ends, given.numbers)
+    rest, more = np.zeros((len(given.ids), writing.size(len(prompt) - before, FEW)), np.int32), len(prompt) - before
+    rest[0, :more] = prompt[before:]
+    virtual = engine.composed.adaptation.positions
+    places = writing.size(virtual + before + rest.shape[1], LEAST) + room
+    begin = engine.function(begin_after, how, room, places)
+    ends = (by_rows(engine, x) for x in (rest, np.full(len(rest), more, np.int32), given.keys))
+    return begin(engine.weights, kept.cache, *texts, *ends, given.ends, given.numbers)
