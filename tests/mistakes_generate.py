@@ -34,6 +34,12 @@ WRITTEN: Rows = {
         lambda room: on_run("evaluate", f"--input={room.write('a.csv', ROWS)}", WRITE)(room),
         ["give --generate.reference, the column of what answers should be"],
     ),
+    "a metric that is nowhere": (
+        lambda room: on_run(
+            "evaluate", f"--input={room.write('a.csv', ROWS)}", WRITE, "--generate.metric=no_such_module:f"
+        )(room),
+        ["generate.metric: no_such_module cannot be imported (ModuleNotFoundError: No module named 'no_such_module')"],
+    ),
     "several answers to be measured": (
         on_run("evaluate", WRITE, "--generate.answers=2"),
         ["--generate.answers is not used by --mode=evaluate; it is for --mode=predict"],

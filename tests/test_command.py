@@ -164,7 +164,7 @@ WRITE = {f"generate.{name}" for name in GENERATE}
 USED = {
     "train": {"config", "workdir", "overwrite", "extend", "profile", "metrics_port", "host"},
     "evaluate": {"workdir", "input", "output", "engine", "runs", "compare", "evaluate.intervals", "evaluate.groups"}
-    | (WRITE - {"generate.answers"} | {"generate.reference"}),
+    | (WRITE - {"generate.answers"} | {"generate.reference", "generate.metric"}),
     "predict": {"workdir", "input", "output", "adapter", "engine", "runs"} | WRITE,
     "explain": {"workdir", "input", "output", "adapter", *(f"explain.{name}" for name in EXPLAIN)},
     "export": {"workdir", "format", "input", "max_loss"},
@@ -191,7 +191,7 @@ VALUES = {
     **{f"explain.{name}": "x" for name in EXPLAIN if name not in ("samples", "seed", "faithfulness")},
     "attack.methods": "typo", **{f"attack.{name}": "5" for name in ATTACK if name != "methods"},
     **{f"generate.{name}": "5" for name in GENERATE}, "generate.top_p": "0.5", "generate.min_p": "0.5",
-    "chat.system": "Be brief.", "generate.reference": "answer",
+    "chat.system": "Be brief.", "generate.reference": "answer", "generate.metric": "a:b",
     "explain.samples": "5", "explain.seed": "5", "explain.faithfulness": "true",
     **{f"serve.{name}": "5" for name in LIMITS if name != "log_texts"},
 }  # fmt: skip

@@ -179,12 +179,12 @@ def test_answers_are_held_against_references(predictor, monkeypatch):
     asked = ["the cat", "I"]
     first, second = (one.completion for one in jaxft.generate(predictor, asked, max_new_tokens=5))
     split = rows_split(text=asked, answer=[f" {first}", "no such answer"])
-    found = rows.measured(predictor, split, Options(max_new_tokens=5), "answer")
-    assert found == texts.measured([first, second], [first, "no such answer"]) and found["exact_match"] == 0.5
+    both = rows.compared(predictor, split, Options(max_new_tokens=5), "answer")
+    assert both == ([first, second], [f" {first}", "no such answer"]) and texts.measured(*both)["exact_match"] == 0.5
     with pytest.raises(UserError, match="rows, row 2: column 'answer' holds empty text"):
-        rows.measured(predictor, rows_split(text=asked, answer=["a", " "]), Options(), "answer")
+        rows.compared(predictor, rows_split(text=asked, answer=["a", " "]), Options(), "answer")
     with pytest.raises(UserError, match=r"generate\.reference"):
-        rows.measured(predictor, split, Options(), "anwser")
+        rows.compared(predictor, split, Options(), "anwser")
 
 
 def rows_split(**columns: list[str]) -> Split:
@@ -209,7 +209,20 @@ def test_what_is_measured_needs_a_file_and_a_column(predictor, tmp_path, monkeyp
         modes.evaluate(tmp_path, inputs=file, writing={})
     found = modes.evaluate(tmp_path, inputs=file, writing={"max_new_tokens": 3}, reference="answer")
     assert {"input/perplexity", "input/rougeL", "input/exact_match", "input/chrf"} <= found.keys()
-    assert found["input/exact_match"] == 0
+    assert found["input/exact_match"] == 0 and "input/letters" not in found
+
+    def letters(written: list[str], asked: list[str]) -> float:
+        assert len(written) == 2 and asked == ["dog", "run"]
+        return sum(map(len, asked))
+
+    how = {"inputs": file, "writing": {"max_new_tokens": 3}, "reference": "answer"}
+    assert modes.evaluate(tmp_path, **how, metric=letters)["input/letters"] == 6
+    with pytest.raises(UserError, match="returned 'perplexity', which is the name of another metric"):
+        modes.evaluate(tmp_path, **how, metric=lambda written, asked: {"perplexity": 1.0})
+    with pytest.raises(UserError, match=r"no_such_module cannot be imported \(ModuleNotFoundError: No"):
+        modes.evaluate(tmp_path, **how, metric="no_such_module:f")
+    with pytest.raises(UserError, match=r"--generate\.metric measures what is written; give --generate"):
+        evaluate(metric="a:b")
     assert {"input/perplexity"} == {"input/perplexity", "input/bleu"} & modes.evaluate(tmp_path, inputs=file).keys()
 
 
@@ -274,7 +287,7 @@ def test_options_on_the_command_line():
 
     values = flags.FlagValues()
     arguments.define(values, ["run.py"])
-    named = {f"generate.{name}" for name in (*cli_modes.GENERATE, "reference")}
+    named = {f"generate.{name}" for name in (*cli_modes.GENERATE, "reference", "metric")}
     assert named == {name for name in values if name.startswith("generate.")}
     assert {*cli_modes.GENERATE} == set(Options.__dataclass_fields__)
     values(["run.py"])

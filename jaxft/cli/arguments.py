@@ -151,6 +151,10 @@ OF_MODES: dict[str, tuple[Any, str]] = {
         "evaluate: column of --input with what a text should be continued with; of conversations it may be empty: what "
         "is said last in each",
     ),
+    "generate.metric": (
+        "",
+        "evaluate: MODULE:FUNCTION of your own, of the texts that are written and those of --generate.reference",
+    ),
     "chat.system": ("", "chat: message of the system that the conversation begins with"),
     "attack.methods": (
         "",

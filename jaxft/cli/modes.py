@@ -167,13 +167,15 @@ def _evaluate(modes: Any, values: flags.FlagValues) -> None:
     how = {"inputs": values.input or "", "engine": values.engine, "runs": _names(values.runs)}
     how["intervals"], groups = values["evaluate.intervals"].value, values["evaluate.groups"].value
     writing, reference = _written(values), values["generate.reference"].value
+    metric = values["generate.metric"].value
     if not values.compare:
         if values.output:
             raise UserError("--output is for what --compare finds; give another run by --compare, or leave it out")
-        modes.evaluate(values.workdir, groups=groups, writing=writing, reference=reference, **how)
+        modes.evaluate(values.workdir, groups=groups, writing=writing, reference=reference, metric=metric, **how)
         return
-    if groups or writing or reference:
-        flag = "evaluate.groups" if groups else "generate.max_new_tokens" if writing else "generate.reference"
+    if groups or writing or reference or metric:
+        given = {"evaluate.groups": groups, "generate.max_new_tokens": writing, "generate.reference": reference}
+        flag = next((name for name, value in given.items() if value), "generate.metric")
         raise UserError(f"--{flag} is not used with --compare; leave one of them out")
     modes.compare(values.workdir, values.compare, output=values.output, **how)
 
@@ -189,7 +191,7 @@ MODES = {
         needs=("workdir",),
         uses=(
             *("input", "output", "engine", "runs", "compare", "evaluate.intervals", "evaluate.groups"),
-            *("generate.reference", *ONE_ANSWER),
+            *("generate.reference", "generate.metric", *ONE_ANSWER),
         ),
     ),
     "predict": Mode(

@@ -10,7 +10,6 @@ from jaxft.data.sources import Split, require_columns
 from jaxft.errors import UserError
 from jaxft.generate.answers import Answer, answers
 from jaxft.generate.options import Options
-from jaxft.metrics import texts
 from jaxft.predict.predictor import Predictor, require_inputs
 from jaxft.tables.chat import Chat
 
@@ -64,8 +63,8 @@ def completions(predictor: Predictor, split: Split, options: Options) -> Iterato
         yield parts(one) | ({"others": [*map(parts, one.others)]} if options.answers > 1 else {})
 
 
-def measured(predictor: Predictor, split: Split, options: Options, reference: str) -> dict[str, float]:
-    """Returns how near what the model continues rows with is to their references; see `jaxft.metrics.texts.measured`.
+def compared(predictor: Predictor, split: Split, options: Options, reference: str) -> tuple[list[str], list[str]]:
+    """Returns what the model continues each row with, and what it should be continued with.
 
     Args:
       reference: the column of what a row should be continued with; of conversations it may be empty: what the assistant
@@ -75,11 +74,11 @@ def measured(predictor: Predictor, split: Split, options: Options, reference: st
       UserError: as `of_rows`; or that column is not there, or a row has nothing in it.
     """
     wanted = references(predictor, split, reference)
-    return texts.measured([one.completion for one in of_rows(predictor, split, options)], wanted)
+    return [one.completion for one in of_rows(predictor, split, options)], wanted
 
 
 def references(predictor: Predictor, split: Split, reference: str) -> list[str]:
-    """Returns what each row should be continued with; see `measured`."""
+    """Returns what each row should be continued with; see `compared`."""
     if reference:
         require_columns(split, {"generate.reference": reference})
         return with_text(split, reference).table[reference].to_pylist()

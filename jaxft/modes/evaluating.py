@@ -1,10 +1,10 @@
 """--mode=evaluate: of a run that is there."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxft.data import rows, sources
 from jaxft.devices import distributed
@@ -14,6 +14,8 @@ from jaxft.generate import rows as generated
 from jaxft.generate.options import check_bounds
 from jaxft.generate.settings import settled
 from jaxft.job import prepare
+from jaxft.metrics import own, texts
+from jaxft.metrics.own import Metric
 from jaxft.modes.shared import compiled_evaluation, measure
 from jaxft.predict.predictor import JAX, Predictor
 from jaxft.predict.reference import referred
@@ -34,6 +36,7 @@ def evaluate(
     groups: str = "",
     writing: Mapping[str, Any] | None = None,
     reference: str = "",
+    metric: str | Metric = "",
 ) -> dict[str, float]:
     """Measures the best parameters of a finished or interrupted run on its validation and test splits, or on a file.
 
@@ -47,6 +50,7 @@ def evaluate(
         `jaxft.sure.groups`.
       writing, reference: of a language model and a file: how its texts are continued, as in `jaxft.modes.predict`, and
         the column of what they should be continued with; see `jaxft.metrics.texts.measured`.
+      metric: of the user's own, of such texts, or its name, MODULE:FUNCTION; see `jaxft.metrics.own`.
 
     Returns:
       `SPLIT/METRIC` -> value, of a file `input/METRIC`; and `METRIC_low` and `METRIC_high`, see
@@ -58,11 +62,13 @@ def evaluate(
     from jaxft.report import tables as shown
 
     bootstrap.check(intervals)
-    check_writing(inputs, writing, reference)
+    check_writing(inputs, writing, reference, metric)
+    measuring = None if not metric else own.load(metric) if isinstance(metric, str) else metric
     if inputs:
         if data is not None:
             raise UserError("data and inputs are both given; leave one of them out")
-        return _evaluate_file(Workdir(workdir), str(inputs), engine, runs, intervals, groups, writing, reference)
+        continued = None if writing is None else Continued(writing, reference, measuring)
+        return _evaluate_file(Workdir(workdir), str(inputs), engine, runs, intervals, groups, continued)
     if engine != JAX:
         raise UserError(f"--engine={engine} measures a file; give one by --input")
     if runs:
@@ -107,7 +113,24 @@ def _of_groups(parts: Mapping[str, Mapping[str, float]], split: str, column: str
     return {f"{split}[{column}={value}]/{k}": v for value, found in parts.items() for k, v in found.items()}
 
 
-def check_writing(inputs: str | Path, writing: Mapping[str, Any] | None, reference: str) -> None:
+class Continued(NamedTuple):
+    """How texts of a file are continued and measured; see `evaluate`."""
+
+    writing: Mapping[str, Any]
+    reference: str
+    metric: Metric | None
+
+    def compared(self, predictor: Predictor, split: sources.Split) -> tuple[list[str], list[str]]:
+        """Returns what is written, and what should be."""
+        return generated.compared(predictor, split, settled(self.writing, predictor.directory), self.reference)
+
+    def measured(self, written: list[str], asked: list[str], others: Collection[str]) -> dict[str, float]:
+        """Returns what metrics of texts say, beside other metrics of these names."""
+        found = texts.measured(written, asked)
+        return found | (own.measured(self.metric, written, asked, {*others, *found}) if self.metric else {})
+
+
+def check_writing(inputs: str | Path, writing: Mapping[str, Any] | None, reference: str, metric: str | Metric) -> None:
     """Makes sure that texts that are written can be measured.
 
     Raises:
@@ -115,6 +138,8 @@ def check_writing(inputs: str | Path, writing: Mapping[str, Any] | None, referen
     """
     if writing is not None and not inputs:
         raise UserError("--generate.max_new_tokens has texts of a file continued and measured; give --input")
+    if metric and writing is None:
+        raise UserError("--generate.metric measures what is written; give --generate.max_new_tokens too")
     if reference and writing is None:
         raise UserError("--generate.reference is held against what is written; give --generate.max_new_tokens too")
     if writing is not None and writing.get("answers", 1) > 1:
@@ -129,8 +154,7 @@ def _evaluate_file(
     runs: Sequence[str | Path],
     intervals: float,
     groups: str,
-    writing: Mapping[str, Any] | None,
-    reference: str,
+    continued: Continued | None,
 ) -> dict[str, float]:
     """Measures a file, says what was found, and writes it into the workdir."""
     from jaxft.report import tables as shown
@@ -141,13 +165,14 @@ def _evaluate_file(
     if groups:
         rows_of(split, groups)
     predictor = Predictor.open(str(folder), engine=engine, runs=runs)
-    of_texts = {}
-    if writing is not None:
-        of_texts = generated.measured(predictor, split, settled(writing, predictor.directory), reference)
+    both = continued and continued.compared(predictor, split)
     found = predictor.evaluate(split, intervals, groups)
+    metrics = dict(found.metrics)
+    if continued and both:
+        metrics |= continued.measured(*both, metrics)
     for line in found.notes:
         say(line)
-    results = {f"input/{name}": value for name, value in (found.metrics | of_texts).items()}
+    results = {f"input/{name}": value for name, value in metrics.items()}
     say(f"{file}: {found.rows:,} of {found.read:,} rows")
     say(shown.metrics_table(results, "input", found.classes))
     results |= _of_groups(found.groups, "input", groups, predictor.table.metric)
