@@ -19,9 +19,16 @@ Some rows to try it on:
   for n in $(seq 20); do printf '{"messages": [{"role": "user", "content": "What follows %d?"},
     {"role": "assistant", "content": "%d"}]}\\n' $n $((n + 1)) | tr -d '\\n'; echo; done > conversations.jsonl
 
-Qwen3-0.6B by LoRA, and all of Llama-3.2-1B, on the eight chips of a v5e-8. Nobody has run these yet; `--mode=plan` says
-of 32 rows of 2,048 tokens that they fit, with 9.0 and 9.9 of 15.75 GiB a chip (docs/plan.md). For one H100 leave `mesh`
-out; that is not planned, as the planner compiles for GPUs that are attached alone.
+Qwen3-0.6B by LoRA, and all of Llama-3.2-1B, on the eight chips of a v5e-8. Nobody has run these yet. What `--mode=plan`
+says of a step of 32 rows of 2,048 tokens, of times a bound and no forecast (docs/plan.md):
+
+                              needs a chip       step    tokens a day  utilization
+  Qwen3-0.6B, LoRA, data 8    9.01 of 15.75 GiB  0.88 s  6.4e9         23%
+  Llama-3.2-1B, fsdp 8        9.89 of 15.75 GiB  2.81 s  2.0e9         12%
+
+For one H100 (80 GB) leave `mesh` out. The planner compiles for GPUs that are attached alone: of the same step on one
+chip of v5p it says 32.9 and 67.5 GiB, 349 and 683 TFLOP, 4.4 and 4.1 TB to and from memory, by plain attention. At the
+rates of an H100's data sheet that much traffic takes 1.3 and 1.2 s; what XLA needs there nobody has seen.
 
   python run.py --config=configs/chat.py:conversations.jsonl --workdir=/tmp/qwen --config.model.path=Qwen/Qwen3-0.6B \\
     --config.adapt=lora --config.optimizer.learning_rate=2e-4 --config.compute.dtype=bfloat16 \\

@@ -17,8 +17,14 @@ Begin with a model that answers already, such as the export of configs/chat.py. 
   for n in $(seq 20); do printf '{"prompt": "What follows %d?", "chosen": "%d", "rejected": "%d"}\\n' \\
     $n $((n + 1)) $((n + 2)); done > pairs.jsonl
 
-Qwen3-0.6B by LoRA, and all of Llama-3.2-1B, on the eight chips of a v5e-8. Nobody has run these yet; 16 pairs are as
-many rows as those that configs/chat.py is planned with. For one H100 leave `mesh` out.
+Qwen3-0.6B by LoRA, and all of Llama-3.2-1B, on the eight chips of a v5e-8. Nobody has run these yet. What `--mode=plan`
+says of a step of 16 pairs, both answers of 2,048 tokens side by side, of times a bound and no forecast (docs/plan.md):
+
+                              needs a chip        step    tokens a day  utilization
+  Qwen3-0.6B, LoRA, data 8    11.20 of 15.75 GiB  1.23 s  4.6e9         17%
+  Llama-3.2-1B, fsdp 8        13.95 of 15.75 GiB  3.22 s  1.8e9         11%
+
+For one H100 leave `mesh` out; that is not planned.
 
   python run.py --config=configs/preference.py:pairs.jsonl --workdir=/tmp/qwen --config.model.path=Qwen/Qwen3-0.6B \\
     --config.adapt=lora --config.optimizer.learning_rate=5e-6 --config.compute.dtype=bfloat16 \\
