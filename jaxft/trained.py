@@ -1,8 +1,9 @@
 """What a run leaves behind: the weights that are its best, its thresholds, its model, and how sure that is."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 
@@ -40,12 +41,7 @@ def best_weights(
     empty = UserError(f"{folder} holds no checkpoint and no export yet; train first")
     if not folder.checkpoints.is_dir():
         raise empty
-    frozen, origin = {}, {}
-    if jax.tree.leaves(composed.state.frozen):
-        made = folder.experiment()  # a new head that does not learn is that of its seed
-        frozen = composed.split(load(base, composed, made.seed, made.model.head, made.model.reinit)[0])[1]
-        origin = {"frozen": fingerprint.of_params(frozen)}
-    checkpoints = Checkpoints(folder.checkpoints, None, say, origin)
+    checkpoints, frozen = _to_read(folder, composed, base)
     if not (found := checkpoints.restore(composed.state, frozen, composed.placed_numbers())):
         raise empty
     state, position = checkpoints.best(composed.state, found)
@@ -56,6 +52,40 @@ def best_weights(
             "that trains it again: it measures them and exports"
         )
     return program.weights(state), thresholds(position["validated"])
+
+
+def kept_weights(
+    folder: Workdir, composed: program.Program, base: Path, origin: Mapping[str, str]
+) -> Iterator[tuple[int, tuple[Params, Params]]]:
+    """Yields the step of each checkpoint that a run has kept, ascending, and what learned and what did not by then.
+
+    Of what learned it is not the average, where the run keeps one.
+
+    Args:
+      base: as of `best_weights`.
+      origin: fingerprints that checkpoints must agree with, see `jaxft.train.checkpoint.ORIGINS`.
+
+    Raises:
+      UserError: a checkpoint was made from something else.
+    """
+    if not folder.checkpoints.is_dir():
+        return
+    checkpoints, frozen = _to_read(folder, composed, base, origin)
+    for step, trainable in checkpoints.each(composed.state):
+        yield step, (trainable, frozen)
+    checkpoints.close()
+
+
+def _to_read(
+    folder: Workdir, composed: program.Program, base: Path, origin: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Checkpoints, Params]:
+    """The checkpoints of a run, only to be read, and what does not learn, which is in none of them."""
+    frozen = {}
+    if jax.tree.leaves(composed.state.frozen):
+        made = folder.experiment()  # a new head that does not learn is that of its seed
+        frozen = composed.split(load(base, composed, made.seed, made.model.head, made.model.reinit)[0])[1]
+        origin = {**origin, "frozen": fingerprint.of_params(frozen)}
+    return Checkpoints(folder.checkpoints, None, say, origin), frozen
 
 
 def thresholds(validated: Mapping[str, float]) -> dict[str, float]:

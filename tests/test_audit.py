@@ -25,7 +25,7 @@ from jaxft.explain.explainer import Explained, Explanation
 from jaxft.explain.units import Unit
 from jaxft.metrics.probabilities import softmax
 from jaxft.modes import auditing
-from jaxft.sure import bootstrap
+from jaxft.sure import bootstrap, groups
 from jaxft.sure.bootstrap import Labelled
 from jaxft.sure.calibration import Calibration
 
@@ -184,10 +184,10 @@ def test_rows_that_were_learned_from():
         "train.csv, row 2", "text number 3 of them", "bad",
     )  # fmt: skip
     assert 0.9 < found.similarity < 1
-    assert findings.truths(config.MaskedLM(), asked) == ["", ""]
+    assert groups.truths(config.MaskedLM(), asked) == ["", ""]
     several = Split(pa.table({"text": ["x", "y"], "a": [1, 0], "b": [0, 1]}), "a.csv")
     options = config.SequenceClassification(label_columns=("a", "b"))
-    assert findings.truths(options, several) == ["a: 1, b: 0", "a: 0, b: 1"]
+    assert groups.truths(options, several) == ["a: 1, b: 0", "a: 0, b: 1"]
 
 
 def mistake(words: int = 400) -> Mistake:

@@ -188,11 +188,12 @@ VALUES = {
     "evaluate.intervals": "0.95", "evaluate.groups": "a", "compare": "r", "audit.crossfit": "f",
     "calibrate.coverage": "0.9", "calibrate.sets": "adaptive",
     "compress.layers": "2", "compress.inner": "8", "compress.words": "used", "serve.log_texts": "true",
-    **{f"explain.{name}": "x" for name in EXPLAIN if name not in ("samples", "seed", "faithfulness")},
+    **{f"explain.{name}": "x" for name in EXPLAIN if name not in ("samples", "seed", "faithfulness", "examples")},
     "attack.methods": "typo", **{f"attack.{name}": "5" for name in ATTACK if name != "methods"},
     **{f"generate.{name}": "5" for name in GENERATE}, "generate.top_p": "0.5", "generate.min_p": "0.5",
     "chat.system": "Be brief.", "generate.reference": "answer", "generate.metric": "a:b",
     "explain.samples": "5", "explain.seed": "5", "explain.faithfulness": "true",
+    "explain.examples": "5",
     **{f"serve.{name}": "5" for name in LIMITS if name != "log_texts"},
 }  # fmt: skip
 

@@ -115,6 +115,21 @@ def test_no_whole_checkpoint_is_the_beginning(saved, program, tmp_path):
     assert len(list((tmp_path / "checkpoints-unreadable").iterdir())) == 3
 
 
+def test_each_checkpoint_is_read_but_those_that_cannot_be(saved, program, states, tmp_path):
+    folder, said = shutil.copytree(saved, tmp_path / "checkpoints"), []
+    DAMAGE["the data are gone"](folder / "4")
+    before = contents(folder, 2, 6)
+    checkpoints = Checkpoints(folder, None, said.append, ORIGIN)
+    found = dict(checkpoints.each(program.state))
+    checkpoints.close()
+    assert [*found] == [2, 6] and all(bits_equal(x, states[step].trainable) for step, x in found.items())
+    assert len(said) == 1 and said[0].startswith("checkpoint 4 cannot be read: ") and contents(folder, 2, 6) == before
+    other = Checkpoints(folder, None, said.append, {**ORIGIN, "data": "of another run"})
+    with pytest.raises(UserError, match="was saved with another data"):
+        list(other.each(program.state))
+    other.close()
+
+
 def test_without_the_best_checkpoint_the_last_one_is_taken(saved, program, states, tmp_path):
     folder, said = shutil.copytree(saved, tmp_path / "checkpoints"), []
     checkpoints = Checkpoints(folder, None, said.append, ORIGIN)

@@ -15,7 +15,6 @@ from jaxft.sure import bootstrap, groups
 from jaxft.sure.bootstrap import Labelled
 from jaxft.sure.calibration import Calibration, figures
 from jaxft.tables import Table
-from jaxft.tables.base import true_columns
 from jaxft.tables.sequence_classification import SequenceClassification
 
 SURES = 20
@@ -107,7 +106,7 @@ def mistakes(
     """
     rows = [row for row in map(int, np.flatnonzero(wrong)) if "probability" in answers[row]]
     rows.sort(key=lambda row: -answers[row]["probability"])
-    given = truths(table.options, split)
+    given = groups.truths(table.options, split)
     columns = [name for name in table.inputs if name in split.table.column_names]
     found = []
     for row in rows[:SURES]:
@@ -116,15 +115,6 @@ def mistakes(
         shown = groups.said(answer.get("choice", answer["prediction"]))
         found.append((row, Mistake(split.where(row), texts, given[row], shown, answer["probability"])))
     return found
-
-
-def truths(options: Any, split: Split) -> list[str]:
-    """Returns what is true of each row, in words."""
-    names = true_columns(options, split)
-    if len(names) == 1:
-        return [groups.said(value) for value in split.table[names[0]].to_pylist()]
-    rows = split.table.select(names).to_pylist()
-    return [", ".join(f"{name}: {groups.said(value)}" for name, value in row.items()) for row in rows]
 
 
 def with_words(split: Split, found: Sequence[tuple[int, Mistake]], why: Why | None) -> tuple[list[Mistake], list[str]]:
@@ -147,7 +137,7 @@ def with_words(split: Split, found: Sequence[tuple[int, Mistake]], why: Why | No
 def twins(table: Table, split: Split, known: Split) -> list[Duplicate]:
     """Returns the rows of a split that are near duplicates of known ones, the most alike first."""
     texts, others = (_joined(table, one) for one in (split, known))
-    labels, known_labels = (truths(table.options, one) for one in (split, known))
+    labels, known_labels = (groups.truths(table.options, one) for one in (split, known))
     return [
         Duplicate(
             twin.similarity,

@@ -12,7 +12,7 @@ from jaxft.data.features import Features
 from jaxft.data.rows import Rows
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
-from jaxft.explain import ablation, faithfulness, gradients, lime, occlusion, shapley, targets
+from jaxft.explain import ablation, faithfulness, gradients, influence, lime, occlusion, shapley, targets
 from jaxft.explain import inputs as rows_of
 from jaxft.explain.options import FEW, METHODS, MOST_EXACT, Options
 from jaxft.explain.scores import Scores
@@ -51,6 +51,7 @@ class Explanation:
       facts: what the method says of itself: completeness_error and steps, fidelity, special_tokens.
       faithfulness: see `jaxft.explain.faithfulness`; None: it was not asked for.
       word: whose tag the target is, or the answer; None: it is of the row.
+      taught: which training rows taught it; None: it was not asked for.
     """
 
     target: str
@@ -61,6 +62,7 @@ class Explanation:
     facts: dict[str, float]
     faithfulness: dict[str, Any] | None
     word: str | None = None
+    taught: influence.Taught | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +118,8 @@ def explain(
 def explained(predictor: Predictor, data: Split | Sequence[str] | Rows, options: Options) -> Iterator[Explained]:
     """Yields the explanations of each row. Options are as `Options.check` returns them; raises as `explain`."""
     _check_task(rows_of.task_of(predictor), options)
+    if options.examples:
+        influence.run_of(predictor)
     if METHODS[options.method].gradient:
         _engine(predictor, options)
     inputs, readings = rows_of.read(predictor, data, options.units)
@@ -127,6 +131,7 @@ def explained(predictor: Predictor, data: Split | Sequence[str] | Rows, options:
     wanted = rows_of.aims(predictor, options.target, inputs, logits, answers)
     columns = rows_of.texts_of(predictor, inputs.split)
     texts = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    taught = influence.taught(predictor, readings, wanted, options.examples) if options.examples else None
     by_method = _by_gradients if METHODS[options.method].gradient else _by_ablations
     for start in range(0, len(readings), GROUP):
         group = range(start, min(start + GROUP, len(readings)))
@@ -140,6 +145,9 @@ def explained(predictor: Predictor, data: Split | Sequence[str] | Rows, options:
             if i in made:
                 (scores, passes), measured = made[i]
                 explanations = _explanations(predictor, logits[i], wanted[i], scores, measured)
+                if taught:
+                    each = zip(explanations, taught[i], strict=True)
+                    explanations = [dataclasses.replace(one, taught=rows) for one, rows in each]
             cut, units = readings[i].cut, readings[i].units
             yield Explained(texts[i], answers[i], units, explanations, options.method, options.baseline, cut, passes)
 

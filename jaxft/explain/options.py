@@ -62,6 +62,7 @@ class Options:
       samples: of the method, see `Method`; 0: its own.
       seed: of what is drawn at random.
       faithfulness: whether to measure that the words found matter; see `jaxft.explain.faithfulness`.
+      examples: training rows for each target and against it, see `jaxft.explain.influence`; 0: none.
     """
 
     method: str = "integrated_gradients"
@@ -71,12 +72,13 @@ class Options:
     samples: int = 0
     seed: int = 0
     faithfulness: bool = False
+    examples: int = 0
 
     def check(self) -> "Options":
         """Returns the same with the method's own baseline and samples where none are said.
 
         Raises:
-          UserError: a method, units or a baseline that there is not, or too few samples.
+          UserError: a method, units or a baseline that there is not, or too few samples or examples.
         """
         if self.method not in METHODS:
             raise UserError(f"explain.method {self.method!r}: there is no such method; {nearest(self.method, METHODS)}")
@@ -92,4 +94,6 @@ class Options:
         samples = self.samples or method.samples
         if samples < method.least and method.samples:
             raise UserError(f"explain.samples is {samples}; {self.method} needs {method.least} or more")
+        if self.examples < 0:
+            raise UserError(f"explain.examples is {self.examples}; it is a number of training rows, 0 or more")
         return dataclasses.replace(self, baseline=baseline, samples=samples)

@@ -54,6 +54,9 @@ STYLE = """
 .fall .end { border-left: 2px solid var(--ink); top: 0; height: 100%; }
 .scale { display: inline-block; width: 9rem; height: 0.8rem; border-radius: 3px; vertical-align: middle;
   background: linear-gradient(90deg, rgba(var(--against), 0.65), transparent, rgba(var(--for), 0.65)); }
+.taught { margin-top: 0.9rem; }
+.taught td, .taught th { text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+.taught td:first-child { white-space: nowrap; }
 .words { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem; }
 .words h3 { font-size: 0.95rem; margin: 0 0 0.5rem; }
 """
@@ -161,7 +164,22 @@ def _panel(row: Explained, one: Explanation) -> str:
     entries = [(unit.text, score, error) for unit, score, error in ranked]
     bars = _waterfall(entries, one) if METHODS[row.method].adds else _bars(entries, largest)
     said = f'<p class="said">{escape(_said(row, one))}</p>'
-    return f"{texts(row.row, row.units, one)}{bars}{said}"
+    return f"{texts(row.row, row.units, one)}{bars}{said}{_taught(one)}"
+
+
+def _taught(one: Explanation) -> str:
+    """The training rows that taught it, as a table; nothing where they were not asked for."""
+    if one.taught is None:
+        return ""
+    rows = "".join(
+        f'<tr><td><span class="{"for" if example.influence > 0 else "against"}">{example.influence:+.2e}</span></td>'
+        f"<td>{escape(example.label)}</td><td>{escape(' | '.join(map(str, example.row.values())))}</td>"
+        f"<td>{escape(example.where)}</td></tr>"
+        for example in one.taught.examples
+    )
+    title = f"Training rows that taught {one.target}, and those against it; checkpoints: {one.taught.checkpoints}"
+    heading = "<tr><th>influence</th><th>label</th><th>text</th><th>row</th></tr>"
+    return f'<p class="said">{escape(title)}</p><table class="taught">{heading}{rows}</table>'
 
 
 def texts(row: Mapping[str, str], units: Sequence[Unit], one: Explanation) -> str:

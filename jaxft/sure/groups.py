@@ -9,6 +9,7 @@ from jaxft.errors import UserError, nearest
 from jaxft.sure import bootstrap
 from jaxft.sure.bootstrap import Labelled
 from jaxft.tables import Table
+from jaxft.tables.base import true_columns
 
 FEWEST = 20
 """Rows that a group has where its metrics have intervals: of fewer, draws say too little of rows that are not there."""
@@ -75,3 +76,12 @@ def _without_width(ends: dict[str, float]) -> dict[str, float]:
 def said(value: Any) -> str:
     """Returns a value of a column in words; null is a group of its own."""
     return ", ".join(map(str, value)) if isinstance(value, list) else "null" if value is None else str(value)
+
+
+def truths(options: Any, split: Split) -> list[str]:
+    """Returns what is true of each row, in words."""
+    names = true_columns(options, split)
+    if len(names) == 1:
+        return [said(value) for value in split.table[names[0]].to_pylist()]
+    rows = split.table.select(names).to_pylist()
+    return [", ".join(f"{name}: {said(value)}" for name, value in row.items()) for row in rows]

@@ -156,6 +156,24 @@ class Checkpoints:
         self._note(f"checkpoint {step}, the best one, cannot be read: {reason}; taking the last one in its place")
         return last
 
+    def each(self, state: State) -> Iterator[tuple[int, Params]]:
+        """Yields the step of each checkpoint, ascending, and what learns, placed as the abstract `state` says.
+
+        One that cannot be read is named and left out.
+
+        Raises:
+          UserError: as `restore`.
+        """
+        for step in self.steps():
+            try:
+                restored = self._read(step, state)[0]
+            except Exception as error:
+                if _is_no_damage(error):
+                    raise
+                self._note(f"checkpoint {step} cannot be read: {_reason(error)}")
+                continue
+            yield step, restored.trainable
+
     def _read(self, step: int, state: State) -> tuple[State, dict[str, Any]]:
         with self._told("read"):
             wanted = ocp.args.Composite(position=ocp.args.JsonRestore())

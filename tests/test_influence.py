@@ -1,0 +1,163 @@
+"""Which training examples taught an answer: against gradients of single examples in float64, and a planted one."""
+
+import copy
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from runs import MINILM, TINY, experiment
+
+import jaxft
+from jaxft import cli, config, modes, tables
+from jaxft.errors import UserError
+from jaxft.explain import influence
+from jaxft.explain import inputs as rows_of
+from jaxft.explain.explainer import Explanation
+from jaxft.explain.influence import Example, Taught
+from jaxft.explain.page import _taught
+from jaxft.explain.targets import Aim
+from jaxft.hub import export
+from jaxft.job import Job
+from jaxft.predict.predictor import Predictor
+from jaxft.storage.workdir import Workdir
+
+TEXTS = ["what an unbelievably good day", "never again"]
+
+
+def by_single_gradients(folder: Path, job: Job, weights: Any, aims: list[int], rows: list[int]) -> np.ndarray:
+    """Products of the gradients of the texts' log probabilities and of single rows' losses, in PyTorch's float64."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    assert job.program.merge and MINILM
+    settings = TINY | dict(job.table.published(job.body.model, 64).settings)
+    export.export(folder, job.program.merge(*weights), settings, "BertForSequenceClassification", MINILM, "A test.")
+    model = AutoModelForSequenceClassification.from_pretrained(str(folder)).double().eval()
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+
+    def slope(text: str, label: int) -> Any:
+        encoded = tokenizer(text, return_tensors="pt", truncation=True, max_length=job.experiment.data.max_length)
+        chance = torch.log_softmax(model(**encoded).logits[0], -1)[label]
+        return torch.nn.utils.parameters_to_vector(torch.autograd.grad(chance, list(model.parameters())))
+
+    split = job.splits["train"].take(np.asarray(rows)).table["text"].to_pylist()
+    labels = job.features["train"].examples["labels"][rows].tolist()
+    asked = torch.stack([slope(text, aim) for text, aim in zip(TEXTS, aims, strict=True)])
+    each = torch.stack([slope(text, label) for text, label in zip(split, labels, strict=True)])
+    return (asked @ each.T).numpy()
+
+
+def test_influence_is_the_plain_loop_over_gradients_of_single_examples(finished, tmp_path, torch):
+    """Of both checkpoints, each with the mean rate of its steps: one of warmup, then down to nothing."""
+    run, predictor = Workdir(finished), Predictor.open(finished)
+    job = influence._job(run)
+    _, readings = rows_of.read(predictor, TEXTS, "words")
+    aims, rows = [1, 0], [0, 50, 159]
+    asked = [(reading, Aim("", aim)) for reading, aim in zip(readings, aims, strict=True)]
+    kept = list(influence._checkpoints(run, job))
+    assert [step for step, _ in kept] == [5, 10]
+    changed = dataclasses.replace(job, features={**job.features, "train": job.features["test"]})
+    with pytest.raises(UserError, match=r"was saved with another data \(that of config\.data\.source, or its tokens"):
+        list(influence._checkpoints(run, changed))
+    found, checkpoints = influence.of_rows(job, iter(kept), asked)
+    assert found.shape == (2, 160) and checkpoints == 2
+    peak = job.experiment.optimizer.learning_rate
+    rates = [peak * np.mean([0, 1, 8 / 9, 7 / 9, 6 / 9]), peak * np.mean([5 / 9, 4 / 9, 3 / 9, 2 / 9, 1 / 9])]
+    wanted = np.zeros((2, len(rows)))
+    for rate, (step, weights) in zip(rates, kept, strict=True):
+        wanted += rate * by_single_gradients(tmp_path / str(step), job, weights, aims, rows)
+    np.testing.assert_allclose(found[:, rows], wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_the_strongest_come_first_and_those_against_last():
+    assert influence.strongest(np.asarray([0.0, 3, -1, 2, -4, 1, -2]), 2).tolist() == [1, 3, 6, 4]
+    assert influence.strongest(np.asarray([0.5, 0, 2]), 5).tolist() == [2, 0]
+
+
+def test_log_probabilities_of_labels_and_scores():
+    logits = jnp.asarray([0.5, -1.0])
+    kinds: dict[str, Any] = {"single_label": ("a", "b"), "multi_label": ("a", "b"), "regression": ()}
+    found = {
+        kind: influence.log_probabilities(logits, config.SequenceClassification(labels=labels, problem=kind))
+        for kind, labels in kinds.items()
+    }
+    np.testing.assert_allclose(found["single_label"], logits - np.log(np.exp(logits).sum()), atol=1e-6)
+    np.testing.assert_allclose(found["multi_label"], -np.log1p(np.exp(-logits)), atol=1e-6)
+    np.testing.assert_array_equal(found["regression"], logits)
+
+
+def test_a_row_learned_from_is_on_the_page_and_in_numbers(finished, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("what a day\n", encoding="utf-8")
+    argv = ["run.py", "--mode=explain", f"--workdir={finished}", f"--input={tmp_path / 'texts.txt'}"]
+    argv += ["--explain.method=gradient_x_input", "--explain.examples=3"]
+    assert cli.main(argv, None) == 0
+    (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[0] == "{"]
+    (one,) = line["explanations"]
+    told, rows = one["taught"], one["taught"]["examples"]
+    numbers = [row["influence"] for row in rows]
+    assert told["checkpoints"] == 2 and len(rows) == 6 and numbers == sorted(numbers, reverse=True)
+    assert numbers[2] > 0 > numbers[3]
+    split = influence._job(Workdir(finished)).splits["train"]
+    places = [split.where(n) for n in range(split.table.num_rows)]
+    for row in rows:
+        own = split.table.to_pylist()[places.index(row["where"])]
+        assert (row["row"], row["label"]) == ({"text": own["text"]}, own["sentiment"])
+
+
+def test_the_page_has_rows_in_their_order():
+    examples = [Example("a.csv, row 2", {"a": "x <y>", "b": "z"}, "yes", 0.25), Example("b", {"a": "w"}, "no", -1e-5)]
+    one = Explanation("yes", 1.0, 0.5, [0.0], None, {}, None, taught=Taught(examples, 3))
+    made = _taught(one)
+    first, second = made.split("<tr>")[2:]
+    assert first.startswith('<td><span class="for">+2.50e-01</span></td><td>yes</td><td>x &lt;y&gt; | z</td>')
+    assert second.startswith('<td><span class="against">-1.00e-05</span></td><td>no</td><td>w</td><td>b</td>')
+    assert "taught yes, and those against it; checkpoints: 3" in made
+    assert _taught(dataclasses.replace(one, taught=None)) == ""
+
+
+def test_mistakes_are_one_line(finished, tmp_path):
+    predictor = copy.copy(Predictor.open(finished))
+    predictor.table = tables.build(config.MaskedLM())
+    with pytest.raises(UserError, match=r"explain\.examples: the model's task is MaskedLM; which training rows"):
+        influence.run_of(predictor)
+    with pytest.raises(UserError, match=r"explain\.examples needs the checkpoints and the data of one run"):
+        jaxft.explain(str(finished / "export"), TEXTS, "occlusion", examples=1)
+    with pytest.raises(UserError, match=r"explain\.examples is -1; it is a number of training rows, 0 or more"):
+        jaxft.explain(str(finished), TEXTS, examples=-1)
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    with pytest.raises(UserError, match=r"explain\.examples: \S+ holds no checkpoint, which tells what an example"):
+        jaxft.explain(str(tmp_path / "run"), TEXTS, "occlusion", examples=1)
+    held = json.loads((tmp_path / "run" / "config.json").read_text())
+    held["adapt"], held["compute"]["frozen"] = "lora", "nf4"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(held))
+    with pytest.raises(UserError, match=r"explain\.examples: the run keeps what does not learn as nf4"):
+        influence._job(Workdir(tmp_path / "run"))
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("adapt", ["full", "lora"])
+def test_a_mislabelled_duplicate_is_what_taught_the_wrong_answer(tiny_model, cache, tmp_path, adapt):
+    """Rows that say good are good ones; one that the model is then asked about is said to be bad."""
+    rng, words = np.random.default_rng(0), ["apple", "river", "stone", "music", "table", "green", "walks", "quiet"]
+    rows = []
+    for n in range(95):
+        chosen = [*rng.choice(words, 5, replace=False), ("good", "bad")[n % 2]]
+        rows.append({"text": " ".join(chosen), "sentiment": ("yes", "no")[n % 2]})
+    asked = "seven clocks of paper, north, good"
+    rows.insert(40, {"text": asked, "sentiment": "no"})
+    e = experiment(tiny_model, cache, train={"epochs": 6, "eval_every": 100, "save_every": 12, "keep": 5})
+    e = dataclasses.replace(e, adapt=adapt)
+    e.data = config.Data(max_length=16, shapes=1, validation_fraction=0.0, cache=str(cache))
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    e.data.source = str(file)
+    modes.train(e, str(tmp_path / "run"))
+    (one,) = jaxft.explain(str(tmp_path / "run"), [asked], "gradient_x_input", "all", examples=2)
+    of = {explanation.target: explanation.taught for explanation in one.explanations}
+    assert of["no"] and of["yes"] and of["no"].checkpoints == 3
+    assert of["no"].examples[0].where == "rows.jsonl, row 41" == of["yes"].examples[-1].where
