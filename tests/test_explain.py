@@ -358,9 +358,9 @@ def with_parts(predictor: Predictor, **parts: Any) -> Predictor:
 
 
 def test_what_cannot_be_explained_yet_is_one_line(predictor):
-    guesses = with_parts(predictor, task=config.MaskedLM())
-    with pytest.raises(UserError, match="the model's task is MaskedLM; what can be explained is SequenceClassif"):
-        jaxft.explain(guesses, ["a day"])
+    sentences = with_parts(predictor, task=config.NextSentence())
+    with pytest.raises(UserError, match="the model's task is NextSentence; what can be explained is SequenceClassif"):
+        jaxft.explain(sentences, ["a day"])
     windows = dataclasses.replace(predictor.table.options, windows="mean", stride=4)
     with pytest.raises(UserError, match=r"reads long texts in windows .*windows=mean.*, which cannot be explained yet"):
         jaxft.explain(with_parts(predictor, task=windows), ["a day"])

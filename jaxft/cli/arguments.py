@@ -118,8 +118,8 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     ),
     "explain.target": (
         "",
-        "explain: name of a label, several with commas, or all; of tags also WORD=TAG; of answers start or end; empty: "
-        "what is predicted",
+        "explain: name of a label, several with commas, or all; of tags also WORD=TAG; of answers start or end; of "
+        "language models words; empty: what is predicted",
     ),
     "explain.units": ("words", "explain: what gets a number: words, sentences or tokens"),
     "explain.baseline": ("", "explain: what stands in a word's place: pad, mask or delete; empty: the method's own"),

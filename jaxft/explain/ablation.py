@@ -15,7 +15,7 @@ TOKENS = 1 << 20
 
 
 def features(reading: Reading, kept: np.ndarray, fill: int | None) -> Features:
-    """Returns an example for each ablation of a row.
+    """Returns an example for each ablation of a row; of two texts two, one after the other.
 
     Args:
       kept: `[ablations, units]` of bool, which units are left.
@@ -27,11 +27,11 @@ def features(reading: Reading, kept: np.ndarray, fill: int | None) -> Features:
     ids = np.broadcast_to(reading.ids, there.shape)
     types = np.broadcast_to(reading.types, there.shape)
     if fill is None:
-        offsets, tokens = np.cumsum([0, *there.sum(1)]), {"input_ids": ids[there], "token_type_ids": types[there]}
+        tokens = {"input_ids": ids[there], "token_type_ids": types[there]}
     else:
-        offsets = np.arange(count + 1) * len(reading.ids)
         tokens = {"input_ids": np.where(there, ids, np.int32(fill)).ravel(), "token_type_ids": types.ravel()}
-    return Features(offsets, tokens, {})
+    left = there if fill is None else np.ones_like(there)
+    return Features(np.cumsum([0, *reading.lengths(left)]), tokens, reading.examples(left))
 
 
 def outputs(
@@ -39,7 +39,8 @@ def outputs(
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Yields of each row the logits of its ablations, and how many of them are distinct, which alone are computed.
 
-    They are `[ablations, labels]`; of a model that tags words or answers questions `[ablations, tokens, labels]`.
+    They are `[ablations, labels]`, of a similarity `[ablations, 1]`; of a model that tags words or answers questions
+    `[ablations, tokens, labels]`.
 
     Args:
       ablations: rows, and which units are left, as `features` takes them.
@@ -67,7 +68,7 @@ def outputs(
             logits = logits_of(found)
             if of_tokens:
                 logits = logits.reshape(len(examples), -1, logits.shape[-1])
-            yield logits[back], len(examples)
+            yield logits[back], len(logits)
 
 
 def _grouped(made: Iterable[tuple[Features, np.ndarray]]) -> Iterator[list[tuple[Features, np.ndarray]]]:

@@ -12,7 +12,7 @@ from jaxft.data.features import Features
 from jaxft.data.rows import Rows
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
-from jaxft.explain import ablation, faithfulness, gradients, influence, lime, occlusion, shapley, targets
+from jaxft.explain import ablation, faithfulness, gradients, guesses, influence, lime, occlusion, shapley, targets
 from jaxft.explain import inputs as rows_of
 from jaxft.explain.options import FEW, METHODS, MOST_EXACT, Options
 from jaxft.explain.scores import Scores
@@ -43,9 +43,9 @@ class Explanation:
     """How much each unit of a row speaks for one target.
 
     Attributes:
-      target: the label, "score", or "start" or "end" of an answer.
-      output: the logit or the score, which `scores` are parts of.
-      probability: of the label; None: it is a score.
+      target: the label, "score", "start" or "end" of an answer, "similarity", or the word that is guessed.
+      output: the logit, the score or the similarity, which `scores` are parts of.
+      probability: of the label or the word; None: it is a score.
       scores: one a unit; below zero it speaks against the target.
       errors: their standard errors, where the method samples.
       facts: what the method says of itself: completeness_error and steps, fidelity, special_tokens.
@@ -117,18 +117,20 @@ def explain(
 
 def explained(predictor: Predictor, data: Split | Sequence[str] | Rows, options: Options) -> Iterator[Explained]:
     """Yields the explanations of each row. Options are as `Options.check` returns them; raises as `explain`."""
-    _check_task(rows_of.task_of(predictor), options)
+    _check_task(task := rows_of.task_of(predictor), options)
     if options.examples:
         influence.run_of(predictor)
+    if isinstance(task, guesses.Options):
+        predictor = guesses.guessing(predictor)
     if METHODS[options.method].gradient:
         _engine(predictor, options)
-    inputs, readings = rows_of.read(predictor, data, options.units)
+    inputs, readings = rows_of.read(predictor, data, options.units, options.target)
     _check_sizes(readings, inputs.split, options)
-    answers = list(predictor.answers_of(inputs, outputs := predictor.compute(inputs.features)))
+    answers = rows_of.answers(predictor, inputs, outputs := predictor.compute(inputs.features))
     logits = list(whole := targets.logits_of(outputs))
     if targets.per_token(predictor.engine.task.outputs):
         logits = np.split(whole, inputs.features.offsets[1:-1])
-    wanted = rows_of.aims(predictor, options.target, inputs, logits, answers)
+    wanted = rows_of.aims(predictor, options.target, inputs, readings, logits, answers)
     columns = rows_of.texts_of(predictor, inputs.split)
     texts = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     taught = influence.taught(predictor, readings, wanted, options.examples) if options.examples else None
@@ -171,7 +173,7 @@ def _explanations(
         explanation = Explanation(
             target=aim.label,
             output=float(own[aim.entry]),
-            probability=chance if getattr(predictor.table.options, "labels", ()) else None,
+            probability=chance if rows_of.likely(predictor) else None,
             scores=[float(x) for x in scores.values[:, n]],
             errors=None if scores.errors is None else [float(x) for x in scores.errors[:, n]],
             facts={name: float(fact[n]) for name, fact in scores.facts.items()},
@@ -233,6 +235,7 @@ def _by_gradients(
     integrated = options.method == "integrated_gradients"
     level = NOISE if options.method == "smoothgrad" else 0.0
     slopes = engine.function(gradients.make_slopes, level, options.seed if level else 0)
+    columns = {**gradients.COLUMNS, **{name: engine.task.targets[name] for name in engine.task.reads}}
     baseline = gradients.NOTHING
     if integrated:
         with predictor.tokenizer() as tokenizer:
@@ -244,10 +247,11 @@ def _by_gradients(
     while jobs:
         points = gradients.path(steps) if integrated else gradients.here(steps)
         parts = [gradients.features(readings[row], aims[row][n], points, baseline) for row, n in jobs]
-        found = engine.collect(slopes, Features.joined(parts), gradients.COLUMNS, gradients.KINDS)
+        found = engine.collect(slopes, Features.joined(parts), columns, gradients.KINDS)
         ends = np.cumsum([int(part.offsets[-1]) for part in parts])[:-1]
         again = []
-        outputs = found["output"].reshape(len(jobs), -1)
+        texts = len(found["output"]) // (len(jobs) * len(points.place))
+        outputs = found["output"].reshape(len(jobs), len(points.place), texts)[..., 0]
         for (row, n), slope, output in zip(jobs, np.split(found["slope"], ends), outputs, strict=True):
             one, count = readings[row], len(aims[row])
             tokens = points.weight @ slope.reshape(len(points.weight), -1).astype(np.float64)

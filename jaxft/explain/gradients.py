@@ -104,7 +104,11 @@ def make_slopes(composed: program.Program, level: float, seed: int) -> Slopes:
                 between = Between(place, batch["baseline"], shift, batch["segment_ids"], slots, flat.get(path))
                 return nn.unflatten(flat | {path: between})
 
-            logits = logits_of(composed.forward(weights, inputs, change), jnp.stack)
+            outputs = composed.forward(weights, inputs, change)
+            if "embeddings" in outputs:
+                asked = cosines(outputs["embeddings"])
+                return (asked * batch["weights"]).sum(), asked
+            logits = logits_of(outputs, jnp.stack)
             if per_token(composed.task.outputs):
                 logits = nn.pick(logits, batch["starts"] + batch["token"])
             asked = jnp.take_along_axis(logits, batch["aim"][..., None], axis=-1)[..., 0]
@@ -116,6 +120,12 @@ def make_slopes(composed: program.Program, level: float, seed: int) -> Slopes:
     places = jax.tree.map(lambda x: x.sharding, program.weights(composed.state))
     everywhere = sharding.replicated(composed.mesh)
     return jax.jit(slopes, in_shardings=(places, composed.batch_sharding), out_shardings=everywhere)
+
+
+def cosines(vectors: Float[Array, "rows slots width"]) -> Float[Array, "rows slots"]:
+    """Returns in the slot of a first text the cosine of its vector and that of the next slot; in others 0."""
+    both = (vectors * jnp.roll(vectors, -1, axis=1)).sum(-1)
+    return jnp.where(jnp.arange(vectors.shape[1]) % 2 == 0, both, 0)
 
 
 def noise(batch: Batch, longest: int, width: int, seed: int) -> Array:
@@ -155,7 +165,7 @@ def here(samples: int) -> Points:
 
 
 def features(reading: Reading, aim: Aim, points: Points, baseline: int) -> Features:
-    """Returns an example for each point of a row.
+    """Returns an example for each point of a row; of two texts two, one after the other, with noise of their own.
 
     Args:
       aim: what is asked for.
@@ -170,6 +180,8 @@ def features(reading: Reading, aim: Aim, points: Points, baseline: int) -> Featu
     }
     flat = {name: np.tile(x, count) for name, x in tokens.items()}
     flat["place"] = np.repeat(points.place.astype(np.float32), size)
+    texts, every = reading.texts, np.ones((count, size), bool)
     asked = {"token": aim.token, "aim": aim.entry}
-    examples = {name: np.full(count, number, np.int32) for name, number in asked.items()} | {"draw": points.draw}
-    return Features(np.arange(count + 1) * size, flat, examples)
+    examples = {name: np.full(count * texts, number, np.int32) for name, number in asked.items()}
+    examples["draw"] = (points.draw[:, None] * texts + np.arange(texts, dtype=np.int32)).ravel()
+    return Features(np.cumsum([0, *reading.lengths(every)]), flat, examples | reading.examples(every))

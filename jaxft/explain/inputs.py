@@ -1,6 +1,6 @@
 """Rows as their model reads them, and which of its outputs are asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,9 @@ from jaxft.data import truncation
 from jaxft.data.rows import Rows
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
-from jaxft.explain import targets
+from jaxft.explain import guesses, pairs, targets
 from jaxft.explain.targets import Aim
-from jaxft.explain.units import Reading, reading
+from jaxft.explain.units import Reading, check_units, reading
 from jaxft.metrics.probabilities import softmax
 from jaxft.predict.predictor import Inputs, Predictor
 from jaxft.tables.sequence_classification import SequenceClassification
@@ -26,11 +26,12 @@ def task_of(predictor: Predictor) -> targets.Options:
       UserError: it is another task, or reads texts in windows.
     """
     options = predictor.table.options
-    if not isinstance(options, targets.Options):
+    if not isinstance(options, targets.Options) or isinstance(options, config.NextSentence):
         raise UserError(
             f"the model's task is {type(options).__name__}; what can be explained is SequenceClassification (a class, "
-            "labels or a score of a text or of two), TokenClassification (the tag of a word) and QuestionAnswering "
-            "(both ends of the answer)"
+            "labels or a score of a text or of two), TokenClassification (the tag of a word), QuestionAnswering "
+            "(both ends of the answer), SentenceEmbedding (the similarity of two texts), CausalLM (the next word) and "
+            "MaskedLM (the word at [MASK])"
         )
     if isinstance(options, config.SequenceClassification) and options.windows:
         raise UserError(
@@ -40,12 +41,22 @@ def task_of(predictor: Predictor) -> targets.Options:
     return options
 
 
-def read(predictor: Predictor, data: Split | Sequence[str] | Rows, kind: str) -> tuple[Inputs, list[Reading]]:
+def read(
+    predictor: Predictor, data: Split | Sequence[str] | Rows, kind: str, target: str = ""
+) -> tuple[Inputs, list[Reading]]:
     """Returns the rows, tokenized, and of each the units of this kind that the model reads.
+
+    Args:
+      predictor: of a language model what `guesses.guessing` makes of it.
+      target: the words that a language model is asked for, see `guesses.read`; other models do not heed it.
 
     Raises:
       UserError: a row that cannot be read, or that has no unit; names it.
     """
+    if isinstance(predictor.table.options, config.SentenceEmbedding):
+        return pairs.read(predictor, data, kind)
+    if isinstance(predictor.table.options, guesses.Options):
+        return guesses.read(predictor, data, kind, target)
     inputs = predictor.tokenized(data)
     split, features = inputs
     names, columns = predictor.table.inputs, texts_of(predictor, split)
@@ -72,9 +83,7 @@ def read(predictor: Predictor, data: Split | Sequence[str] | Rows, kind: str) ->
             places = truncation.kept(encoding.sequence_ids, data_options.max_length, data_options.truncate)
         texts = {name: values[row] for name, values in columns.items()}
         one = reading(texts, encoding, places, kind, starts[row] if starts else None)
-        if not one.units:
-            named = " and ".join(repr(name) for name in columns)
-            raise UserError(f"{split.where(row)}: {named} has no word that the tokenizer knows of; nothing to explain")
+        check_units(one, split.where(row), columns)
         start, stop = features.offsets[row : row + 2]
         if not np.array_equal(one.ids, features.tokens["input_ids"][start:stop]):
             raise UserError(f"{split.where(row)}: its tokens cannot be told apart; please report this text")
@@ -82,18 +91,39 @@ def read(predictor: Predictor, data: Split | Sequence[str] | Rows, kind: str) ->
     return inputs, found
 
 
+def columns_of(predictor: Predictor) -> Sequence[str]:
+    """Returns the columns whose words have numbers."""
+    options = predictor.table.options
+    return options.texts[:2] if isinstance(options, config.SentenceEmbedding) else predictor.table.inputs
+
+
+def answers(predictor: Predictor, inputs: Inputs, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Returns what the model answers to each row; of two texts how alike they are, of a text the best guess."""
+    if isinstance(predictor.table.options, config.SentenceEmbedding):
+        return [{targets.SIMILARITY: float(one)} for one in targets.logits_of(outputs)[:, 0]]
+    if isinstance(predictor.table.options, guesses.Options):
+        return guesses.answers(predictor, outputs)
+    return list(predictor.answers_of(inputs, outputs))
+
+
 def texts_of(predictor: Predictor, split: Split) -> dict[str, list[str]]:
     """Returns the texts of the rows that the table has read, by the column that they are of."""
-    columns = {name: TEXT if predictor.table.words else name for name in predictor.table.inputs}
+    columns = {name: TEXT if predictor.table.words else name for name in columns_of(predictor)}
     return {name: split.table.column(column).to_pylist() for name, column in columns.items()}
 
 
 def aims(
-    predictor: Predictor, target: str, inputs: Inputs, logits: Sequence[np.ndarray], answers: Sequence[Any]
+    predictor: Predictor,
+    target: str,
+    inputs: Inputs,
+    readings: Sequence[Reading],
+    logits: Sequence[np.ndarray],
+    answers: Sequence[Any],
 ) -> list[list[Aim]]:
     """Returns of each row the targets that are asked for.
 
     Args:
+      inputs, readings: as `read` returns them, by the same target.
       target: see `jaxft.explain.options.Options`.
       logits: of each row, `[labels]`, or of its tokens, `[tokens, labels]`.
       answers: of each row.
@@ -104,6 +134,10 @@ def aims(
     options = task_of(predictor)
     if isinstance(options, config.SequenceClassification):
         return [targets.of_row(target, options, one) for one in logits]
+    if isinstance(options, config.SentenceEmbedding):
+        return [targets.of_pair(target) for _ in logits]
+    if isinstance(options, guesses.Options):
+        return guesses.aims(predictor, readings)
     if isinstance(options, config.QuestionAnswering):
         offsets, ends = inputs.features.offsets, [inputs.features.tokens[name] for name in ("first", "last")]
         parts = [slice(*offsets[row : row + 2]) for row in range(len(answers))]
@@ -121,13 +155,21 @@ def aims(
     return found
 
 
+def likely(predictor: Predictor) -> bool:
+    """Returns whether targets have a probability, beside their logit."""
+    options = predictor.table.options
+    return bool(getattr(options, "labels", ())) or isinstance(options, guesses.Options)
+
+
 def probabilities(predictor: Predictor, logits: np.ndarray) -> np.ndarray:
     """Returns the probabilities of the labels, `[n, labels]`, as answers have them; of a score, the score itself.
 
-    Of the ends of answers, which are chosen together, they are their logits.
+    Of the ends of answers, which are chosen together, they are their logits; of a similarity they are itself.
     """
     table = predictor.table
-    if isinstance(table.options, config.QuestionAnswering):
+    if isinstance(table.options, guesses.Options):
+        return guesses.probabilities(logits)
+    if isinstance(table.options, config.QuestionAnswering | config.SentenceEmbedding):
         return logits.astype(np.float64)
     if isinstance(table, SequenceClassification):
         return table.probabilities(logits) if table.options.labels else logits.astype(np.float64)

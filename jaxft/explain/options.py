@@ -56,7 +56,7 @@ class Options:
       method: one of `METHODS`.
       target: the name of a label, several with commas, or "all"; empty: the label that is predicted, or all of them.
         Of tags: those that are predicted so are explained; WORD=TAG: a tag of a word; empty: the tags of all entities.
-        Of an answer to a question: "start" or "end"; empty: both.
+        Of an answer to a question: "start" or "end"; empty: both. Of a language model: words; empty: the best guess.
       units: what gets a number, one of `units.UNITS`.
       baseline: what stands in the place of a word: "pad", "mask", "zero" or "delete"; empty: the method's own.
       samples: of the method, see `Method`; 0: its own.

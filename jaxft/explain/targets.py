@@ -10,11 +10,21 @@ from jaxft.errors import UserError, nearest
 from jaxft.metrics.probabilities import sigmoid
 from jaxft.tables.sequence_classification import LIKELY
 
-Options = config.SequenceClassification | config.TokenClassification | config.QuestionAnswering
+Options = (
+    config.SequenceClassification
+    | config.TokenClassification
+    | config.QuestionAnswering
+    | config.SentenceEmbedding
+    | config.CausalLM
+    | config.MaskedLM
+)
 """Options of the tasks whose answers can be explained."""
 
 SCORE = "score"
 """The one output of a regression."""
+
+SIMILARITY = "similarity"
+"""The cosine of the vectors of two texts."""
 
 ALL = "all"
 
@@ -53,15 +63,20 @@ class Aim(NamedTuple):
 
 def per_token(kinds: Mapping[str, str]) -> bool:
     """Returns whether the logits of a task, whose `Task.outputs` these are, are of each token."""
-    return kinds.get("logits", "token") == "token"
+    return "token" in kinds.values()
 
 
 def logits_of(outputs: Mapping[str, Any], stack: Any = np.stack) -> Any:
     """Returns the logits among the outputs of a model; of answers to questions those of `ENDS`, `[..., 2]`.
 
+    Of vectors it is the cosine of each of `[2 n, width]`, a text of the first column, with the next, `[n, 1]`.
+
     Args:
       stack: numpy's, or jax's of outputs that are traced.
     """
+    if "embeddings" in outputs:
+        vectors = outputs["embeddings"]
+        return (vectors[::2] * vectors[1::2]).sum(-1, keepdims=True)
     return outputs["logits"] if "logits" in outputs else stack([outputs[f"{end}_logits"] for end in ENDS], -1)
 
 
@@ -89,7 +104,7 @@ def of_row(target: str, options: config.SequenceClassification, logits: np.ndarr
     if target == ALL and ALL not in labels:
         entries = list(range(len(labels)))
     elif target:
-        names = [target] if target in labels else _listed(target)
+        names = [target] if target in labels else listed(target)
         for name in names:
             if name not in labels:
                 raise UserError(f"explain.target {name!r}: the model has no such label; {nearest(name, labels)}")
@@ -101,6 +116,20 @@ def of_row(target: str, options: config.SequenceClassification, logits: np.ndarr
             held = np.flatnonzero(sigmoid(logits) >= least)
             entries = [int(one) for one in held] if len(held) else entries
     return [Aim(labels[entry], entry) for entry in entries]
+
+
+def of_pair(target: str) -> list[Aim]:
+    """Returns the similarity of two texts.
+
+    Args:
+      target: see `jaxft.explain.options.Options`.
+
+    Raises:
+      UserError: another target.
+    """
+    if target not in ("", ALL, SIMILARITY):
+        raise UserError(f"explain.target {target!r}: what two texts have is their {SIMILARITY}; leave it out")
+    return [Aim(SIMILARITY, 0)]
 
 
 def of_words(
@@ -122,7 +151,7 @@ def of_words(
         _check_tags([asked], options.labels)
         wanted = [(n, asked) for n, one in enumerate(words) if one == word]
     elif target and target != ALL:
-        names = [target] if target in options.labels else _listed(target)
+        names = [target] if target in options.labels else listed(target)
         _check_tags(names, options.labels)
         wanted = [(n, tag) for n, tag in enumerate(tags) if tag in names]
     else:
@@ -145,7 +174,7 @@ def of_answer(
     Raises:
       UserError: a target that is no end.
     """
-    names = ENDS if target in ("", ALL) else _listed(target)
+    names = ENDS if target in ("", ALL) else listed(target)
     found = []
     for name in names:
         if name not in ENDS:
@@ -158,7 +187,8 @@ def of_answer(
     return found
 
 
-def _listed(target: str) -> list[str]:
+def listed(target: str) -> list[str]:
+    """Returns the names in a list that is set off by commas."""
     return [name.strip() for name in target.split(",") if name.strip()]
 
 

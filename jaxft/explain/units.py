@@ -1,10 +1,15 @@
 """What gets a number: words, sentences or tokens of a text, and which tokens each of them has."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from jaxft.errors import UserError
+
+MOST_WORDS = 8
+"""Words whose scores are asked for at a time, at most, where a model guesses them."""
 
 UNITS = ("words", "sentences", "tokens")
 
@@ -29,6 +34,9 @@ class Reading(NamedTuple):
       unit_of: `[tokens]`, the number of each token's unit; -1: a special token, which always stays.
       units: in the order of the text.
       cut: whether the model reads only a part of the row, as it is too long.
+      second: where the tokens of a second text begin, which the model reads by itself; 0: there is none.
+      place: the token at which a model guesses words.
+      asked: tokens that are such words, one to `MOST_WORDS`; none where words are not guessed.
     """
 
     ids: np.ndarray
@@ -36,6 +44,43 @@ class Reading(NamedTuple):
     unit_of: np.ndarray
     units: list[Unit]
     cut: bool
+    second: int = 0
+    place: int = 0
+    asked: tuple[int, ...] = ()
+
+    @property
+    def texts(self) -> int:
+        """How many texts the model reads by themselves."""
+        return 2 if self.second else 1
+
+    def lengths(self, there: np.ndarray) -> np.ndarray:
+        """Returns how many tokens there are of each text, `[n * texts]`, those of `there`, `[n, tokens]` of bool."""
+        return np.add.reduceat(there.astype(np.int64), [0, self.second][: self.texts], axis=1).ravel()
+
+    def examples(self, there: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns what examples have beside their tokens, which are those of `there`, `[n, tokens]` of bool.
+
+        Of two texts `row`, which says what belongs together; of guesses `at`, the token that is left of `place` or of
+        those before it, and `asked`.
+        """
+        count = len(there)
+        if self.second:
+            return {"row": np.repeat(np.arange(count), 2)}
+        if not self.asked:
+            return {}
+        at = there[:, : self.place + 1].sum(1, dtype=np.int32) - np.int32(1)
+        words = np.zeros((count, MOST_WORDS), np.int32)
+        words[:, : len(self.asked)] = self.asked
+        return {"at": at, "asked": words}
+
+    def always(self, token: int) -> "Reading":
+        """Returns the same with a token that always stays; its unit goes where it has no other."""
+        unit_of, unit = self.unit_of.copy(), self.unit_of[token]
+        unit_of[token] = -1
+        if unit < 0 or (unit_of == unit).any():
+            return self._replace(unit_of=unit_of)
+        units = [one for n, one in enumerate(self.units) if n != unit]
+        return self._replace(unit_of=np.where(unit_of > unit, unit_of - 1, unit_of), units=units)
 
 
 def reading(
@@ -81,6 +126,26 @@ def reading(
     units = [_unit(texts, columns[sequence], *spans[sequence, part]) for sequence, part in number_of]
     ids, types = (np.asarray(x, np.int32)[list(places)] for x in (encoding.ids, encoding.type_ids))
     return Reading(ids, types, unit_of, units, len(places) < len(encoding.ids))
+
+
+def joined(first: Reading, other: Reading) -> Reading:
+    """Returns two texts that the model reads each by itself as one, whose units are those of both."""
+    units = [*first.units, *other.units]
+    unit_of = np.where(other.unit_of < 0, -1, other.unit_of + len(first.units))
+    ids, types = (np.concatenate(both) for both in ((first.ids, other.ids), (first.types, other.types)))
+    cut = first.cut or other.cut
+    return Reading(ids, types, np.concatenate([first.unit_of, unit_of]), units, cut, second=len(first.ids))
+
+
+def check_units(one: Reading, where: str, columns: Collection[str]) -> None:
+    """Makes sure that a row has units.
+
+    Raises:
+      UserError: it has none.
+    """
+    if not one.units:
+        named = " and ".join(repr(name) for name in columns)
+        raise UserError(f"{where}: {named} has no word that the tokenizer knows of; nothing to explain")
 
 
 def _unit(texts: Mapping[str, str], column: str, start: int, end: int) -> Unit:

@@ -1,5 +1,6 @@
 """What computes a predictor's outputs: the interface, and the engine of programs that jax compiles."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -116,6 +117,15 @@ class CompiledEngine:
         if (make, args) not in self._functions:
             self._functions[make, args] = make(self._program, *args)
         return self._functions[make, args]
+
+    def of_task(self, task: Task) -> "CompiledEngine":
+        """Returns what computes another task with the same parameters: made once for a type of task."""
+        if type(task) not in self._functions:
+            experiment = dataclasses.replace(self._experiment, objective=config.Objective())  # nothing is learned
+            mesh, longest = self._program.mesh, experiment.data.max_length
+            composed = program.compose(experiment, self.model, task, steps=10**9, mesh=mesh, longest=longest)
+            self._functions[type(task)] = CompiledEngine(experiment, composed, self.weights)
+        return self._functions[type(task)]
 
     def collect(
         self, function: Any, features: Features, targets: Mapping[str, Target], kinds: Mapping[str, str]
