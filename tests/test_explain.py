@@ -232,7 +232,7 @@ def planted(tmp_path_factory) -> Predictor:
 SHORT = ["we saw a zebra today", "the film was a zebra of a kind, and I liked the rest of it"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.attention])
 def test_a_shortcut_is_found_by_every_method(planted, method):
     texts = SHORT[:1] if method == "exact_shap" else SHORT
     for one in jaxft.explain(planted, texts, method, "yes"):

@@ -113,8 +113,8 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "crossfit.folds": (5, "crossfit: parts of the rows, each held out once while a run is trained on the others"),
     "explain.method": (
         "integrated_gradients",
-        "explain: integrated_gradients, gradient_x_input, smoothgrad, occlusion, leave_one_out, lime, shap or "
-        "exact_shap",
+        "explain: integrated_gradients, gradient_x_input, smoothgrad, occlusion, leave_one_out, lime, shap, "
+        "exact_shap or attention_rollout",
     ),
     "explain.target": (
         "",

@@ -12,12 +12,23 @@ from jaxft.data.features import Features
 from jaxft.data.rows import Rows
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
-from jaxft.explain import ablation, faithfulness, gradients, guesses, influence, lime, occlusion, shapley, targets
+from jaxft.explain import (
+    ablation,
+    attention,
+    faithfulness,
+    gradients,
+    guesses,
+    influence,
+    lime,
+    occlusion,
+    shapley,
+    targets,
+)
 from jaxft.explain import inputs as rows_of
 from jaxft.explain.options import FEW, METHODS, MOST_EXACT, Options
 from jaxft.explain.scores import Scores
 from jaxft.explain.targets import Aim
-from jaxft.explain.units import Reading, Unit
+from jaxft.explain.units import Reading, Unit, of_units
 from jaxft.predict.engine import CompiledEngine
 from jaxft.predict.ensemble import EnsembleEngine
 from jaxft.predict.predictor import Predictor
@@ -124,6 +135,8 @@ def explained(predictor: Predictor, data: Split | Sequence[str] | Rows, options:
         predictor = guesses.guessing(predictor)
     if METHODS[options.method].gradient:
         _engine(predictor, options)
+    if METHODS[options.method].attention:
+        attention.check(predictor)
     inputs, readings = rows_of.read(predictor, data, options.units, options.target)
     _check_sizes(readings, inputs.split, options)
     answers = rows_of.answers(predictor, inputs, outputs := predictor.compute(inputs.features))
@@ -134,7 +147,8 @@ def explained(predictor: Predictor, data: Split | Sequence[str] | Rows, options:
     columns = rows_of.texts_of(predictor, inputs.split)
     texts = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     taught = influence.taught(predictor, readings, wanted, options.examples) if options.examples else None
-    by_method = _by_gradients if METHODS[options.method].gradient else _by_ablations
+    how = METHODS[options.method]
+    by_method = _by_gradients if how.gradient else _by_attention if how.attention else _by_ablations
     for start in range(0, len(readings), GROUP):
         group = range(start, min(start + GROUP, len(readings)))
         asked = [i for i in group if wanted[i]]
@@ -270,10 +284,16 @@ def _by_gradients(
     return [(Scores(x, facts=said), int(n)) for x, said, n in zip(values, facts, passes, strict=True)]
 
 
-def of_units(tokens: np.ndarray, reading: Reading) -> np.ndarray:
-    """Returns the sum over the tokens of each unit, `[units]`."""
-    there = reading.unit_of >= 0
-    return np.bincount(reading.unit_of[there], tokens[there], minlength=len(reading.units))
+def _by_attention(
+    predictor: Predictor, readings: Sequence[Reading], aims: Sequence[Sequence[Aim]], options: Options
+) -> Found:
+    found = []
+    for one, wanted in zip(readings, aims, strict=True):
+        tokens = attention.shares(predictor, one, wanted)
+        values = np.stack([of_units(share, one) for share in tokens], axis=1)
+        special = tokens[:, one.unit_of < 0].sum(1)
+        found.append((Scores(values, facts={"special_tokens": special}), one.texts))
+    return found
 
 
 def _by_ablations(

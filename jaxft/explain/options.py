@@ -24,6 +24,7 @@ class Method(NamedTuple):
       least: of them.
       gradient: whether it needs the gradient of a model that jax computes.
       adds: whether what units have adds up to the output less that of the baseline.
+      attention: whether it says where the model looks, whatever the target: no explanation by itself.
     """
 
     title: str
@@ -32,6 +33,7 @@ class Method(NamedTuple):
     least: int = 1
     gradient: bool = False
     adds: bool = False
+    attention: bool = False
 
 
 TOKENS = ("mask", "pad", "delete")
@@ -45,6 +47,7 @@ METHODS: Mapping[str, Method] = {
     "lime": Method("LIME", ("delete", "mask", "pad"), 500, least=2),
     "shap": Method("SHAP", TOKENS, 16, least=2, adds=True),
     "exact_shap": Method("SHAP, exact", TOKENS, adds=True),
+    "attention_rollout": Method("Attention rollout", ("none",), attention=True),
 }
 
 
@@ -58,7 +61,7 @@ class Options:
         Of tags: those that are predicted so are explained; WORD=TAG: a tag of a word; empty: the tags of all entities.
         Of an answer to a question: "start" or "end"; empty: both. Of a language model: words; empty: the best guess.
       units: what gets a number, one of `units.UNITS`.
-      baseline: what stands in the place of a word: "pad", "mask", "zero" or "delete"; empty: the method's own.
+      baseline: what stands in the place of a word: "pad", "mask", "zero", "delete" or "none"; empty: the method's own.
       samples: of the method, see `Method`; 0: its own.
       seed: of what is drawn at random.
       faithfulness: whether to measure that the words found matter; see `jaxft.explain.faithfulness`.

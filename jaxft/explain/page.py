@@ -101,7 +101,13 @@ def _legend(options: Options) -> str:
         "mask": "a word's place is taken by [MASK]",
         "delete": "words are taken out",
         "zero": "the baseline is a vector of zeros",
+        "none": "nothing is hidden",
     }[options.baseline]
+    if METHODS[options.method].attention:
+        return (
+            "the deeper a word's colour, the more the model looks at it, in parts of 1, for whatever answer; numbers "
+            "appear where the mouse rests. Attention is no explanation by itself: hide the words and see, by occlusion."
+        )
     return (
         f'against <span class="scale"></span> for the answer, in units of its logit or score; {place}; numbers appear '
         "where the mouse rests. What stands here is what the model reacts to, right or wrong: no cause in the world."

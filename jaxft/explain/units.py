@@ -137,6 +137,12 @@ def joined(first: Reading, other: Reading) -> Reading:
     return Reading(ids, types, np.concatenate([first.unit_of, unit_of]), units, cut, second=len(first.ids))
 
 
+def of_units(tokens: np.ndarray, reading: Reading) -> np.ndarray:
+    """Returns the sum over the tokens of each unit, `[units]`."""
+    there = reading.unit_of >= 0
+    return np.bincount(reading.unit_of[there], tokens[there], minlength=len(reading.units))
+
+
 def check_units(one: Reading, where: str, columns: Collection[str]) -> None:
     """Makes sure that a row has units.
 
