@@ -17,7 +17,8 @@ from jaxft import config, hub, models, program, tables, tasks
 from jaxft.errors import UserError
 from jaxft.explain import ablation, units
 from jaxft.explain import inputs as rows_of
-from jaxft.explain.explainer import SMALLEST, Explained
+from jaxft.explain.explainer import Explained
+from jaxft.explain.methods import SMALLEST
 from jaxft.explain.options import METHODS
 from jaxft.hub import export
 from jaxft.job import Body

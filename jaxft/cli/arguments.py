@@ -127,6 +127,10 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "explain.seed": (0, "explain: of what the method draws"),
     "explain.faithfulness": (False, "explain: measure whether the strongest words matter to the model"),
     "explain.examples": (0, "explain: so many training rows that taught each answer, and as many against it; 0: none"),
+    "explain.counterfactuals": (
+        "",
+        "explain: a masked language model, by whose words the fewest are replaced that change the answer; empty: none",
+    ),
     "generate.max_new_tokens": (
         0,
         "predict, evaluate, chat: continue each text by so many tokens at most, as a language model does; 0: they say "

@@ -102,7 +102,9 @@ def _serve(modes: Any, values: flags.FlagValues) -> None:
     modes.serve(values.workdir, values.host, values.port, values.adapters, limits, values.engine, _names(values.runs))
 
 
-EXPLAIN = ("method", "target", "units", "baseline", "samples", "seed", "faithfulness", "examples")
+EXPLAIN = (
+    *("method", "target", "units", "baseline", "samples", "seed", "faithfulness", "examples", "counterfactuals"),
+)
 """The flags `--explain.NAME`, those of `jaxft.explain.options.Options`."""
 
 

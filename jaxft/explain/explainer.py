@@ -1,52 +1,27 @@
 """`jaxft.explain`: texts or rows in, of each its words and how much they speak for an answer, out."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxft import config
-from jaxft.data.features import Features
 from jaxft.data.rows import Rows
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
-from jaxft.explain import (
-    ablation,
-    attention,
-    faithfulness,
-    gradients,
-    guesses,
-    influence,
-    lime,
-    occlusion,
-    shapley,
-    targets,
-)
+from jaxft.explain import ablation, counterfactual, faithfulness, guesses, influence, methods, targets
 from jaxft.explain import inputs as rows_of
-from jaxft.explain.options import FEW, METHODS, MOST_EXACT, Options
+from jaxft.explain.counterfactual import Counterfactual
+from jaxft.explain.options import MOST_EXACT, Options
 from jaxft.explain.scores import Scores
 from jaxft.explain.targets import Aim
-from jaxft.explain.units import Reading, Unit, of_units
-from jaxft.predict.engine import CompiledEngine
-from jaxft.predict.ensemble import EnsembleEngine
+from jaxft.explain.units import Reading, Unit
 from jaxft.predict.predictor import Predictor
 
 GROUP = 32
 """Rows that are explained together."""
-
-MOST_STEPS = 512
-"""Of integrated gradients: they are doubled up to so many."""
-
-GAP = 0.01
-"""The completeness error from which on steps are not doubled any more."""
-
-SMALLEST = 0.01
-"""A difference of outputs below this counts as this where the completeness error is measured by it."""
-
-NOISE = 0.01
-"""SmoothGrad's standard deviation, in parts of the range of a text's embeddings: AllenNLP's (Wallace et al. 2019)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +63,7 @@ class Explained:
       method, baseline: how.
       cut: whether the model read a part of the row alone, as it is too long.
       passes: examples that were computed for it; of gradient methods each with a backward pass.
+      counterfactuals: the fewest words that change the answer; None: they were not asked for.
     """
 
     row: dict[str, str]
@@ -98,6 +74,7 @@ class Explained:
     baseline: str
     cut: bool
     passes: int
+    counterfactuals: list[Counterfactual] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the same as JSON values."""
@@ -128,15 +105,7 @@ def explain(
 
 def explained(predictor: Predictor, data: Split | Sequence[str] | Rows, options: Options) -> Iterator[Explained]:
     """Yields the explanations of each row. Options are as `Options.check` returns them; raises as `explain`."""
-    _check_task(task := rows_of.task_of(predictor), options)
-    if options.examples:
-        influence.run_of(predictor)
-    if isinstance(task, guesses.Options):
-        predictor = guesses.guessing(predictor)
-    if METHODS[options.method].gradient:
-        _engine(predictor, options)
-    if METHODS[options.method].attention:
-        attention.check(predictor)
+    predictor = _able(predictor, options)
     inputs, readings = rows_of.read(predictor, data, options.units, options.target)
     _check_sizes(readings, inputs.split, options)
     answers = rows_of.answers(predictor, inputs, outputs := predictor.compute(inputs.features))
@@ -147,13 +116,12 @@ def explained(predictor: Predictor, data: Split | Sequence[str] | Rows, options:
     columns = rows_of.texts_of(predictor, inputs.split)
     texts = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     taught = influence.taught(predictor, readings, wanted, options.examples) if options.examples else None
-    how = METHODS[options.method]
-    by_method = _by_gradients if how.gradient else _by_attention if how.attention else _by_ablations
+    changed = _changed(predictor, options)
     for start in range(0, len(readings), GROUP):
         group = range(start, min(start + GROUP, len(readings)))
         asked = [i for i in group if wanted[i]]
         part, aims = [readings[i] for i in asked], [wanted[i] for i in asked]
-        found = by_method(predictor, part, aims, options)
+        found = methods.found(predictor, part, aims, options)
         faithful = _faithful(predictor, part, aims, [scores.values for scores, _ in found], options)
         made = dict(zip(asked, zip(found, faithful, strict=True), strict=True))
         for i in group:
@@ -165,7 +133,9 @@ def explained(predictor: Predictor, data: Split | Sequence[str] | Rows, options:
                     each = zip(explanations, taught[i], strict=True)
                     explanations = [dataclasses.replace(one, taught=rows) for one, rows in each]
             cut, units = readings[i].cut, readings[i].units
-            yield Explained(texts[i], answers[i], units, explanations, options.method, options.baseline, cut, passes)
+            others = changed(texts[i], units, answers[i]) if changed else None
+            how = options.method, options.baseline, cut, passes
+            yield Explained(texts[i], answers[i], units, explanations, *how, others)
 
 
 def _explanations(
@@ -198,6 +168,33 @@ def _explanations(
     return found
 
 
+def _able(predictor: Predictor, options: Options) -> Predictor:
+    """The predictor, of a language model that which scores words at one place of a text.
+
+    Raises:
+      UserError: it cannot do what is asked for.
+    """
+    _check_task(task := rows_of.task_of(predictor), options)
+    if options.examples:
+        influence.run_of(predictor)
+    if options.counterfactuals:
+        counterfactual.check(predictor)
+    if isinstance(task, guesses.Options):
+        predictor = guesses.guessing(predictor)
+    methods.check(predictor, options)
+    return predictor
+
+
+def _changed(
+    predictor: Predictor, options: Options
+) -> Callable[[dict[str, str], Sequence[Unit], dict[str, Any]], list[Counterfactual]] | None:
+    """What finds the counterfactuals of a row, by its texts, units and answer; None: they are not asked for."""
+    if not options.counterfactuals:
+        return None
+    language = counterfactual.language_model(options.counterfactuals)
+    return lambda row, units, answer: counterfactual.of_row(predictor, language, row, units, answer["prediction"])
+
+
 def _check_task(task: targets.Options, options: Options) -> None:
     """Raises UserError where words are to be taken out of a text in which one of them is asked for."""
     of = {config.TokenClassification: "the one whose tag is asked for", config.QuestionAnswering: "those of the answer"}
@@ -209,25 +206,6 @@ def _check_task(task: targets.Options, options: Options) -> None:
         )
 
 
-def _engine(predictor: Predictor, options: Options) -> CompiledEngine:
-    """The engine, of which there is a gradient.
-
-    Raises:
-      UserError: there is none.
-    """
-    engine, needs = predictor.engine, f"explain.method {options.method!r} needs gradients"
-    if isinstance(engine, EnsembleEngine):
-        raise UserError(f"{needs} of one model; open one of the runs alone, or take occlusion, lime or shap")
-    if not isinstance(engine, CompiledEngine):
-        raise UserError(f"{needs}, which a graph has not; use --engine=jax")
-    if engine.composed.adaptation.tokens:
-        raise UserError(
-            f"explain.method {options.method!r}: the model has virtual tokens before each text (adapt=prompt), of "
-            "which there are no gradients by words; take occlusion, lime or shap"
-        )
-    return engine
-
-
 def _check_sizes(readings: Sequence[Reading], split: Split, options: Options) -> None:
     """Raises UserError where a row has more units than the exact method takes."""
     for row, one in enumerate(readings):
@@ -236,107 +214,6 @@ def _check_sizes(readings: Sequence[Reading], split: Split, options: Options) ->
                 f"{split.where(row)}: it has {len(one.units):,} {options.units}; exact_shap takes {MOST_EXACT} at "
                 "most: take shap, which samples, or units=sentences"
             )
-
-
-Found = list[tuple[Scores, int]]
-"""Of each row what a method has found, and in how many passes."""
-
-
-def _by_gradients(
-    predictor: Predictor, readings: Sequence[Reading], aims: Sequence[Sequence[Aim]], options: Options
-) -> Found:
-    engine = _engine(predictor, options)
-    integrated = options.method == "integrated_gradients"
-    level = NOISE if options.method == "smoothgrad" else 0.0
-    slopes = engine.function(gradients.make_slopes, level, options.seed if level else 0)
-    columns = {**gradients.COLUMNS, **{name: engine.task.targets[name] for name in engine.task.reads}}
-    baseline = gradients.NOTHING
-    if integrated:
-        with predictor.tokenizer() as tokenizer:
-            baseline = rows_of.stand_in(tokenizer, options.baseline)
-    jobs = [(row, n) for row, wanted in enumerate(aims) for n in range(len(wanted))]
-    values = [np.zeros((len(one.units), len(wanted))) for one, wanted in zip(readings, aims, strict=True)]
-    facts: list[dict[str, np.ndarray]] = [{} for _ in readings]
-    passes, steps = np.zeros(len(readings), int), options.samples or 1
-    while jobs:
-        points = gradients.path(steps) if integrated else gradients.here(steps)
-        parts = [gradients.features(readings[row], aims[row][n], points, baseline) for row, n in jobs]
-        found = engine.collect(slopes, Features.joined(parts), columns, gradients.KINDS)
-        ends = np.cumsum([int(part.offsets[-1]) for part in parts])[:-1]
-        again = []
-        texts = len(found["output"]) // (len(jobs) * len(points.place))
-        outputs = found["output"].reshape(len(jobs), len(points.place), texts)[..., 0]
-        for (row, n), slope, output in zip(jobs, np.split(found["slope"], ends), outputs, strict=True):
-            one, count = readings[row], len(aims[row])
-            tokens = points.weight @ slope.reshape(len(points.weight), -1).astype(np.float64)
-            values[row][:, n] = of_units(tokens, one)
-            passes[row] += len(points.weight)
-            said = {"special_tokens": tokens[one.unit_of < 0].sum()}
-            if integrated:
-                change = float(output[1]) - float(output[0])
-                gap = abs(tokens.sum() - change) / max(abs(change), SMALLEST)
-                said = {"completeness_error": gap, "steps": steps, "baseline_output": float(output[0])}
-                if gap >= GAP and 2 * steps <= MOST_STEPS:
-                    again.append((row, n))
-            for name, value in said.items():
-                facts[row].setdefault(name, np.zeros(count))[n] = value
-        jobs, steps = again, 2 * steps
-    return [(Scores(x, facts=said), int(n)) for x, said, n in zip(values, facts, passes, strict=True)]
-
-
-def _by_attention(
-    predictor: Predictor, readings: Sequence[Reading], aims: Sequence[Sequence[Aim]], options: Options
-) -> Found:
-    found = []
-    for one, wanted in zip(readings, aims, strict=True):
-        tokens = attention.shares(predictor, one, wanted)
-        values = np.stack([of_units(share, one) for share in tokens], axis=1)
-        special = tokens[:, one.unit_of < 0].sum(1)
-        found.append((Scores(values, facts={"special_tokens": special}), one.texts))
-    return found
-
-
-def _by_ablations(
-    predictor: Predictor, readings: Sequence[Reading], aims: Sequence[Sequence[Aim]], options: Options
-) -> Found:
-    plans = [_plan(len(one.units), options) for one in readings]
-    hidden = [(one, kept) for one, (kept, _) in zip(readings, plans, strict=True)]
-    computed = ablation.outputs(predictor, hidden, _fill(predictor, options))
-    found = []
-    for (kept, orders), wanted, (logits, passes) in zip(plans, aims, computed, strict=True):
-        values = targets.picked(logits, wanted)
-        if options.method in ("occlusion", "leave_one_out"):
-            scores = occlusion.scores(values)
-        elif options.method == "lime":
-            scores = lime.scores(kept, values)
-        else:
-            scores = shapley.exact(values) if orders is None else shapley.sampled(orders, values)
-        found.append((scores, passes))
-    return found
-
-
-def _plan(units: int, options: Options) -> tuple[np.ndarray, np.ndarray | None]:
-    """Which units are left in each ablation of a row, `[ablations, units]`; and in which orders, where there are such.
-
-    What is drawn depends on the seed and the number of units alone, not on other rows.
-    """
-    rng = np.random.default_rng(options.seed)
-    if options.method in ("occlusion", "leave_one_out"):
-        return occlusion.ablations(units), None
-    if options.method == "lime":
-        return lime.ablations(units, options.samples, rng), None
-    if options.method == "exact_shap" or units <= FEW:
-        return shapley.coalitions(units), None
-    orders = shapley.orders(units, options.samples, rng)
-    return shapley.walks(orders), orders
-
-
-def _fill(predictor: Predictor, options: Options) -> int | None:
-    """The token that stands in the place of each that is hidden; None: it is taken out."""
-    if options.baseline == "delete":
-        return None
-    with predictor.tokenizer() as tokenizer:
-        return rows_of.stand_in(tokenizer, options.baseline)
 
 
 def _faithful(

@@ -27,6 +27,9 @@ from jaxft.predict.predictor import Inputs, Predictor
 from jaxft.tasks.base import Task
 from jaxft.types import Array, Batch, Outputs, Params
 
+TOP = 16
+"""Words that are found likeliest."""
+
 Options = config.CausalLM | config.MaskedLM
 """Options of the tasks whose models guess words."""
 
@@ -35,7 +38,8 @@ Options = config.CausalLM | config.MaskedLM
 class Guess(Task):
     """Scores words at one place of each example: at its last token the word that follows, at [MASK] that one.
 
-    `logits` are those of the words that are asked for, and then the log of the sum of the exponentials of all words'.
+    `logits` are those of the words that are asked for, and then the log of the sum of the exponentials of all words';
+    `top` are the `TOP` likeliest words, the best first.
     """
 
     options: Options
@@ -47,7 +51,7 @@ class Guess(Task):
 
     @property
     def outputs(self) -> Mapping[str, str]:
-        return {"logits": "example", "best": "example"}
+        return {"logits": "example", "top": "example"}
 
     def param_spec(self, model: Model) -> nn.Spec:
         return model.param_spec(self._head(model))
@@ -60,7 +64,7 @@ class Guess(Task):
         scores = self._head(model).apply(params, hidden, run)
         asked = jnp.take_along_axis(scores, batch["asked"], axis=-1)
         whole = jax.nn.logsumexp(scores, axis=-1, keepdims=True)
-        return {"logits": jnp.concatenate([asked, whole], axis=-1), "best": scores.argmax(-1)}
+        return {"logits": jnp.concatenate([asked, whole], axis=-1), "top": jax.lax.top_k(scores, TOP)[1]}
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """Nothing is learned by it."""
@@ -120,11 +124,13 @@ def read(
             _reading(predictor, tokenizer, split.where(row), {column: text}, encoding, kind)
             for row, (text, encoding) in enumerate(zip(texts, encodings, strict=True))
         ]
+        for row, one in enumerate(readings):
+            check_units(one, split.where(row), [column])
         words = tuple(_token(name, tokenizer) for name in listed(target))
     if len(words) > MOST_WORDS:
         raise UserError(f"explain.target names {len(words)} words; {MOST_WORDS} can be asked for at a time")
     if not words:
-        best = predictor.compute(_whole(readings))["best"]
+        best = predictor.compute(_whole(readings))["top"][:, 0]
         return _asking(split, [one._replace(asked=(int(word),)) for one, word in zip(readings, best, strict=True)])
     return _asking(split, [one._replace(asked=words) for one in readings])
 
@@ -157,9 +163,7 @@ def _reading(
             "it once in each text"
         )
     one = one._replace(place=int(places[0]), asked=(0,))
-    one = one if causal else one.always(one.place)
-    check_units(one, where, texts)
-    return one
+    return one if causal else one.always(one.place)
 
 
 def _follows(options: Options) -> bool:
@@ -190,4 +194,31 @@ def aims(predictor: Predictor, readings: Sequence[Reading]) -> list[list[Aim]]:
 def answers(predictor: Predictor, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """Returns of each text the best guess."""
     with predictor.tokenizer() as tokenizer:
-        return [{"prediction": word(int(token), tokenizer)} for token in outputs["best"]]
+        return [{"prediction": word(int(token), tokenizer)} for token in outputs["top"][:, 0]]
+
+
+def likeliest(predictor: Predictor, texts: Sequence[str]) -> list[list[str]]:
+    """Returns of each text the likeliest words at [MASK], the best first: of `TOP` tokens those that are words.
+
+    Args:
+      predictor: as `guessing` returns it, of a masked language model.
+
+    Raises:
+      UserError: a text that cannot be read.
+    """
+    column = predictor.table.options.text
+    with predictor.tokenizer() as tokenizer:
+        encodings = tokenizer(list(texts), truncation=False, max_length=None, verbose=False).encodings
+        readings = [
+            _reading(predictor, tokenizer, f"texts, row {row}", {column: text}, encoding, "words")
+            for row, (text, encoding) in enumerate(zip(texts, encodings, strict=True), 1)
+        ]
+        top = predictor.compute(_whole(readings))["top"]
+        return [[name for token in row if (name := _whole_word(int(token), tokenizer))] for row in top]
+
+
+def _whole_word(token: int, tokenizer: Any) -> str:
+    """A token that is a word behind another word, else nothing."""
+    name = word(token, tokenizer)
+    alone = name.isalpha() and tokenizer(f" {name}", add_special_tokens=False)["input_ids"] == [token]
+    return name if alone else ""

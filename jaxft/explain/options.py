@@ -65,6 +65,8 @@ class Options:
       samples: of the method, see `Method`; 0: its own.
       seed: of what is drawn at random.
       faithfulness: whether to measure that the words found matter; see `jaxft.explain.faithfulness`.
+      counterfactuals: a masked language model by whose words others are replaced until the answer changes, see
+        `jaxft.explain.counterfactual`; empty: none.
       examples: training rows for each target and against it, see `jaxft.explain.influence`; 0: none.
     """
 
@@ -76,12 +78,14 @@ class Options:
     seed: int = 0
     faithfulness: bool = False
     examples: int = 0
+    counterfactuals: str = ""
 
     def check(self) -> "Options":
         """Returns the same with the method's own baseline and samples where none are said.
 
         Raises:
-          UserError: a method, units or a baseline that there is not, or too few samples or examples.
+          UserError: a method, units or a baseline that there is not, too few samples or examples, or what does not go
+        together.
         """
         if self.method not in METHODS:
             raise UserError(f"explain.method {self.method!r}: there is no such method; {nearest(self.method, METHODS)}")
@@ -97,6 +101,8 @@ class Options:
         samples = self.samples or method.samples
         if samples < method.least and method.samples:
             raise UserError(f"explain.samples is {samples}; {self.method} needs {method.least} or more")
+        if self.counterfactuals and self.units != "words":
+            raise UserError(f"explain.counterfactuals changes words, and explain.units is {self.units}; take words")
         if self.examples < 0:
             raise UserError(f"explain.examples is {self.examples}; it is a number of training rows, 0 or more")
         return dataclasses.replace(self, baseline=baseline, samples=samples)

@@ -160,7 +160,29 @@ def _row(row: Explained, number: int) -> str:
             f'<input type="radio" name="r{number}" id="{name}"{checked}><label for="{name}">{label}</label>'
             f'<div class="panel">{_panel(row, one)}</div>'
         )
-    return f'<div class="card row"><div class="switch">{"".join(parts)}</div></div>'
+    return f'<div class="card row"><div class="switch">{"".join(parts)}</div>{_changed(row)}</div>'
+
+
+def _changed(row: Explained) -> str:
+    """The texts that are answered otherwise, what was replaced marked; nothing where they were not asked for."""
+    if row.counterfactuals is None:
+        return ""
+    if not row.counterfactuals:
+        return '<p class="said">No few words that are likely in the place of others change the answer.</p>'
+    made = ['<p class="said">The fewest words whose replacement changes the answer:</p>']
+    for one in row.counterfactuals:
+        lines = []
+        for column, text in row.row.items():
+            parts, at = [], 0
+            for change in one.changes:
+                unit = row.units[change.unit]
+                if unit.column == column:
+                    parts.append(f"{escape(text[at : unit.start])}<del>{escape(unit.text)}</del> ")
+                    parts.append(f"<ins>{escape(change.word)}</ins>")
+                    at = unit.end
+            lines.append("".join((*parts, escape(text[at:]))))
+        made.append(f'<p class="text"><b>{escape(one.answer)} {one.probability:.1%}</b> {" | ".join(lines)}</p>')
+    return "".join(made)
 
 
 def _panel(row: Explained, one: Explanation) -> str:
