@@ -87,6 +87,8 @@ class Program:
         makes of all parameters.
       spec: a `Leaf` for each parameter of the model and its head.
       declared: the same, and those of the adaptation, each in the form in which it is kept.
+      dropped: `((trainable, frozen), inputs, key) -> outputs`, to be traced: the same with dropout, whose masks are a
+        function of the key.
       adaptation: which of them learn, and what else does.
       split: `params -> (trainable, frozen)`; what the adaptation adds is at its initial values, which change nothing.
       merge: `(trainable, frozen) -> params`, those of `spec` alone, that compute the same; None: there are no such.
@@ -109,6 +111,7 @@ class Program:
     computed: Callable[[Params, Params], Params]
     run: nn.Run
     forward: Callable[[tuple[Params, Params], Batch, Callable[[Params], Params]], dict[str, Array]]
+    dropped: Callable[[tuple[Params, Params], Batch, Array], dict[str, Array]]
     adaptation: adapt.Adaptation
     split: Callable[[Params], tuple[Params, Params]]
     merge: Callable[[Params, Params], Params] | None
@@ -207,6 +210,8 @@ def compose(
     schedule, transform = _optimizer(experiment.optimizer, parts, method, model)
     values = numbers.of(experiment.optimizer, steps, task.numbers, rates, objectives.strengths(experiment))
     start = lambda params, values: init(*split(params), transform, values, experiment.seed)  # noqa: E731
+    noisy = lambda key: dataclasses.replace(run, rates=values.dropout, key=key)  # noqa: E731
+    dropped = lambda pair, inputs, key: dict(forward(computed(*pair), inputs, noisy(key)))  # noqa: E731
     given_up = () if experiment.compute.frozen != "float32" else 0  # what is of another size cannot be taken over
     state = _abstract_state(partial(start, values=values), spec, everything, mesh, rules)
     places = jax.tree.map(lambda x: x.sharding, state)
@@ -227,6 +232,7 @@ def compose(
         computed=computed,
         run=run,
         forward=changed,
+        dropped=dropped,
         adaptation=method,
         split=jax.jit(split, out_shardings=weights(places)),
         merge=_merge(method),

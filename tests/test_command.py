@@ -165,7 +165,7 @@ USED = {
     "train": {"config", "workdir", "overwrite", "extend", "profile", "metrics_port", "host"},
     "evaluate": {"workdir", "input", "output", "engine", "runs", "compare", "evaluate.intervals", "evaluate.groups"}
     | (WRITE - {"generate.answers"} | {"generate.reference", "generate.metric"}),
-    "predict": {"workdir", "input", "output", "adapter", "engine", "runs"} | WRITE,
+    "predict": {"workdir", "input", "output", "adapter", "engine", "runs", "predict.dropout"} | WRITE,
     "explain": {"workdir", "input", "output", "adapter", *(f"explain.{name}" for name in EXPLAIN)},
     "export": {"workdir", "format", "input", "max_loss"},
     "chat": {"workdir", "adapter", "chat.system"} | (WRITE - {"generate.answers"}),
@@ -186,7 +186,7 @@ VALUES = {
     "plan.search": "true", "plan.exact": "true", "format": "onnx", "host": "0.0.0.0", "port": "80", "adapters": "a=b",
     "engine": "onnx", "max_loss": "0.5", "runs": "a,b", "soup.how": "uniform", "crossfit.folds": "3",
     "evaluate.intervals": "0.95", "evaluate.groups": "a", "compare": "r", "audit.crossfit": "f",
-    "calibrate.coverage": "0.9", "calibrate.sets": "adaptive",
+    "predict.dropout": "5", "calibrate.coverage": "0.9", "calibrate.sets": "adaptive",
     "compress.layers": "2", "compress.inner": "8", "compress.words": "used", "serve.log_texts": "true",
     **{f"explain.{name}": "x" for name in EXPLAIN if name not in ("samples", "seed", "faithfulness", "examples")},
     "attack.methods": "typo", **{f"attack.{name}": "5" for name in ATTACK if name != "methods"},

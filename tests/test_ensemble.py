@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from runs import MINILM, TINY, experiment
 from scipy.special import expit, softmax
+from scipy.stats import entropy
 from support import once, random_params
 from test_predictor import CASES, TEXTS
 
@@ -82,10 +83,13 @@ def mean(opened) -> np.ndarray:
     return (one + other) / 2
 
 
-def test_an_answer_is_the_mean_of_the_members(together, mean):
+def test_an_answer_is_the_mean_of_the_members_and_says_how_far_they_disagree(together, opened, mean):
     answers = together(TEXTS)
     np.testing.assert_allclose(probabilities(answers), mean, atol=1e-5)
     assert [one["probability"] for one in answers] == pytest.approx(mean.max(-1), abs=1e-5)
+    each = np.stack([entropy(probabilities(predictor(TEXTS)), axis=-1) for predictor in opened])
+    told = [one["disagreement"] for one in answers]
+    assert told == pytest.approx(entropy(mean, axis=-1) - each.mean(0), abs=1e-5) and max(told) > 1e-3
     assert together.width == TINY["hidden_size"] and together.engine.device == "cpu"
 
 
@@ -154,8 +158,10 @@ def test_of_every_task(name, tmp_path):
     together = Predictor.open(paths[0], task=options, runs=paths[1:])
     features = alone[0].tokenized(inputs).features
     of, found = [one.compute(features) for one in alone], together.compute(features)
+    assert ("disagreement" in found) == isinstance(options, config.SequenceClassification)
     bounds = features.bounds if name == "choices" else features.offsets[features.bounds]
-    for key, array in found.items():
+    for key in found.keys() - {"disagreement"}:
+        array = found[key]
         stacked = np.stack([one[key] for one in of])
         if name == "embeddings":
             mean = stacked.mean(0)

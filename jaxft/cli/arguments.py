@@ -111,6 +111,10 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     ),
     "soup.how": ("greedy", "soup: greedy: of the runs those that validation is not worse with; uniform: of all"),
     "crossfit.folds": (5, "crossfit: parts of the rows, each held out once while a run is trained on the others"),
+    "predict.dropout": (
+        0,
+        "predict: answers are the mean of so many passes with dropout, and say how far these disagree; 0: one without",
+    ),
     "explain.method": (
         "integrated_gradients",
         "explain: integrated_gradients, gradient_x_input, smoothgrad, occlusion, leave_one_out, lime, shap, "

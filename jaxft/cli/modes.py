@@ -206,10 +206,11 @@ MODES = {
                 engine=given.engine,
                 runs=_names(given.runs),
                 writing=_written(given),
+                dropout=given["predict.dropout"].value,
             )
         ),
         needs=("workdir", "input"),
-        uses=("output", "adapter", "engine", "runs", *(f"generate.{name}" for name in GENERATE)),
+        uses=("output", "adapter", "engine", "runs", "predict.dropout", *(f"generate.{name}" for name in GENERATE)),
     ),
     "explain": Mode(
         _together(_explain),

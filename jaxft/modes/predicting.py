@@ -20,6 +20,7 @@ from jaxft.errors import UserError
 from jaxft.generate.options import check_bounds
 from jaxft.generate.rows import completions
 from jaxft.generate.settings import settled
+from jaxft.predict.dropout import dropping
 from jaxft.predict.predictor import JAX, Predictor
 from jaxft.storage import paths
 
@@ -32,6 +33,7 @@ def predict(
     engine: str = JAX,
     runs: Sequence[str] = (),
     writing: Mapping[str, Any] | None = None,
+    dropout: int = 0,
 ) -> None:
     """Writes a JSON line for each example of a text file (a line an example), CSV or JSON lines file.
 
@@ -44,13 +46,19 @@ def predict(
       writing: of a language model: the answer is what it continues a text with, by these options, see
         `jaxft.generate.options.Options`, and for the others as its directory says; None: it is what the model says of
         the text.
+      dropout: passes with dropout of which answers are the mean, see `jaxft.predict.dropout`; 0: one without.
 
     Raises:
       UserError: the file cannot be read or lacks a column, the adapter does not fit, or the output cannot be written.
     """
     paths.file_of("--input", inputs)
     check_bounds(writing or {})
+    if writing is not None and dropout:
+        raise UserError(
+            "--predict.dropout is not for texts that are written; leave out --generate.max_new_tokens, or it"
+        )
     predictor = Predictor.open(workdir, adapter, engine=engine, runs=runs)
+    predictor = dropping(predictor, dropout) if dropout else predictor
     split, answer = read_inputs(inputs, predictor), predictor.answers
     if writing is not None:
         answer = partial(completions, predictor, options=settled(writing, predictor.directory))

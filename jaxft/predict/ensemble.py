@@ -69,7 +69,8 @@ class EnsembleEngine:
         pairs = zip(self.engines, self._labels, strict=True)
         several = [ordered(engine.compute(features), at) for engine, at in pairs]
         self.positions = self._first.engine.positions
-        return self._first.table.mean(several, features)
+        table = self._first.table
+        return {**table.mean(several, features), **table.disagreement(several)}
 
     def evaluate(self, features: Features) -> Evaluated:
         return measured(self.compute(features), features, self.task, self._first.experiment)

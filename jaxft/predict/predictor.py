@@ -269,7 +269,7 @@ class Predictor:
         outputs, kinds = self.compute(Features.joined(several)), self.engine.task.outputs
         sizes = {"example": [len(one) for one in several], "token": [int(one.offsets[-1]) for one in several]}
         ends = {kind: np.cumsum(of)[:-1] for kind, of in sizes.items()}
-        parts = {name: np.split(array, ends[kinds[name]]) for name, array in outputs.items()}
+        parts = {name: np.split(array, ends[kind]) for name, kind in kinds.items() for array in [outputs[name]]}
         return [{name: part[number] for name, part in parts.items()} for number in range(len(several))]
 
     def answers_of(self, inputs: Inputs, outputs: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:

@@ -159,6 +159,13 @@ class Table(ABC):
         """
         raise NotImplementedError(f"of the outputs of {type(self).__name__} there is no mean")
 
+    def disagreement(self, several: Sequence[Host]) -> Host:
+        """Returns what `predictions` also takes of several models' outputs: how far they disagree on each example.
+
+        By default nothing is said of it.
+        """
+        return {}
+
     @abstractmethod
     def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
         """Yields what a user wants to know of each row, as JSON values."""

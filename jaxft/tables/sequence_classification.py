@@ -16,6 +16,7 @@ from jaxft.errors import UserError
 from jaxft.metrics import classification
 from jaxft.metrics.probabilities import sigmoid, softmax
 from jaxft.models import Model
+from jaxft.sure import disagreement
 from jaxft.sure.calibration import Calibration
 from jaxft.tables import labels, means, weighting, windows
 from jaxft.tables.base import Host, Published, Table, named
@@ -163,6 +164,13 @@ class SequenceClassification(Table):
         of_several = means.of_labels if self.options.problem == "multi_label" else means.of_classes
         return {"logits": of_several(logits)}
 
+    def disagreement(self, several: Sequence[Host]) -> Host:
+        logits = np.stack([outputs["logits"] for outputs in several])
+        if not self.options.labels:
+            return {"disagreement": disagreement.of_scores(logits[..., 0])}
+        of_several = disagreement.of_labels if self.options.problem == "multi_label" else disagreement.of_classes
+        return {"disagreement": of_several(logits)}
+
     def decide(self, thresholds: Mapping[str, float]) -> SequenceClassification:
         if self.options.problem != "multi_label" or not thresholds.keys() >= {*self.options.labels}:
             return self
@@ -172,6 +180,9 @@ class SequenceClassification(Table):
     def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
         logits = _of_rows(outputs["logits"], features)
         beside = self.calibration.beside(logits, self.options.labels) if self.calibration else [{}] * len(logits)
+        if "disagreement" in outputs:
+            told = _of_rows(outputs["disagreement"], features)
+            beside = [one | {"disagreement": float(x)} for one, x in zip(beside, told, strict=True)]
         for answer, further in zip(self._answers(logits), beside, strict=True):
             yield answer | further
 
