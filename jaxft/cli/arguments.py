@@ -101,6 +101,7 @@ OF_MODES: dict[str, tuple[Any, str]] = {
         "calibrate: answers have sets, or intervals of scores, that hold the truth so often, e.g. 0.9; 0: none",
     ),
     "calibrate.sets": ("", "calibrate: how sets are made: plain or adaptive; empty: plain"),
+    "calibrate.distance": (False, "calibrate: answers say how far a text is from the run's training rows"),
     "compress.layers": (0, "compress: keep so many layers; 0: all"),
     "compress.inner": (0, "compress: keep so many units of each feed-forward net; 0: all"),
     "compress.words": ("", "compress: used: keep the words that the run's texts use, or those of --input; empty: all"),

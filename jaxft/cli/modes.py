@@ -241,10 +241,11 @@ MODES = {
                 coverage=given["calibrate.coverage"].value,
                 sets=given["calibrate.sets"].value,
                 engine=given.engine,
+                distance=given["calibrate.distance"].value,
             )
         ),
         needs=("workdir",),
-        uses=("input", "engine", "calibrate.coverage", "calibrate.sets"),
+        uses=("input", "engine", "calibrate.coverage", "calibrate.sets", "calibrate.distance"),
     ),
     "attack": Mode(
         _together(_attack),

@@ -4,21 +4,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxft import config
 from jaxft.data.sources import Split
 from jaxft.devices import distributed
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.modes import measured
+from jaxft.predict.engine import CompiledEngine
 from jaxft.predict.predictor import JAX, Predictor, run_in
+from jaxft.predict.vectors import with_vectors
 from jaxft.report.tables import grid, number
 from jaxft.storage.workdir import Workdir
+from jaxft.sure import distance as distances
 from jaxft.sure import kept
 from jaxft.sure.calibration import SHARES, Calibration, check, figures, fit
+from jaxft.tables.labels import ids
 from jaxft.tables.sequence_classification import SequenceClassification
 
 
 def calibrate(
-    workdir: str, inputs: str = "", coverage: float = 0.0, sets: str = "", engine: str = JAX
+    workdir: str, inputs: str = "", coverage: float = 0.0, sets: str = "", engine: str = JAX, distance: bool = False
 ) -> dict[str, dict[str, float]]:
     """Fits a calibration on labelled rows, and writes it beside the model, whose answers have it from then on.
 
@@ -27,6 +32,7 @@ def calibrate(
       inputs: a labelled file; empty: the run's validation split; it is then measured on the test split too.
       coverage, sets: see `jaxft.sure.calibration.Calibration`.
       engine: whose answers are calibrated, see `Predictor.open`; "onnx" has the calibration of "jax".
+      distance: whether answers are to say how far a text is from the run's training rows; see `jaxft.sure.distance`.
 
     Returns:
       Of each split what `jaxft.sure.calibration.figures` measures.
@@ -45,6 +51,7 @@ def calibrate(
         )
     problem = table.options.problem
     check(problem, coverage, sets)
+    known = _known(folder, predictor) if distance else None
     splits = _splits(folder, workdir, inputs, predictor)
     outputs = {}
     for name, split in splits.items():
@@ -57,10 +64,12 @@ def calibrate(
         calibration = fit(problem, *outputs[first], coverage=coverage, sets=sets)
         values = {name: figures(calibration, *both) for name, both in outputs.items()}
         written = kept.write(directory, engine, calibration, {"fitted_on": rows, "measured": values})
-        if folder:
-            folder.publish("export")
         say(_report(calibration, rows, values))
         say(f"calibration: {written}")
+        if known:
+            say(f"distance: {_write_distance(directory, predictor, known, splits[first])}")
+        if folder:
+            folder.publish("export")
         return values
 
     return distributed.once(fitted)  # by one process, as rounding may differ on their machines
@@ -77,6 +86,32 @@ def _directory(folder: Workdir | None, workdir: str) -> Path:
     if not directory.is_dir():
         raise UserError(f"--workdir {workdir} is no folder of this machine; give that of a run, or of a trained model")
     return directory
+
+
+def _known(folder: Workdir | None, predictor: Predictor) -> Split:
+    """The training rows, from which texts may be far.
+
+    Raises:
+      UserError: they are not at hand, have no class, or there are no vectors of them.
+    """
+    options = predictor.table.options
+    if folder is None:
+        raise UserError("--calibrate.distance is from the training rows of a run; give the --workdir of one")
+    if not isinstance(options, config.SequenceClassification) or options.problem != "single_label" or options.windows:
+        raise UserError("--calibrate.distance is for a class a text, read without windows; leave it out")
+    if not isinstance(predictor.engine, CompiledEngine):
+        raise UserError(
+            "--calibrate.distance needs the vectors of texts, which a graph does not give; use --engine=jax"
+        )
+    return measured.of_run(predictor.experiment, predictor.table)["train"]
+
+
+def _write_distance(directory: Path, predictor: Predictor, known: Split, others: Split) -> Path:
+    """Fits the distance from rows that were learned from, held beside others; returns where it is written."""
+    assert isinstance(predictor.engine, CompiledEngine)
+    engine = with_vectors(predictor.engine)
+    vectors = [engine.compute(predictor.tokenized(rows).features)["vectors"] for rows in (known, others)]
+    return distances.write(directory, distances.fit(vectors[0], ids(predictor.table.options, known), vectors[1]))
 
 
 def _splits(folder: Workdir | None, workdir: str, inputs: str, predictor: Predictor) -> dict[str, Split]:

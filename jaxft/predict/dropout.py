@@ -16,6 +16,7 @@ from jaxft.models import Model
 from jaxft.predict.engine import CompiledEngine, measured
 from jaxft.predict.likeness import check_mean
 from jaxft.predict.predictor import Predictor
+from jaxft.predict.vectors import without_vectors
 from jaxft.tables import Table
 from jaxft.tasks import Task
 from jaxft.train.evaluate import Evaluated
@@ -38,7 +39,7 @@ def dropping(predictor: Predictor, passes: int) -> Predictor:
     if not isinstance(engine, CompiledEngine):
         raise UserError("--predict.dropout is for one model by its parameters; leave --runs and --engine out")
     other.table = predictor.table.calibrated(None)
-    other.engine = DropoutEngine(engine, predictor.experiment, other.table, passes)
+    other.engine = DropoutEngine(without_vectors(engine), predictor.experiment, other.table, passes)
     if other.table != predictor.table:
         say("--predict.dropout: the calibration is left out, being of what the model answers without dropout")
     return other

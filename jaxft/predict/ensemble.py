@@ -16,6 +16,7 @@ from jaxft.job import check_features
 from jaxft.models import Model
 from jaxft.predict.engine import Engine, measured
 from jaxft.predict.likeness import Places, check_mean, ordered, places
+from jaxft.predict.vectors import without_vectors
 from jaxft.tables import Table
 from jaxft.tasks import Task
 from jaxft.train.evaluate import Evaluated
@@ -47,28 +48,28 @@ class EnsembleEngine:
 
     def __init__(self, members: Sequence[Member], labels: Sequence[Places]):
         """Of members that fit together, see `joined`; `labels` says where each has those of the first."""
-        self.engines = [member.engine for member in members]
+        self.engines: list[Engine] = [without_vectors(member.engine) for member in members]
         self.positions = 0
         self._first, self._labels = members[0], labels
 
     @property
     def task(self) -> Task:
-        return self._first.engine.task
+        return self.engines[0].task
 
     @property
     def model(self) -> Model:
-        return self._first.engine.model
+        return self.engines[0].model
 
     @property
     def device(self) -> str:
-        return self._first.engine.device
+        return self.engines[0].device
 
     def compute(self, features: Features) -> Mapping[str, np.ndarray]:
         for engine in self.engines:  # of the first model's tokens, which the others have to know
             check_features(features, engine.model, self._first.experiment.data.max_length)
         pairs = zip(self.engines, self._labels, strict=True)
         several = [ordered(engine.compute(features), at) for engine, at in pairs]
-        self.positions = self._first.engine.positions
+        self.positions = self.engines[0].positions
         table = self._first.table
         return {**table.mean(several, features), **table.disagreement(several)}
 

@@ -25,6 +25,7 @@ from jaxft.out.files import GRAPHS
 from jaxft.predict import directory, ensemble, graph, reference
 from jaxft.predict.base import as_trained, base_weights
 from jaxft.predict.engine import CompiledEngine, Engine
+from jaxft.predict.vectors import with_distance
 from jaxft.storage import paths
 from jaxft.storage.workdir import Workdir
 from jaxft.sure import bootstrap
@@ -161,9 +162,11 @@ class Predictor:
             thresholds = {} if chosen else body.hf.get("thresholds", {})
             thresholds = meaning.thresholds if meaning else thresholds
         table = tables.build(experiment.task).decide(thresholds)
+        computing = CompiledEngine(experiment, composed, weights)
+        made = cls(experiment, body, table, computing)
         if not chosen and (not folder or folder.exported()):
             table = calibrated(table, body.directory, engine)
-        made = cls(experiment, body, table, CompiledEngine(experiment, composed, weights))
+            made.table, made.engine = with_distance(table, computing, body.directory)
         made.run = None if chosen else folder
         return made
 

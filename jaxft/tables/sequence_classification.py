@@ -18,6 +18,7 @@ from jaxft.metrics.probabilities import sigmoid, softmax
 from jaxft.models import Model
 from jaxft.sure import disagreement
 from jaxft.sure.calibration import Calibration
+from jaxft.sure.distance import Distance
 from jaxft.tables import labels, means, weighting, windows
 from jaxft.tables.base import Host, Published, Table, named
 
@@ -50,11 +51,13 @@ class SequenceClassification(Table):
 
     Attributes:
       calibration: of the probabilities that answers have; what is predicted does not depend on it.
+      distance: by which answers say how far a text is from what was learned from; None: they do not.
     """
 
     options: config.SequenceClassification
     lower: frozenset[str] = frozenset({"mse", "ece"})
     calibration: Calibration | None = None
+    distance: Distance | None = None
 
     @property
     def metric(self) -> str:
@@ -143,7 +146,11 @@ class SequenceClassification(Table):
         return sigmoid(scaled) if self.options.problem == "multi_label" else softmax(scaled)
 
     def calibrated(self, calibration: Calibration | None) -> SequenceClassification:
-        return dataclasses.replace(self, calibration=calibration)
+        return dataclasses.replace(self, calibration=calibration, distance=None)
+
+    def placed(self, distance: Distance) -> SequenceClassification:
+        """Returns the table whose answers say how far a text is, by the `vectors` of the model's outputs."""
+        return dataclasses.replace(self, distance=distance)
 
     def undecided(self) -> dict[str, float]:
         return {} if self.options.thresholds else self.thresholds()
@@ -180,6 +187,9 @@ class SequenceClassification(Table):
     def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
         logits = _of_rows(outputs["logits"], features)
         beside = self.calibration.beside(logits, self.options.labels) if self.calibration else [{}] * len(logits)
+        if self.distance and "vectors" in outputs:
+            told = self.distance.far(_of_rows(outputs["vectors"], features))
+            beside = [one | {"far": float(x)} for one, x in zip(beside, told, strict=True)]
         if "disagreement" in outputs:
             told = _of_rows(outputs["disagreement"], features)
             beside = [one | {"disagreement": float(x)} for one, x in zip(beside, told, strict=True)]
