@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxft.audit.exposure import Exposure
 from jaxft.audit.slices import Slice
 from jaxft.explain.explainer import Explained
 
@@ -55,6 +56,7 @@ class Audit(NamedTuple):
       duplicates: the most alike first.
       doubtful: rows of crossfit whose label is doubtful, the most doubtful first.
       notes: what could not be looked for, and why, a line each.
+      exposures: of the canaries that were given.
     """
 
     rows: int
@@ -68,6 +70,7 @@ class Audit(NamedTuple):
     duplicates: Sequence[Duplicate]
     doubtful: Sequence[Mapping[str, Any]]
     notes: Sequence[str]
+    exposures: Sequence[Exposure] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns the same as JSON values, without what is drawn."""
@@ -75,5 +78,6 @@ class Audit(NamedTuple):
             "mistakes": [one._asdict() | {"why": one.why and one.why.to_json()} for one in self.mistakes],
             "slices": [one._asdict() for one in self.slices],
             "duplicates": [one._asdict() for one in self.duplicates],
+            "exposures": [one._asdict() for one in self.exposures],
         }
         return {name: value for name, value in found.items() if name != "diagrams"}

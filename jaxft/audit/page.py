@@ -31,7 +31,7 @@ def made(found: Audit, name: str, origin: str) -> str:
       name, origin: what the model and the rows are called.
     """
     sections = [*_metrics(found), *_sure(found), *_mistakes(found), *_slices(found), *_duplicates(found)]
-    sections += _doubtful(found)
+    sections += [*_doubtful(found), *_exposures(found)]
     body = "".join(f'<p class="sub">{escape(note)}</p>\n' for note in found.notes)
     return explaining.TEMPLATE.substitute(
         title=escape(f"Audit of {name.rsplit('/', 1)[-1]}"),
@@ -172,6 +172,23 @@ def _doubtful(found: Audit) -> Iterator[tuple[str, str]]:
     ]
     head = ("row", "text", "given", "confidently", "margin")
     yield f"Doubtful labels ({len(rows):,} of {len(found.doubtful):,})", page.table(head, rows, names=4)
+
+
+def _exposures(found: Audit) -> Iterator[tuple[str, str]]:
+    if not found.exposures:
+        return
+    ranked = sorted(found.exposures, key=lambda one: -one.exposure)
+    rows = [
+        [_short(one.text), one.where, f"{one.rank:,} of {one.among:,}", f"{one.exposure:.1f}", number(one.chance)]
+        for one in ranked[:LISTED]
+    ]
+    told = (
+        "Each text is ranked by its likelihood among the same text with other secrets of the kind, the likeliest "
+        "first. Exposure, in bits, is log2 of their number less log2 of the rank (Carlini et al. 2019): a secret that "
+        "the model does not know has 1.4 on average. The last column is how often such a secret ranks so high."
+    )
+    head = ("canary", "row", "rank", "exposure", "by chance")
+    yield "Exposure of canaries", _said(told) + page.table(head, rows, names=2)
 
 
 def _texts_of(line: Mapping[str, Any]) -> list[str]:

@@ -175,6 +175,7 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "attack.rows": (200, "attack: rows that are drawn; 0: all"),
     "attack.seed": (0, "attack: of what is drawn"),
     "audit.crossfit": ("", "audit: folder of a crossfit, whose doubtful labels the page has"),
+    "audit.canaries": ("", "audit: a file of texts with secrets, whose exposure by a language model the page has"),
     "plan.search": (False, "plan: look for the best mesh, recomputation and accumulation"),
     "plan.exact": (False, "plan: compile for TPU as a run does; takes several times as long"),
 }

@@ -255,11 +255,15 @@ MODES = {
     "audit": Mode(
         _together(
             lambda modes, given: modes.audit(
-                given.workdir, given.input or "", given.output, crossfit=given["audit.crossfit"].value
+                given.workdir,
+                given.input or "",
+                given.output,
+                crossfit=given["audit.crossfit"].value,
+                canaries=given["audit.canaries"].value,
             )
         ),
         needs=("workdir",),
-        uses=("input", "output", "audit.crossfit"),
+        uses=("input", "output", "audit.crossfit", "audit.canaries"),
     ),
     "serve": Mode(_together(lambda modes, given: _serve(modes, given)), needs=("workdir",), uses=SERVE),
     "compress": Mode(

@@ -8,8 +8,10 @@ import jax
 
 from jaxft import config
 from jaxft.audit import page
+from jaxft.audit.exposure import exposures
 from jaxft.audit.findings import gathered
 from jaxft.audit.found import Audit
+from jaxft.data import sources
 from jaxft.data.sources import Split
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
@@ -19,6 +21,7 @@ from jaxft.modes import measured
 from jaxft.modes.explaining import PAGE
 from jaxft.modes.predicting import opened
 from jaxft.predict.predictor import Predictor, run_in
+from jaxft.storage import paths
 from jaxft.sure.bootstrap import Labelled
 from jaxft.tables import Table
 
@@ -26,7 +29,7 @@ TOLD = 5
 """Slices that are worse than chance gives, which the command says; the page has them all."""
 
 
-def audit(workdir: str, inputs: str = "", output: str = "", crossfit: str = "") -> dict[str, Any]:
+def audit(workdir: str, inputs: str = "", output: str = "", crossfit: str = "", canaries: str = "") -> dict[str, Any]:
     """Measures a trained model on labelled rows, looks for what speaks against it, and writes a page.
 
     Args:
@@ -34,6 +37,7 @@ def audit(workdir: str, inputs: str = "", output: str = "", crossfit: str = "") 
       inputs: a labelled file; empty: the run's test split, or else its validation split.
       output: FILE.html or FILE.json, written whole or not at all; empty: report/audit.html of the run.
       crossfit: the folder of a `--mode=crossfit`, whose doubtful labels the page has; empty: none.
+      canaries: a file of texts whose exposure the page has, see `jaxft.audit.exposure`; empty: none.
 
     Returns:
       What `jaxft.audit.found.Audit` holds, as JSON values.
@@ -46,6 +50,7 @@ def audit(workdir: str, inputs: str = "", output: str = "", crossfit: str = "") 
         raise UserError("--mode=audit is for one process; start it with --processes=1")
     doubtful = doubtful_rows(crossfit)
     predictor = Predictor.open(workdir)
+    exposed = list(exposures(predictor, read_canaries(canaries, predictor))) if canaries else []
     known, split, notes = rows_of(workdir, inputs, predictor.experiment, predictor.table)
     table = predictor.table.decide(predictor.table.undecided())
     features, outcome = predictor.measured(split)
@@ -56,7 +61,7 @@ def audit(workdir: str, inputs: str = "", output: str = "", crossfit: str = "") 
 
     can = isinstance(table.options, config.SequenceClassification)
     found = gathered(table, labelled, outcome.loss, known, why if can else None, notes)
-    return written(found._replace(doubtful=doubtful), file, workdir.rstrip("/"), split.origin)
+    return written(found._replace(doubtful=doubtful, exposures=exposed), file, workdir.rstrip("/"), split.origin)
 
 
 def checked_output(output: str, workdir: str) -> str:
@@ -87,6 +92,15 @@ def doubtful_rows(folder: str) -> list[dict[str, Any]]:
     if not file.is_file() or not file.with_name("crossfit.json").is_file():
         raise UserError(f"--audit.crossfit: {folder} holds no finished --mode=crossfit; give the --workdir of one")
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def read_canaries(file: str, predictor: Predictor) -> Split:
+    """Returns a table of canaries.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    return sources.read_input(str(paths.file_of("--audit.canaries", file)), predictor.experiment.data)
 
 
 def rows_of(
@@ -131,5 +145,7 @@ def written(found: Audit, file: str, name: str, origin: str) -> dict[str, Any]:
     )
     for one in worse[:TOLD]:
         say(f"  {one.name}: {one.wrong:,} of {one.rows:,} wrong (corrected p {one.corrected:.2g})")
+    for one in sorted(found.exposures, key=lambda one: -one.exposure)[:TOLD]:
+        say(f"  {one.where}: rank {one.rank:,} of {one.among:,}, exposure {one.exposure:.1f} bits")
     say(f"audit: {file}")
     return values
