@@ -120,6 +120,13 @@ COMMAND_LINE: Rows = {
         lambda room: [*room.train(f"--workdir={room.path}/folds"), "--mode=crossfit", "--crossfit.folds=1"],
         ["--crossfit.folds is 1; it must be at least 2"],
     ),
+    "votes without noise": (
+        lambda room: [
+            *room.train(f"--workdir={room.path}/pate", f"--input={room.write('p.txt', 'x')}"),
+            *("--mode=pate", "--pate.sigma=0"),
+        ],
+        ["--pate.sigma is 0.0; without noise nothing is private"],
+    ),
     "a way to attack that there is not": (
         on_run("attack", "--attack.methods=typos"),
         ["--attack.methods: there is no 'typos'; did you mean 'typo'?"],

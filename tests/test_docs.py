@@ -103,6 +103,15 @@ def test_the_page_of_what_is_written_names_every_flag_and_part():
     assert "[docs/generate.md](docs/generate.md)" in (ROOT / "README.md").read_text()
 
 
+def test_the_page_of_noisy_votes_names_every_flag():
+    page = (ROOT / "docs" / "private.md").read_text()
+    for flag in (name for name in OF_MODES if name.startswith("pate.")):
+        assert re.search(
+            rf"^\| `--{re.escape(flag)}` \| {OF_MODES[flag][0]:.7g}".replace("1e-05", "0.00001"), page, re.M
+        )
+    assert "[docs/private.md](docs/private.md)" in (ROOT / "README.md").read_text()
+
+
 def test_the_page_of_attacks_names_every_flag_and_method():
     page = (ROOT / "docs" / "robustness.md").read_text()
     for flag in (name for name in OF_MODES if name.startswith("attack.")):

@@ -42,14 +42,16 @@ config_flags.register_flag_parser_for_type(tuple[str, ...], _Texts())
 OF_MODES: dict[str, tuple[Any, str]] = {
     "workdir": (
         None,
-        "folder of the run: train writes it, crossfit several in it; evaluate, predict, chat, explain, calibrate, "
-        "attack, audit, export, compress, soup, serve and inspect read it; predict, chat, explain, calibrate, attack, "
-        "audit, compress, soup, serve, export --format: or that of any model; plan: where plan.json is written",
+        "folder of the run: train writes it, crossfit and pate several in it; evaluate, predict, chat, explain, "
+        "calibrate, attack, audit, export, compress, soup, serve and inspect read it; predict, chat, explain, "
+        "calibrate, attack, audit, compress, soup, serve, export --format: or that of any model; plan: where plan.json "
+        "is written",
     ),
     "input": (
         None,
         "predict, explain: a text, CSV, JSON or Parquet file; evaluate, calibrate, attack, audit, compress, soup, "
-        "export --format=int8: a labelled file, instead of the run's own splits; compress, for words alone: any text",
+        "export --format=int8: a labelled file, instead of the run's own splits; compress, for words alone: any text; "
+        "pate: public rows, which are to be labelled",
     ),
     "output": (
         "",
@@ -116,6 +118,9 @@ OF_MODES: dict[str, tuple[Any, str]] = {
         0,
         "predict: answers are the mean of so many passes with dropout, and say how far these disagree; 0: one without",
     ),
+    "pate.teachers": (10, "pate: parts of the private rows, each seen by one teacher alone"),
+    "pate.sigma": (2.0, "pate: standard deviation of the noise on the votes for each class"),
+    "pate.delta": (1e-5, "pate: the delta that epsilon is said for; well below 1 / private rows"),
     "explain.method": (
         "integrated_gradients",
         "explain: integrated_gradients, gradient_x_input, smoothgrad, occlusion, leave_one_out, lime, shap, "
@@ -200,8 +205,8 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "train, crossfit, inspect, plan: experiment file, FILE.py or FILE.py:ARGUMENT, or the name of one that comes "
-        "with jaxft, e.g. glue:sst2",
+        "train, crossfit, pate, inspect, plan: experiment file, FILE.py or FILE.py:ARGUMENT, or the name of one that "
+        "comes with jaxft, e.g. glue:sst2",
         flag_values=values,
         lock_config=False,
         sys_argv=argv,

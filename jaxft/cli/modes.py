@@ -44,7 +44,7 @@ def _together(run: Callable[[Any, flags.FlagValues], object]) -> Callable[[flags
             values.process,
             start_timeout=values.start_timeout,
             heartbeat_timeout=values.heartbeat_timeout,
-            preemptible=values.mode in ("train", "crossfit"),
+            preemptible=values.mode in ("train", "crossfit", "pate"),
         )
         logging.use_absl_handler()
         logging.set_verbosity(logging.FATAL)  # what orbax logs as an error, with pages of traceback, it raises as well
@@ -157,6 +157,17 @@ def _attack(modes: Any, values: flags.FlagValues) -> None:
 
     given: dict[str, Any] = {name: values[f"attack.{name}"].value for name in ATTACK}
     modes.attack(values.workdir, values.input or "", values.output, Options(**given))
+
+
+PATE = ("teachers", "sigma", "delta")
+"""The flags `--pate.NAME`, those of `jaxft.modes.voting.Options`."""
+
+
+def _pate(modes: Any, values: flags.FlagValues) -> None:
+    from jaxft.modes.voting import Options
+
+    given: dict[str, Any] = {name: values[f"pate.{name}"].value for name in PATE}
+    modes.pate(values.config, values.workdir, values.input, Options(**given))
 
 
 def _train(modes: Any, values: flags.FlagValues) -> None:
@@ -294,6 +305,7 @@ MODES = {
         needs=("workdir", "config"),
         uses=("crossfit.folds",),
     ),
+    "pate": Mode(_together(_pate), needs=("workdir", "config", "input"), uses=tuple(f"pate.{name}" for name in PATE)),
     "inspect": Mode(
         _together(lambda modes, given: modes.inspect(given.config, given.workdir, given.draw)),
         needs=(),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jaxft.modes.serving import serve
     from jaxft.modes.souping import soup
     from jaxft.modes.training import train
+    from jaxft.modes.voting import pate
     from jaxft.modes.watching import watch
 
 _FILES = {
@@ -36,6 +37,7 @@ _FILES = {
     "explain": "explaining",
     "export": "exporting",
     "inspect": "inspecting",
+    "pate": "voting",
     "predict": "predicting",
     "serve": "serving",
     "soup": "souping",
@@ -62,6 +64,7 @@ __all__ = [
     "explain",
     "export",
     "inspect",
+    "pate",
     "predict",
     "serve",
     "soup",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.metrics import classification, confident
 from jaxft.modes.predicting import beside, opened
+from jaxft.modes.shared import claim
 from jaxft.modes.training import train
 from jaxft.predict.predictor import Predictor
 from jaxft.report import page
@@ -127,7 +127,6 @@ def _claim(folder: Path, pool: Pool, folds: int) -> None:
     Raises:
       UserError: it is of others, holds something else, or cannot be written.
     """
-    file = folder / CLAIM
     there = {"train": pool.split, **({"validation": pool.validation} if pool.validation else {})}
     mine = {
         "folds": folds,
@@ -135,23 +134,7 @@ def _claim(folder: Path, pool: Pool, folds: int) -> None:
         "rows": len(pool.labels),
         "data": {name: splits.fingerprint(split.table) for name, split in there.items()},
     }
-    try:
-        if file.exists():
-            held = json.loads(file.read_text())
-            if changed := [key for key, value in mine.items() if held.get(key) != value]:
-                raise UserError(
-                    f"{folder} holds folds of others ({changed[0]}: {held.get(changed[0])} there, "
-                    f"{mine[changed[0]]} here); choose another --workdir"
-                )
-            return
-        begun = file.with_name(f".{CLAIM}")
-        if folder.exists() and {*folder.iterdir()} - {begun}:
-            raise UserError(f"{folder} is not empty and holds no folds; choose another --workdir")
-        folder.mkdir(parents=True, exist_ok=True)
-        begun.write_text(json.dumps(mine) + "\n")
-        os.replace(begun, file)
-    except OSError as error:
-        raise UserError(f"--workdir {folder}: {error.strerror}; choose a folder that can be written") from error
+    claim(folder, CLAIM, mine, "folds")
 
 
 def _of_fold(experiment: config.Experiment, fold: int, folds: int) -> config.Experiment:

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from jaxft.config import Data
 from jaxft.data import formats, sources
 from jaxft.devices import distributed
 from jaxft.devices.distributed import say
@@ -78,10 +79,19 @@ def read_inputs(inputs: str, predictor: Predictor) -> sources.Split:
     Raises:
       UserError: it cannot be read.
     """
-    data = predictor.experiment.data
+    return rows_of(inputs, predictor.experiment.data, predictor.table.inputs[0])
+
+
+def rows_of(inputs: str, data: Data, column: str) -> sources.Split:
+    """Returns the same of a file that no model is to read yet.
+
+    Args:
+      data: how it is read.
+      column: what the lines of a text file are a column of.
+    """
     if formats.suffix_of(Path(inputs)) == ".txt":
         encoding = sources.encoding_of(inputs, otherwise=data.encoding)
-        return sources.read_lines(inputs, predictor.table.inputs[0], encoding)
+        return sources.read_lines(inputs, column, encoding)
     return sources.read_input(inputs, data)
 
 

@@ -1,5 +1,8 @@
-"""What training and evaluation have in common: programs kept on disk, and how a split is measured."""
+"""What modes have in common: programs kept on disk, how a split is measured, whose folder of several runs it is."""
 
+import json
+import os
+from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ import jax
 
 from jaxft import program
 from jaxft.devices import distributed
+from jaxft.errors import UserError
 from jaxft.job import Job
 from jaxft.train.compiled import Compiled
 from jaxft.train.evaluate import Evaluated
@@ -40,3 +44,34 @@ def measure(job: Job, step: Any, split: str, weights: tuple[Params, Params]) -> 
     data = (job.features[split], job.splits[split])
     # By one process, so that all choose the same best step, whatever the rounding on their machines.
     return distributed.once(lambda: {"loss": found.loss} | table.metrics(found.outputs, *data)), found
+
+
+def claim(folder: Path, name: str, mine: Mapping[str, Any], what: str) -> None:
+    """Makes a folder that of several runs, or finds that it is.
+
+    Args:
+      name: of the file in it that says so.
+      mine: what they are of, as JSON has it.
+      what: an error calls them.
+
+    Raises:
+      UserError: it is of others, holds something else, or cannot be written.
+    """
+    file = folder / name
+    try:
+        if file.exists():
+            held = json.loads(file.read_text())
+            if changed := [key for key, value in mine.items() if held.get(key) != value]:
+                raise UserError(
+                    f"{folder} holds {what} of others ({changed[0]}: {held.get(changed[0])} there, "
+                    f"{mine[changed[0]]} here); choose another --workdir"
+                )
+            return
+        begun = file.with_name(f".{name}")
+        if folder.exists() and {*folder.iterdir()} - {begun}:
+            raise UserError(f"{folder} is not empty and holds no {what}; choose another --workdir")
+        folder.mkdir(parents=True, exist_ok=True)
+        begun.write_text(json.dumps(mine) + "\n")
+        os.replace(begun, file)
+    except OSError as error:
+        raise UserError(f"--workdir {folder}: {error.strerror}; choose a folder that can be written") from error
