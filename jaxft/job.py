@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from jaxft import adapt, config, hub, kernels, models, objectives, program, sharding, tables, tasks
 from jaxft.batch import BatchShape
-from jaxft.data import packing, sources, splits, truncation
+from jaxft.data import augment, packing, sources, splits, truncation
 from jaxft.data.batches import Feed, HostBatch, fitting
 from jaxft.data.features import Features, Items, cache_key, tokenize
 from jaxft.data.order import Order
@@ -230,7 +230,13 @@ def prepare(
     experiment = adapt.resolved(experiment, body.model)
     task, table = tasks.build(experiment.task), tables.build(experiment.task)
     prepared, carved = splits.prepare(raw, data, experiment.seed, table.inputs, splits.carving(experiment.task))
-    notes = [line for split in raw.values() for line in split.notes] + carved
+    if data.augment and not isinstance(experiment.task, config.SequenceClassification):
+        raise UserError(
+            "config.data.augment changes the words of texts, and is for SequenceClassification; this is "
+            f"{type(experiment.task).__name__}, so unset it"
+        )
+    prepared["train"], made = augment.augmented(prepared, table.inputs, data, experiment.seed)
+    notes = [line for split in raw.values() for line in split.notes] + carved + made
     features = {name: body.features(split, table, data) for name, split in prepared.items()}
     for part in features.values():
         check_features(part, body.model, data.max_length)

@@ -66,6 +66,16 @@ class Data(Section):
         0, "use (or carve off) at most so many validation examples; 0: all, or the fraction", low=0
     )
     test_examples: int = knob(0, "use (or carve off) at most so many test examples; 0: all, carve none", low=0)
+    augment: int = knob(
+        0,
+        "copies of each training row with a few words changed (EDA), for SequenceClassification",
+        low=0,
+        since="0.2.0",
+    )
+    augment_share: float = knob(0.1, "share of the words that are changed there", low=0, high=1, since="0.2.0")
+    synonyms: str = knob(
+        "", "file with a word a line and its synonyms, set off by tabs, for `augment`; empty: none", since="0.2.0"
+    )
     max_length: int = knob(128, "longest input in tokens, special tokens included; longer ones are cut", low=4)
     truncate: str = knob(
         "head",

@@ -16,7 +16,9 @@ from jaxft.errors import UserError
 
 pc: Any = pyarrow.compute  # its functions are made at run time, where no type checker sees them
 
-STREAMS = {name: 2**32 + i for i, name in enumerate(("carve", "train", "validation", "test", "folds", "attack"))}
+STREAMS = {
+    name: 2**32 + i for i, name in enumerate(("carve", "train", "validation", "test", "folds", "attack", "augment"))
+}
 """What a random order is for -> the number of its stream, beyond those of the epochs: no choice moves another."""
 BATCH = 1 << 16
 
