@@ -20,6 +20,7 @@ from jaxft.data.sources import Split
 from jaxft.devices import distributed, flops
 from jaxft.errors import UserError, nearest
 from jaxft.models import Model, nn
+from jaxft.objectives.distill import PREFIX
 from jaxft.program import Program
 from jaxft.storage import fingerprint
 from jaxft.tables import Table, census
@@ -114,7 +115,10 @@ class Body:
 
 @dataclass(frozen=True)
 class Job:
-    """All of a run but its state and its folder."""
+    """All of a run but its state and its folder.
+
+    `teachers` are fingerprints of the models that what `features` have of a teacher comes from.
+    """
 
     experiment: config.Experiment
     body: Body
@@ -127,6 +131,7 @@ class Job:
     shapes: list[BatchShape]
     program: Program
     notes: list[str] = field(default_factory=list)
+    teachers: tuple[str, ...] = ()
 
     @property
     def eval_every(self) -> int:
@@ -146,15 +151,19 @@ class Job:
 
     @property
     def origin(self) -> dict[str, str]:
-        """Fingerprints of the experiment and of the data that it sees; see `jaxft.train.checkpoint.ORIGINS`."""
+        """Fingerprints of the experiment and of the data that it sees; see `jaxft.train.checkpoint.ORIGINS`.
+
+        What models say of the data (teachers, the run's start) has the rounding of a mesh: the models count, not that.
+        """
         columns = {
             f"{split}/{name}": column
             for split, part in self.features.items()
             for name, column in {"offsets": part.offsets, **part.tokens, **part.examples}.items()
-            if name != REFERENCE  # which the run's start says of the data, with the rounding of its mesh
+            if name != REFERENCE and not name.startswith(PREFIX)
         }
+        taught = {"teachers": fingerprint.of_values(self.teachers)} if self.teachers else {}
         settings = fingerprint.of_values(config.defining(self.experiment))
-        return {"experiment": settings, "data": fingerprint.of_columns(columns)}
+        return {"experiment": settings, "data": fingerprint.of_columns(columns), **taught}
 
     @property
     def parts(self) -> int:

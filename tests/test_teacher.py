@@ -68,6 +68,19 @@ def test_what_it_says_is_kept(job, finished, tiny_model, capsys):
     np.testing.assert_array_equal(said(again), said(job))
 
 
+def test_a_run_resumes_where_rounding_is_another_but_not_with_another_teacher(job, tiny_model, tmp_path):
+    own = job.features["train"]
+    rounded = dataclasses.replace(own, examples={**own.examples, "teacher/logits": said(job) * np.float32(1 + 1e-6)})
+    assert (said(job) != rounded.examples["teacher/logits"]).any()
+    assert dataclasses.replace(job, features={**job.features, "train": rounded}).origin == job.origin
+    cache = Path(job.experiment.data.cache)
+    other = job_of(tiny_model, cache, directory(tmp_path / "other"))
+    changed = {name for name, value in job.origin.items() if other.origin[name] != value}
+    assert changed == {"experiment", "teachers"}, "the directory's name, and what is in it"
+    plain = prepare(config.check(experiment(tiny_model, cache)))
+    assert plain.origin == {"experiment": plain.origin["experiment"], "data": job.origin["data"]}
+
+
 def test_a_run_learns_from_it(job, finished, tiny_model, tmp_path, capsys):
     """By another loss than labels alone; it resumes, evaluates and predicts as any run."""
     e = student(tiny_model, Path(job.experiment.data.cache), finished, distill=0.9)
@@ -146,5 +159,5 @@ def test_other_tokens_of_the_same_lengths_are_other_tokens(job, tmp_path):
     """A teacher then reads the rows itself, whatever the student's examples say."""
     teacher, own = [str(directory(tmp_path / "teacher"))], job.features["train"]
     other = dataclasses.replace(own, tokens={**own.tokens, "input_ids": own.tokens["input_ids"][::-1].copy()})
-    found = [outputs(teacher, job.splits["train"], of, job.table, job.task, "")["logits"] for of in (own, other)]
+    found = [outputs(teacher, job.splits["train"], of, job.table, job.task, "")[0]["logits"] for of in (own, other)]
     np.testing.assert_allclose(found[1], found[0], atol=1e-5)

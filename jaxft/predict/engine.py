@@ -14,6 +14,7 @@ from jaxft.data.batches import Feed, assemble, spread
 from jaxft.data.features import Features
 from jaxft.models import Model
 from jaxft.predict.shapes import EACH, EACH_ELSEWHERE, Fixed, fixed_shapes, shape_for
+from jaxft.storage import fingerprint
 from jaxft.tasks import Task
 from jaxft.train.compiled import Compiled
 from jaxft.train.evaluate import Evaluated, collect, evaluate, gather, scatter
@@ -96,6 +97,13 @@ class CompiledEngine:
     def composed(self) -> program.Program:
         """The program whose outputs it computes."""
         return self._program
+
+    @property
+    def fingerprint(self) -> str:
+        """A fingerprint of the model that it computes, the same on every mesh: of the weights, the task, the sizes."""
+        trainable, frozen = self.weights
+        weights = fingerprint.of_params({"trainable": trainable, "frozen": frozen})
+        return fingerprint.of_values([weights, str(self.task.options), str(self.model.cfg)])
 
     @property
     def device(self) -> str:

@@ -21,14 +21,8 @@ def file_of(engine: CompiledEngine, features: Features, cache: str, room: str) -
     """
     if not cache or jax.process_count() > 1:
         return None
-    trainable, frozen = engine.weights
-    said = [
-        fingerprint.of_params({"trainable": trainable, "frozen": frozen}),
-        fingerprint.of_columns({"offsets": features.offsets, **features.tokens}),
-        str(engine.task.options),
-        str(engine.model.cfg),
-        str(engine.composed.run.dtype),
-    ]
+    columns = fingerprint.of_columns({"offsets": features.offsets, **features.tokens})
+    said = [engine.fingerprint, columns, str(engine.composed.run.dtype)]
     return Path(cache).expanduser() / room / f"{fingerprint.of_values(said)}.npz"
 
 

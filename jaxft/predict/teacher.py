@@ -31,7 +31,7 @@ def taught(job: Job) -> Job:
         return job
     own, options = job.features["train"], job.experiment
     objective, cache = options.objective, options.data.cache
-    found = outputs(
+    found, models = outputs(
         objective.teacher, job.splits["train"], own, job.table, job.task, cache, temperature=objective.temperature
     )
     said = {per: {} for per in ("example", "token")}
@@ -40,7 +40,7 @@ def taught(job: Job) -> Job:
     features = dataclasses.replace(
         own, examples={**own.examples, **said["example"]}, tokens={**own.tokens, **said["token"]}
     )
-    return dataclasses.replace(job, features={**job.features, "train": features})
+    return dataclasses.replace(job, features={**job.features, "train": features}, teachers=models)
 
 
 def outputs(
@@ -51,7 +51,7 @@ def outputs(
     task: Task,
     cache: str,
     temperature: float = 1.0,
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Returns the outputs of a teacher for the examples of a student, or of several: of the mean of their answers.
 
     Divided by the temperature T, they are logits of the mean of the teachers' softmax(logits / T): the arithmetic mean
@@ -69,7 +69,8 @@ def outputs(
       temperature: at which the student compares itself with them.
 
     Returns:
-      float32 by the names of `task.outputs`, `[examples, ...]` or, per token, `[tokens, ...]`.
+      float32 by the names of `task.outputs`, `[examples, ...]` or, per token, `[tokens, ...]`; and a fingerprint of
+      each teacher.
 
     Raises:
       UserError: a teacher that cannot be opened, has another task or other labels, or reads other tokens.
@@ -77,17 +78,19 @@ def outputs(
     if len(teachers) > 1:
         check_mean(KEY, table)
     said = [_of_one(path, split, features, table, task, cache) for path in teachers]
-    several = [{name: array.astype(np.float32) for name, array in one.items()} for one in said]
+    several = [{name: array.astype(np.float32) for name, array in one.items()} for one, _ in said]
+    models = tuple(model for _, model in said)
     if len(several) == 1:
-        return several[0]
+        return several[0], models
     scale = np.float32(temperature)
     cooled = [{name: array / scale for name, array in one.items()} for one in several]
-    return {name: array * scale for name, array in table.mean(cooled, features).items()}
+    return {name: array * scale for name, array in table.mean(cooled, features).items()}, models
 
 
 def _of_one(
     path: str, split: Split, features: Features, table: Table, task: Task, cache: str
-) -> Mapping[str, np.ndarray]:
+) -> tuple[Mapping[str, np.ndarray], str]:
+    """What one says, and its fingerprint."""
     predictor = Predictor.open(path)
     labels = places(f"{KEY} {path}", predictor.table.options, table.options)
     predictor.table = table  # which columns are read is the student's to say
@@ -98,16 +101,17 @@ def _of_one(
     if not same:
         _check_apart(path, task, own, features)
     engine = predictor.engine
-    file = keeping.file_of(engine, own, cache, "teacher") if isinstance(engine, CompiledEngine) else None
+    assert isinstance(engine, CompiledEngine), "of parameters, as it is opened by default"
+    file = keeping.file_of(engine, own, cache, "teacher")
     if file and file.is_file():
         say(f"teacher {path}: what it says is kept in {file}")
         with np.load(file) as held:
-            return ordered({name: held[name] for name in task.outputs}, labels)
+            return ordered({name: held[name] for name in task.outputs}, labels), engine.fingerprint
     say(f"teacher {path}: answers {len(own):,} examples")
     answered = {name: predictor.compute(features if same else own)[name] for name in task.outputs}
     if file:
         keeping.keep(file, answered)
-    return ordered(answered, labels)
+    return ordered(answered, labels), engine.fingerprint
 
 
 def _check_apart(path: str, task: Task, own: Features, features: Features) -> None:

@@ -37,8 +37,13 @@ def of_files(files: Sequence[Path]) -> str:
 def of_params(params: Params) -> str:
     """Of parameters, each reduced where it lives to a number that does not depend on the order of summing."""
     flat = nn.arrays(params)
-    sums = jax.device_get(jax.jit(lambda arrays: {path: _checksum(x) for path, x in arrays.items()})(flat))
+    sums = jax.device_get(_checksums(flat))
     return of_values({path: [str(x.dtype), list(x.shape), int(sums[path])] for path, x in flat.items()})
+
+
+@jax.jit
+def _checksums(arrays: dict[str, Array]) -> dict[str, Array]:
+    return {path: _checksum(x) for path, x in arrays.items()}
 
 
 def _checksum(x: Array) -> Array:

@@ -27,6 +27,7 @@ NO_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM
 ORIGINS = {
     "experiment": "experiment (its settings differ in more than how it is computed and shown)",
     "data": "data (that of config.data.source, or its tokens, have changed)",
+    "teachers": "teacher (the weights of a model of config.objective.teacher have changed)",
     "frozen": "model (the weights of config.model.path that do not learn have changed)",
 }
 """What a run is made from, beside its state."""
