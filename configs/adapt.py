@@ -6,6 +6,7 @@
   python run.py --config=configs/adapt.py:adapter --workdir=/tmp/houlsby --config.adapter.placement=houlsby
   python run.py --config=configs/adapt.py:adalora --workdir=/tmp/adalora --config.adalora.target=4
   python run.py --config=configs/adapt.py:bitfit --workdir=/tmp/bitfit
+  python run.py --config=configs/adapt.py:mixout --workdir=/tmp/mixout --config.mixout.rate=0.5
   python run.py --config=configs/adapt.py:ia3 --workdir=/tmp/ia3
   python run.py --config=configs/adapt.py:prefix --workdir=/tmp/prefix --config.prefix.length=8
   python run.py --config=configs/adapt.py:prompt --workdir=/tmp/prompt --config.prompt.length=16
@@ -20,7 +21,7 @@ from configs import quickstart
 from jaxft.config import METHODS, Experiment
 from jaxft.errors import UserError, nearest
 
-RATES = {"full": 1e-4, "freeze": 1e-3}
+RATES = {"full": 1e-4, "mixout": 1e-4, "freeze": 1e-3}
 """Where to begin: as the quickstart does, else the best of a few rates in a short run (docs/adapt.md); others: 3e-3."""
 
 

@@ -299,7 +299,8 @@ def _objective(
     """The loss of what the model computes with the parameters that the method makes of all."""
 
     def objective(params: Params, batch: Batch, key: Array | None) -> tuple[tuple[Array, Array], Outputs]:
-        outputs = forward(method.apply(params), batch, dataclasses.replace(run, key=key))
+        own = dataclasses.replace(run, key=key)
+        outputs = forward(method.apply(method.drop(params, own)), batch, own)
         return loss(outputs, batch), outputs
 
     return objective

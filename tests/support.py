@@ -367,6 +367,7 @@ EVERY = TASKS | {
 
 ADAPTATIONS: dict[str, dict[str, Any]] = {
     "full": {},
+    "mixout": {"adapt": "mixout", "mixout": config.Mixout(rate=0.4)},
     "freeze": {"adapt": "freeze", "freeze": config.Freeze(learn=("layer/0/output",), still=("LayerNorm",))},
     "bitfit": {"adapt": "bitfit"},
     "lora": {"adapt": "lora", "lora": config.Lora(rank=4, rslora=True)},

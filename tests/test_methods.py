@@ -1,5 +1,7 @@
 """What each method of `jaxft.adapt` lets learn and adds, by its rules alone: nothing is trained."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,6 +87,36 @@ def test_corrections_of_lora_begin_as_those_of_peft():
     for path, inputs in ((QUERY, 16), ("bert/encoder/layer/1/output/dense", 24)):
         assert spec[f"lora/{path}/a"].stddev == pytest.approx((3 * inputs) ** -0.5)
         assert spec[f"lora/{path}/b"].init == "zeros"
+
+
+def test_mixout_is_the_equation():
+    """(m s + (1 - m) w - p s) / (1 - p), by the mask m that is seen; in evaluation, which has no key, there is none."""
+    rate, rng = 0.3, np.random.default_rng(0)
+    method = built(adapt="mixout", mixout=config.Mixout(rate=rate, targets=("query",)))
+    assert method.rates == {"mixout": rate}
+    flat = {path: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32) for path, leaf in nn.flatten(SPEC).items()}
+    begun = nn.flatten(method.extend(nn.unflatten(flat), jax.random.key(0)))
+    kernels = [path for path in flat if path.endswith("query/kernel")]
+    assert begun.keys() - flat.keys() == {f"mixout/{path}/start" for path in kernels} and len(kernels) == 3
+    assert not any(method.learns(path) for path in begun.keys() - flat.keys()) and all(map(method.learns, flat))
+    now = {path: x + jnp.asarray(rng.normal(size=x.shape), jnp.float32) for path, x in flat.items()}
+    run, masks = nn.Run(rates={"mixout": nn.Rate.of(rate)}), []
+    for key in map(jax.random.key, (1, 2)):
+        found = nn.flatten(method.drop(nn.unflatten(begun | now), dataclasses.replace(run, key=key)))
+        assert all((found[path] == now[path]).all() for path in flat if path not in kernels)
+        for path in kernels:
+            w, s = (np.asarray(x[path], np.float64) for x in (now, flat))
+            mask = np.asarray(found[path] == flat[path], np.float64)
+            wanted = (mask * s + (1 - mask) * w - rate * s) / (1 - rate)
+            np.testing.assert_allclose(found[path], np.where(mask > 0, s, wanted), rtol=1e-5, atol=1e-6)
+            masks.append(mask)
+    assert np.mean(masks) == pytest.approx(rate, abs=0.05)
+    assert all((one != other).any() for i, one in enumerate(masks) for other in masks[:i]), "by layer and by step"
+    clean = nn.flatten(method.drop(nn.unflatten(begun | now), run))
+    assert all((clean[path] == now[path]).all() for path in flat)
+    assert method.merge is not None and nn.flatten(method.merge(nn.unflatten(begun | now))).keys() == flat.keys()
+    off = built(adapt="mixout", mixout=config.Mixout(rate=0.0))
+    assert not off.spec and not off.rates and off.learns(QUERY)
 
 
 def test_virtual_tokens_are_looked_up_by_negative_ids():

@@ -7,13 +7,14 @@ the project knows which method is on. A new one is a file with `build` and a lin
 import dataclasses
 from types import ModuleType
 
-from jaxft.adapt import adalora, adapter, bitfit, freeze, full, ia3, lora, prefix, prompt
+from jaxft.adapt import adalora, adapter, bitfit, freeze, full, ia3, lora, mixout, prefix, prompt
 from jaxft.adapt.base import Adaptation, together
 from jaxft.config import Experiment
 from jaxft.models import Model, nn
 
 METHODS: dict[str, ModuleType] = {
     "full": full,
+    "mixout": mixout,
     "freeze": freeze,
     "bitfit": bitfit,
     "lora": lora,

@@ -29,6 +29,7 @@ class Adaptation:
       prepare: all parameters -> the same, with everything in the new ones that depends on the pretrained ones.
       apply: all parameters -> those that the model computes with; differentiable in what learns. A module may hold an
         `nn.Change` there, which then computes it.
+      drop: all parameters and the run -> those that a step of training computes with, before `apply`.
       merge: all parameters -> the model's own alone, which compute the same; None: there are no such.
       optimizer: the optimizer -> the optimizer that is used. Its update takes the step's `numbers`.
       objective: changes what training makes small, of all parameters.
@@ -42,6 +43,7 @@ class Adaptation:
     prepare: Callable[[Params], Params] = unchanged
     apply: Callable[[Params], Params] = unchanged
     merge: Callable[[Params], Params] | None = unchanged
+    drop: Callable[[Params, nn.Run], Params] = lambda params, run: params
     optimizer: Callable[[optax.GradientTransformation], optax.GradientTransformation] = unchanged
     objective: ObjectiveTransform = unchanged
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict)

@@ -4,7 +4,7 @@ A config file returns an `Experiment`; `--config.section.key=value` changes it (
 attributes), then `check` verifies it and freezes it. Nothing here imports more than the standard library.
 """
 
-from jaxft.config.adapt import IA3, METHODS, AdaLora, Adapter, Freeze, Lora, Prefix, Prompt
+from jaxft.config.adapt import IA3, METHODS, AdaLora, Adapter, Freeze, Lora, Mixout, Prefix, Prompt
 from jaxft.config.base import Section, keys, knob, walk
 from jaxft.config.checks import (
     beyond_length,
@@ -38,8 +38,9 @@ from jaxft.config.tasks import (
 
 __all__ = [
     "EXTENDABLE", "IA3", "METHODS", "RESUMABLE", "TASKS", "AdaLora", "Adapter", "Assistant", "CausalLM", "Chat",
-    "Classification", "Compute", "Data", "Experiment", "Freeze", "Lora", "MaskedLM", "Mesh", "Model", "MultipleChoice",
-    "NextSentence", "Objective", "Optimizer", "Preference", "Prefix", "Prompt", "QuestionAnswering", "Section",
-    "SentenceEmbedding", "SequenceClassification", "Task", "TokenClassification", "Train", "beyond_length", "check",
-    "check_sections", "defining", "differences", "from_dict", "keys", "knob", "load", "meaning", "to_dict", "walk",
+    "Classification", "Compute", "Data", "Experiment", "Freeze", "Lora", "MaskedLM", "Mesh", "Mixout", "Model",
+    "MultipleChoice", "NextSentence", "Objective", "Optimizer", "Preference", "Prefix", "Prompt", "QuestionAnswering",
+    "Section", "SentenceEmbedding", "SequenceClassification", "Task", "TokenClassification", "Train", "beyond_length",
+    "check", "check_sections", "defining", "differences", "from_dict", "keys", "knob", "load", "meaning", "to_dict",
+    "walk",
 ]  # fmt: skip

@@ -5,8 +5,18 @@ from dataclasses import dataclass
 
 from jaxft.config.base import Section, knob
 
-METHODS = ("full", "freeze", "bitfit", "lora", "adalora", "adapter", "ia3", "prefix", "prompt")
+METHODS = ("full", "mixout", "freeze", "bitfit", "lora", "adalora", "adapter", "ia3", "prefix", "prompt")
 """What `Experiment.adapt` may be: which parameters learn."""
+
+
+@dataclass(kw_only=True)
+class Mixout(Section):
+    """adapt=mixout: weights fall back to where they began, at random in each step (Lee et al. 2020)."""
+
+    rate: float = knob(0.7, "share of the weights that do; 0: off", low=0, high=0.99, since="0.2.0")
+    targets: tuple[str, ...] = knob(
+        (), "parts of the paths of dense layers: ('query', 'value'); empty: all of the body", since="0.2.0"
+    )
 
 
 @dataclass(kw_only=True)

@@ -71,10 +71,11 @@ def check(experiment: Experiment, data: bool = True) -> Experiment:
             f"config.model.reinit is {experiment.model.reinit}, but with adapt={experiment.adapt} layers that begin "
             "anew would not learn, or be in no adapter; use adapt=full"
         )
-    if experiment.compute.frozen != "float32" and experiment.adapt == "full":
+    if experiment.compute.frozen != "float32" and experiment.adapt in ("full", "mixout"):
         raise UserError(
-            f"config.compute.frozen is {experiment.compute.frozen}, but with adapt=full every parameter learns, in "
-            "float32; choose a method that leaves the model as it is (config.adapt=lora), or leave it at float32"
+            f"config.compute.frozen is {experiment.compute.frozen}, but with adapt={experiment.adapt} every "
+            "parameter learns, in float32; choose a method that leaves the model as it is (config.adapt=lora), or leave"
+            " it at float32"
         )
     experiment.lock()
     return experiment

@@ -4,7 +4,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from jaxft.config.adapt import IA3, METHODS, AdaLora, Adapter, Freeze, Lora, Prefix, Prompt
+from jaxft.config.adapt import IA3, METHODS, AdaLora, Adapter, Freeze, Lora, Mixout, Prefix, Prompt
 from jaxft.config.base import Section, knob
 from jaxft.config.objective import Objective
 from jaxft.config.tasks import SequenceClassification, Task
@@ -212,6 +212,7 @@ class Experiment(Section):
     adapt: str = knob(
         "full", "which parameters learn; each method's own keys are in the section of its name", choices=METHODS
     )
+    mixout: Mixout = dataclasses.field(default_factory=Mixout)
     freeze: Freeze = dataclasses.field(default_factory=Freeze)
     lora: Lora = dataclasses.field(default_factory=Lora)
     adalora: AdaLora = dataclasses.field(default_factory=AdaLora)

@@ -57,7 +57,7 @@ def check(experiment: Experiment, task: Task, rates: Collection[str]) -> None:
             "config.optimizer.ema and config.optimizer.swa are both set, but one average is evaluated and exported; "
             "unset one of them"
         )
-    if "l2_sp" in on and method not in ("full", "freeze"):
+    if "l2_sp" in on and method not in ("full", "mixout", "freeze"):
         raise UserError(
             f"config.optimizer.l2_sp draws pretrained matrices back to where they began, but with adapt={method} none "
             "learns; unset it"

@@ -113,16 +113,19 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     },
 }
 
+MIXOUT: dict[str, Any] = {"adapt": "mixout", "mixout.rate": 0.4}
+
 COMPOSED: dict[str, dict[str, Any]] = {
     "r_drop, neftune, ema": OBJECTIVES["r_drop"] | OBJECTIVES["neftune"] | AVERAGES["ema"],
     "freelb, r_drop, l2_sp": OBJECTIVES["freelb"] | OBJECTIVES["r_drop"] | {"optimizer.l2_sp": 0.1},
     "fgm, neftune, lion": OBJECTIVES["fgm"] | OBJECTIVES["neftune"] | {"optimizer.name": "lion"},
+    "mixout, r_drop, ema": MIXOUT | OBJECTIVES["r_drop"] | AVERAGES["ema"],
     "pgd, neftune, swa": OBJECTIVES["pgd"] | OBJECTIVES["neftune"] | AVERAGES["swa"],
     "sam, neftune, ema": {"objective.sam": 0.1} | OBJECTIVES["neftune"] | AVERAGES["ema"],
     "fgm, r_drop, muon": OBJECTIVES["fgm"] | OBJECTIVES["r_drop"] | {"optimizer.name": "muon"},
 }
 
-ON = AVERAGES | LOSSES | OBJECTIVES | {"l2_sp": {"optimizer.l2_sp": 0.1}}
+ON = AVERAGES | LOSSES | OBJECTIVES | {"l2_sp": {"optimizer.l2_sp": 0.1}, "mixout": MIXOUT}
 """Transforms at a strength."""
 
 OPTIMIZERS = {name: {"optimizer.name": name} for name in optimizer.OPTIMIZERS if name != "adamw"}
@@ -169,13 +172,14 @@ TEXTS = ("regression", "multi_label")
 PAIRS = [("freelb", task) for task in support.TASKS if task not in TEXTS]
 PAIRS += [(name, task) for name in ("neftune", "sam", "fgm", "pgd") for task in ("single_label", "token", "embeddings")]
 PAIRS += [("r_drop", name) for name, case in support.TASKS.items() if type(case.task).divergence is not Task.divergence]
+PAIRS += [("mixout", task) for task in ("single_label", "token")]
 PAIRS += [(name, task) for name in COMPOSED for task in ("single_label", "token")]
 
 
 @pytest.mark.parametrize(("name", "task"), support.once(PAIRS, ("freelb, r_drop, l2_sp", "single_label")))
 def test_packed_is_padded_and_accumulated_is_whole(name: str, task: str):
     """Law 2, with dropout; of tasks that compare the examples of a batch, parts are batches of their own."""
-    case, keys = support.TASKS[task], (OBJECTIVES | COMPOSED)[name]
+    case, keys = support.TASKS[task], (ON | COMPOSED)[name]
     features = support.random_features(np.random.default_rng(1), case, [3, 24, 9, 20, 5, 4], support.SMALL)
     padded = gradients(keys, case, support.lay_out(features, case.task, 24, 1))
     needed = support.lay_out(features, case.task, 24, slots=0).shape
@@ -238,7 +242,8 @@ def test_resuming_is_exact(name: str, tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
     checkpoints.save(steps[1], {"step": 2, "best_step": None}, None)
     checkpoints.wait()
-    restored = checkpoints.restore(of.state, {}, of.placed_numbers())
+    frozen = of.split(support.copy(params()))[1]
+    restored = checkpoints.restore(of.state, frozen, of.placed_numbers())
     checkpoints.close()
     assert restored
     state, _ = restored
