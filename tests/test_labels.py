@@ -74,6 +74,10 @@ def test_balanced_class_weights():
             {"problem": "multi_label", "sampling": "balanced"},
             "config.task.sampling is set, but the problem is multi_label",
         ),
+        (
+            {"problem": "multi_label", "contrastive": 0.5},
+            "config.task.contrastive is set, but the problem is multi_label",
+        ),
         ({"balanced": True, "class_balance": 0.9}, "config.task.balanced and config.task.class_balance are set"),
     ],
 )

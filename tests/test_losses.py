@@ -119,6 +119,45 @@ def test_a_loss_is_the_equation(name, class_weights, kind):
     )
 
 
+def contrasted(vectors: np.ndarray, labels: np.ndarray, counts: np.ndarray, scale: np.ndarray, t: float) -> float:
+    """Khosla et al. 2020, eq. 2, one example after the other, each weighed; the mean as cross-entropy has it."""
+    v = vectors.astype(np.float64).reshape(-1, vectors.shape[-1])
+    v /= np.linalg.norm(v, axis=-1, keepdims=True)
+    y, counts = labels.reshape(-1), counts.reshape(-1)
+    there, total = np.flatnonzero(counts), 0.0
+    for i in there:
+        below = sum(np.exp(v[i] @ v[a] / t) for a in there if a != i)
+        alike = [p for p in there if p != i and y[p] == y[i]]
+        for p in alike:
+            total -= counts[i] * scale[y[i]] * np.log(np.exp(v[i] @ v[p] / t) / below) / len(alike)
+    return total / sum(counts * scale[y])
+
+
+@pytest.mark.parametrize("class_weights", [(), (0.2, 1.0, 3.5, 1.5)])
+def test_the_contrastive_loss_is_the_equation(class_weights):
+    """Of labels of which one is there once; rows weigh, and those that weigh nothing are in no contrast."""
+    rng, labels = np.random.default_rng(5), np.asarray([[0, 1, 1, 2], [0, 0, 3, 1]], np.int32)
+    counts = np.asarray([[1, 1, 2, 1], [1, 0, 0.5, 1]], np.float32)
+    vectors, logits = (rng.normal(size=(2, 4, n)).astype(np.float32) for n in (6, 4))
+    share, t = 0.7, 0.25
+    keys = {"contrastive": share, "contrastive_temperature": t, "class_weights": class_weights}
+    task = tasks.build(OPTIONS["text"](**keys))
+    batch = {"labels": jnp.asarray(labels), "weights": jnp.asarray(counts)}
+
+    def mean(vectors, numbers, both=True):
+        outputs = {"logits": jnp.asarray(logits)} | ({"vectors": vectors} if both else {})
+        total, weight = task.with_numbers(numbers).loss(outputs, batch)
+        return total / weight
+
+    value, gradient = jax.jit(jax.value_and_grad(mean))(vectors, dict(task.numbers))
+    scale = np.asarray(class_weights or [1.0] * 4)
+    wanted = lambda vectors: share * contrasted(vectors, labels, counts, scale, t)  # noqa: E731
+    plain = mean(jnp.asarray(vectors), {}, both=False)
+    np.testing.assert_allclose(value, (1 - share) * plain + wanted(vectors), rtol=1e-5)
+    np.testing.assert_allclose(gradient, differences(wanted, vectors), atol=1e-6)
+    assert not gradient[1, 1].any(), "of a row that weighs nothing"
+
+
 @pytest.mark.parametrize("positive_weights", [(), CLASS_WEIGHTS])
 def test_a_focal_loss_of_several_labels(positive_weights):
     labels = RNG.integers(0, 2, (2, 9, 4)).astype(np.float32)
@@ -145,6 +184,8 @@ def test_at_strength_zero_there_is_no_number():
     for options in OPTIONS.values():
         assert not tasks.build(options()).numbers
         assert tasks.build(options(focal=0.5)).numbers == {"focal": 0.5}
+    found = tasks.build(OPTIONS["text"](contrastive=0.5, focal=2.0)).numbers
+    assert found == {"focal": 2.0, "contrastive": 0.5, "contrastive_temperature": 0.3}
 
 
 def test_class_balance_is_the_inverse_of_the_effective_number():

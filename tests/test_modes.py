@@ -78,6 +78,8 @@ def test_what_is_told_while_it_trains(job, tmp_path, monkeypatch):
         ({"neftune": 5.0, "adversarial": "fgm"}, 2),
         ({"adversarial": "freelb", "adversarial_steps": 4, "r_drop": 1.0}, 10),
         ({"adversarial": "pgd", "adversarial_weight": 0.0}, 1),
+        ({"adversarial": "smart", "adversarial_steps": 2}, 4),
+        ({"adversarial": "vat", "adversarial_steps": 1, "r_drop": 1.0}, 6),
     ],
 )
 def test_the_cost_of_transforms_is_said_before_the_first_step(job, tmp_path, options, passes):

@@ -1,5 +1,6 @@
 """Transforms of the objective and of its gradient against the papers' equations, in float64."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -10,13 +11,17 @@ import pytest
 import support
 
 from jaxft import config
-from jaxft.models import nn
+from jaxft.models import Head, nn
 from jaxft.objectives.adversarial import MOVED, adversarial, movable
 from jaxft.objectives.adversarial import SITE as FREELB
 from jaxft.objectives.embeddings import Table, norms, uniform
+from jaxft.objectives.mixup import SITE as MIXED
+from jaxft.objectives.mixup import mixup, partners
 from jaxft.objectives.neftune import SITE, neftune
 from jaxft.objectives.r_drop import r_drop
-from jaxft.tasks import Task
+from jaxft.objectives.smooth import SITE as SMOOTH
+from jaxft.objectives.smooth import smooth
+from jaxft.tasks import Task, mixing
 from jaxft.train.gradient import gradient_of
 from jaxft.types import Batch
 
@@ -256,3 +261,165 @@ def test_r_drop_is_the_equation(name: str):
                 slope[at] = alpha * (ends[0] - ends[1]) / 4e-5
             np.testing.assert_allclose(own[("first", "second")[side]][key], slope, atol=2e-5, err_msg=key)
     assert transformed(params, batch, KEY)[0][1] == task.loss(params["first"], batch)[1]
+
+
+def classified(params: Any, batch: Batch, key: Any):
+    """As `scored`, of three classes: the sum over examples of 0.3 times the first logit, and the logits."""
+    x = nn.embed(params["body"]["words"], batch["input_ids"], jnp.float32)
+    slots = jnp.arange(1, batch["starts"].shape[1] + 1)
+    own = (batch["segment_ids"][..., None] == slots).astype(jnp.float32)
+    logits = jnp.einsum("rlc,rls->rsc", jnp.tanh(x) @ params["head"], own)
+    return (0.3 * (batch["weights"] * logits[..., 0]).sum(), batch["weights"].sum()), {"logits": logits}
+
+
+def logits_of(table: np.ndarray, head: np.ndarray, batch: Batch, d: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
+    """The same in float64, by row and slot."""
+    ids, segments = np.asarray(batch["input_ids"]), np.asarray(batch["segment_ids"])
+    found = {}
+    for row, slot in np.argwhere(np.asarray(batch["weights"]) > 0):
+        at = segments[row] == slot + 1
+        found[int(row), int(slot)] = (np.tanh(table[ids[row, at]] + d[row, at]) @ head).sum(0)
+    return found
+
+
+def distance(kind: str, p: np.ndarray, q: np.ndarray) -> float:
+    """Jiang et al. 2020, section 3.1; Miyato et al. 2019, eq. 5."""
+    return kl(p, q) + (kl(q, p) if kind == "smart" else 0.0)
+
+
+def uphill(kind: str, table: np.ndarray, head: np.ndarray, batch: Batch, d: np.ndarray) -> np.ndarray:
+    """The gradient of the distances by d; by q: KL(p || q) has q - p, KL(q || p) has q (log(q / p) - KL(q || p))."""
+    clean, here = (logits_of(table, head, batch, moved) for moved in (np.zeros(d.shape), d))
+    ids, segments, found = np.asarray(batch["input_ids"]), np.asarray(batch["segment_ids"]), np.zeros(d.shape)
+    for (row, slot), y in here.items():
+        p, q = softmax(clean[row, slot]), softmax(y)
+        slope = q - p + (q * (np.log(q / p) - kl(y, clean[row, slot])) if kind == "smart" else 0)
+        at = segments[row] == slot + 1
+        found[row, at] = (1 - np.tanh(table[ids[row, at]] + d[row, at]) ** 2) * (head @ slope)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps"), support.once([(kind, n) for kind in ("smart", "vat") for n in (1, 2)], ("smart", 2), ("vat", 2))
+)
+def test_smoothness_is_the_equation(kind: str, steps: int):
+    """Loss and gradient, by differences with d where it is; the first direction is the noise's."""
+    case, radius, size, weight = support.TASKS["single_label"], 0.8, 0.5, 0.7
+    batch, params = batch_of(case), start()
+    params["head"] = jnp.asarray(np.random.default_rng(4).normal(size=(WIDTH, 3)), jnp.float32)
+    numbers = {"adversarial": weight, "adversarial_radius": radius, "adversarial_step": size}
+    options = config.Objective(adversarial=kind, adversarial_steps=steps)
+    made = smooth(options, {name: jnp.float32(x) for name, x in numbers.items()}, TABLE, case.task)(classified)
+    value, grads = jax.jit(jax.value_and_grad(lambda p: made(p, batch, KEY)[0][0]))(params)
+    table, head = (np.asarray(x, np.float64) for x in (params["body"]["words"]["embedding"], params["head"]))
+    noise = np.asarray(uniform(jax.random.fold_in(KEY, SMOOTH), batch, TABLE), np.float64)
+    d = per_example(batch, noise, lambda x: size * x / norm(x))
+    for _ in range(steps):
+        g = per_example(batch, uphill(kind, table, head, batch, d), lambda g: size * g / norm(g))
+        d = g if kind == "vat" else per_example(batch, d + g, lambda x: x * min(1, radius / norm(x)))
+    d = per_example(batch, d, lambda x: radius * x / norm(x)) if kind == "vat" else d
+    still = logits_of(table, head, batch, 0 * d)
+
+    def wanted(table: np.ndarray, head: np.ndarray) -> float:
+        clean, moved = (logits_of(table, head, batch, at) for at in (0 * d, d))
+        first = still if kind == "vat" else clean
+        return sum(0.3 * clean[at][0] + weight * distance(kind, first[at], moved[at]) for at in clean)
+
+    np.testing.assert_allclose(value, wanted(table, head), rtol=1e-5)
+    for found, turn in ((grads["body"]["words"]["embedding"], 0), (grads["head"], 1)):
+        slope = np.zeros(found.shape)
+        for at in np.ndindex(found.shape):
+            ends = []
+            for sign in (1, -1):
+                both = [table.copy(), head.copy()]
+                both[turn][at] += sign * 1e-5
+                ends.append(wanted(*both))
+            slope[at] = (ends[0] - ends[1]) / 2e-5
+        support.assert_close({"": found}, {"": slope}, 1e-5)
+    (total, count), outputs = made(params, batch, None)
+    assert (total, count) == classified(params, batch, None)[0] and outputs.keys() == {"logits"}
+
+
+def test_pairs_are_the_same_however_a_batch_is_laid_out():
+    """Each example that counts has one partner, another one, and is one's; pairs change from step to step."""
+    case, lengths = support.TASKS["single_label"], [3, 9, 1, 6, 4]
+    features = support.random_features(np.random.default_rng(0), case, lengths, support.SMALL)
+    counts = np.asarray([1, 1, 0, 1, 2], np.float32)
+    features = dataclasses.replace(features, examples={**features.examples, "weights": counts})
+    found = set()
+    for key in map(jax.random.key, range(3)):
+        pairs = []
+        for slots in (0, 1):
+            batch = support.arrays(support.lay_out(features, case.task, 13, slots=slots))
+            numbers = batch["order"].reshape(-1)[partners(batch, key)]
+            at = np.asarray(batch["weights"]) > 0
+            pairs.append(sorted(zip(np.asarray(batch["order"])[at].tolist(), numbers[at].tolist(), strict=True)))
+        assert pairs[0] == pairs[1] and sorted(b for _, b in pairs[0]) == [0, 1, 3, 4]
+        assert all(a != b for a, b in pairs[0])
+        found.add(tuple(pairs[0]))
+    assert len(found) > 1
+    alone = support.arrays(support.lay_out(features.take(np.asarray([1])), case.task, 13))
+    assert partners(alone, KEY).tolist() == [[0]]
+
+
+@pytest.mark.parametrize("name", support.once(["single_label", "multi_label", "regression"], "single_label"))
+def test_mixup_is_the_equation(name: str):
+    """Verma et al. 2019, eq. 1, of a linear head: loss and gradient, labels and vectors mixed by hand."""
+    case = support.TASKS[name]
+    options: Any = dataclasses.replace(case.options, class_weights=(0.5, 2.0, 1.5) if name != "regression" else ())
+    task, batch, alpha = support.Case(options, case.targets).task, batch_of(case), 0.4
+    rng = np.random.default_rng(6)
+    outputs = max(len(options.labels), 1)
+    params = {"head": jnp.asarray(rng.normal(size=(WIDTH, outputs)), jnp.float32)}
+    vectors = jnp.asarray(rng.normal(size=(*batch["weights"].shape, WIDTH)), jnp.float32)
+    linear = Head({}, lambda params, x, run: x @ params["head"])
+
+    def inner(params: Any, batch: Batch, key: Any):
+        head = mixing.mixed(linear, batch) if mixing.SHARE in batch else linear
+        found = {"logits": head.apply(params, vectors, nn.Run())}
+        return task.loss(found, batch), found
+
+    def mean(params: Any) -> jax.Array:
+        (total, weight), _ = mixup(jnp.float32(alpha))(inner)(params, batch, KEY)
+        return total / weight
+
+    value, grads = jax.jit(jax.value_and_grad(mean))(params)
+    own, pairs = jax.random.split(jax.random.fold_in(KEY, MIXED))
+    share, partner = float(jax.random.beta(own, alpha, alpha)), np.asarray(partners(batch, pairs)).reshape(-1)
+    assert 0.01 < share < 0.99
+    flat = np.asarray(vectors, np.float64).reshape(-1, WIDTH)
+    labels = np.asarray(batch["labels"], np.float64).reshape(len(flat), -1)
+    there = np.flatnonzero(np.asarray(batch["weights"]).reshape(-1))
+
+    def one(logits: np.ndarray, label: np.ndarray) -> tuple[float, float]:
+        """The loss of a label, and what it counts."""
+        if name == "regression":
+            return float((logits[0] - label[0]) ** 2), 1.0
+        scale = np.asarray(options.class_weights)
+        if name == "multi_label":
+            p = 1 / (1 + np.exp(-logits))
+            return float(-(scale * label * np.log(p) + (1 - label) * np.log(1 - p)).sum()), 3.0
+        return float(-scale[int(label[0])] * np.log(softmax(logits)[int(label[0])])), float(scale[int(label[0])])
+
+    def wanted(head: np.ndarray) -> float:
+        total = count = 0.0
+        for i in there:
+            logits = (share * flat[i] + (1 - share) * flat[partner[i]]) @ head
+            for part, label in ((share, labels[i]), (1 - share, labels[partner[i]])):
+                loss, weight = one(logits, label)
+                total, count = total + part * loss, count + part * weight
+        return total / count
+
+    head = np.asarray(params["head"], np.float64)
+    np.testing.assert_allclose(value, wanted(head), rtol=1e-5)
+    slope = np.zeros(head.shape)
+    for at in np.ndindex(head.shape):
+        ends = []
+        for sign in (1, -1):
+            moved = head.copy()
+            moved[at] += sign * 1e-5
+            ends.append(wanted(moved))
+        slope[at] = (ends[0] - ends[1]) / 2e-5
+    support.assert_close({"": grads["head"]}, {"": slope}, 1e-5)
+    clean = mixup(jnp.float32(alpha))(inner)(params, batch, None)
+    assert clean[0] == inner(params, batch, None)[0]

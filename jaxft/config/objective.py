@@ -40,13 +40,19 @@ class Objective(Section):
     adversarial: str = knob(
         "",
         "the loss of embeddings that were moved where it grows is added: fgm (one step there), pgd (several steps "
-        "within the radius), freelb (the mean over the steps); empty: off",
-        choices=("", "fgm", "pgd", "freelb"),
+        "within the radius), freelb (the mean over the steps); or how far answers go apart there, whatever the label: "
+        "smart, vat; empty: off",
+        choices=("", "fgm", "pgd", "freelb", "smart", "vat"),
         since="0.2.0",
     )
     adversarial_weight: float = knob(1.0, "of that loss beside the clean one; 0: off", low=0, since="0.2.0")
     adversarial_radius: float = knob(
         1.0, "largest norm of what is added to all embeddings of an example; 0: off", low=0, since="0.2.0"
     )
-    adversarial_steps: int = knob(3, "of pgd and freelb; each costs one more pass", low=1, since="0.2.0")
-    adversarial_step: float = knob(0.3, "norm of a step of pgd and freelb", low=0, since="0.2.0")
+    adversarial_steps: int = knob(3, "of all but fgm; each costs one more pass", low=1, since="0.2.0")
+    adversarial_step: float = knob(
+        0.3,
+        "norm of a step of pgd, freelb and smart; of vat how far off it looks for the worst direction",
+        low=0,
+        since="0.2.0",
+    )

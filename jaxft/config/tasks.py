@@ -68,6 +68,23 @@ class SequenceClassification(Classification):
         choices=("", "balanced"),
         since="0.2.0",
     )
+    contrastive: float = knob(
+        0.0,
+        "weight of the supervised contrastive loss of texts' vectors, by the labels of the whole batch; that of the "
+        "other loss is 1 less it; for single_label; 0: off",
+        low=0,
+        high=0.99,
+        since="0.2.0",
+    )
+    contrastive_temperature: float = knob(
+        0.3, "by which cosines are divided in the contrastive loss", low=0.01, since="0.2.0"
+    )
+    mixup: float = knob(
+        0.0,
+        "alpha of mixup: the head learns of mixtures of two texts' vectors, in shares from Beta(alpha, alpha); 0: off",
+        low=0,
+        since="0.2.0",
+    )
     delimiter: str = knob(",", "what separates labels in a text, for multi_label")
     thresholds: tuple[float, ...] = knob(
         (), "probability from which each label is predicted, for multi_label; empty: tuned on validation"

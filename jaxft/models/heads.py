@@ -39,6 +39,15 @@ def over(below: Head, top: Head) -> Head:
     return Head(nn.merged(top.spec, below.spec), apply, top.pooling)
 
 
+def beside(head: Head) -> Head:
+    """Returns a head whose outputs are another's and, behind them, what that is applied to, in float32."""
+
+    def apply(params: Params, x: Array, run: nn.Run) -> Array:
+        return jnp.concatenate([head.apply(params, x, run), x.astype(jnp.float32)], axis=-1)
+
+    return head._replace(apply=apply)
+
+
 def behind(path: str, act: str, top: Head, width: int, stddev: float, drops: str = "") -> Head:
     """Returns a head on top of act(dense(.)) by the dense layer at `path` (of BERT: its pooler, act being tanh).
 

@@ -13,88 +13,28 @@ from typing import Any, NamedTuple
 import optax
 
 from jaxft.config import Experiment, Optimizer
-from jaxft.errors import UserError
 from jaxft.models import Model, nn
 from jaxft.objectives.adversarial import adversarial, movable
 from jaxft.objectives.average import Averaged, averaged, exponential, uniform
+from jaxft.objectives.checks import check, strengths
 from jaxft.objectives.distill import distilled, taught
 from jaxft.objectives.embeddings import Bits, Table
+from jaxft.objectives.mixup import mixup
 from jaxft.objectives.neftune import neftune
 from jaxft.objectives.r_drop import r_drop
 from jaxft.objectives.sam import sam
+from jaxft.objectives.smooth import KINDS, smooth
 from jaxft.tasks import Task
 from jaxft.train.gradient import Gradient
 from jaxft.train.objective import Objective
 from jaxft.types import Array, Params
 
 
-def strengths(experiment: Experiment) -> dict[str, float]:
-    """Returns the numbers of the transforms that an experiment asks for, all above zero, by name."""
-    update, objective = experiment.optimizer, experiment.objective
-    found = {"ema": update.ema, "swa": update.swa, "l2_sp": update.l2_sp}
-    found |= {"r_drop": objective.r_drop, "neftune": objective.neftune, "sam": objective.sam}
-    if objective.teacher and objective.distill:
-        found |= {"distill": objective.distill, "temperature": objective.temperature}
-    if objective.adversarial and objective.adversarial_weight and objective.adversarial_radius:
-        found |= {"adversarial": objective.adversarial_weight, "adversarial_radius": objective.adversarial_radius}
-        if objective.adversarial != "fgm":
-            found["adversarial_step"] = objective.adversarial_step
-    return {name: value for name, value in found.items() if value}
-
-
-def check(experiment: Experiment, task: Task, rates: Collection[str]) -> None:
-    """Makes sure that the transforms compose with each other, with the task and with the method.
-
-    Args:
-      rates: names of the dropout rates above zero.
-
-    Raises:
-      UserError: saying what does not, and why.
-    """
-    on, method = strengths(experiment), experiment.adapt
-    if "ema" in on and "swa" in on:
-        raise UserError(
-            "config.optimizer.ema and config.optimizer.swa are both set, but one average is evaluated and exported; "
-            "unset one of them"
-        )
-    if "l2_sp" in on and method not in ("full", "mixout", "freeze"):
-        raise UserError(
-            f"config.optimizer.l2_sp draws pretrained matrices back to where they began, but with adapt={method} none "
-            "learns; unset it"
-        )
-    if "r_drop" in on and not rates:
-        raise UserError(
-            "config.objective.r_drop compares two passes with other dropout masks, but no dropout rate is above zero; "
-            "set config.model.dropout"
-        )
-    if "r_drop" in on and type(task).divergence is Task.divergence:
-        raise UserError(
-            f"config.objective.r_drop compares distributions, but the outputs of {type(task.options).__name__} are none"
-        )
-    if "distill" in on and type(task).divergence is Task.divergence:
-        raise UserError(
-            f"config.objective.teacher is set, but the outputs of {type(task.options).__name__} are no distributions, "
-            "which could be compared with its; unset it"
-        )
-    if "distill" in on and method == "prompt" and "token" in task.outputs.values():
-        raise UserError(
-            "config.objective.teacher says something of each token, among which adapt=prompt puts others; unset one of "
-            "them"
-        )
-    moved = [name for name in ("neftune", "adversarial") if name in on]
-    if moved and method == "prompt":
-        raise UserError(
-            f"config.objective.{moved[0]} changes the embeddings of an example's own tokens, which adapt=prompt puts "
-            "others between; unset one of them"
-        )
-    if experiment.objective.adversarial in ("pgd", "freelb") and "adversarial" in on and "adversarial_step" not in on:
-        raise UserError("config.objective.adversarial_step is 0, so that nothing moves; set it above 0")
-
-
 def passes(experiment: Experiment) -> int:
     """Returns how many passes forward and backward a step makes of each example."""
     on, options = strengths(experiment), experiment.objective
-    attacks = 0 if "adversarial" not in on else 1 if options.adversarial == "fgm" else options.adversarial_steps
+    steps = 0 if options.adversarial == "fgm" else options.adversarial_steps
+    attacks = steps + (options.adversarial in ("fgm", *KINDS)) if "adversarial" in on else 0
     return (2 if "sam" in on else 1) * (2 if "r_drop" in on else 1) * (1 + attacks)
 
 
@@ -113,7 +53,7 @@ class Transforms(NamedTuple):
         return cls(experiment, task, Table(words, width, model.facts.longest, bits))
 
     def objective(self, inner: Objective, given: Mapping[str, Array], rates: Collection[str]) -> Objective:
-        """Returns what training makes small: a teacher within noise, noise within R-Drop, R-Drop within what moves.
+        """Returns what training makes small: a teacher in noise, that in what is smooth, in R-Drop, in what moves.
 
         Args:
           given: the strengths, of the numbers.
@@ -123,17 +63,22 @@ class Transforms(NamedTuple):
           UserError: as `check` does. Whoever only answers by a run's model does not ask.
         """
         check(self.experiment, self.task, rates)
+        if "mixup" in given:
+            inner = mixup(given["mixup"])(inner)
         if "distill" in given:
             inner = distilled(given["distill"], given["temperature"], self.task)(inner)
         if "neftune" in given:
             inner = neftune(given["neftune"], self.table)(inner)
+        kind = self.experiment.objective.adversarial
+        if "adversarial" in given and kind in KINDS:
+            inner = smooth(self.experiment.objective, given, self.table, self.task)(inner)
         if "r_drop" in given:
             inner = r_drop(given["r_drop"], self.task)(inner)
-        return movable(self.table.words)(inner) if "adversarial" in given else inner
+        return movable(self.table.words)(inner) if "adversarial" in given and kind not in KINDS else inner
 
     def gradient(self, inner: Gradient, given: Mapping[str, Array]) -> Gradient:
         """Returns its gradient, of a whole batch or of a part of one."""
-        if "adversarial" in given:
+        if "adversarial" in given and self.experiment.objective.adversarial not in KINDS:
             return adversarial(self.experiment.objective, given, self.table)(inner)
         return inner
 

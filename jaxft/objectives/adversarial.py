@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.config import Objective as Options
-from jaxft.objectives.embeddings import Table, added, norms, uniform
+from jaxft.objectives.embeddings import Table, added, directed, projected, uniform
 from jaxft.train.gradient import Gradient, GradientTransform
 from jaxft.train.objective import Objective, ObjectiveTransform
 from jaxft.types import Array, Batch, Outputs, Params
@@ -56,8 +56,7 @@ def adversarial(options: Options, strengths: Mapping[str, Array], table: Table) 
                 return total, count, {name: part for name, part in grads.items() if name != MOVED}, grads[MOVED]
 
             def moved(d: Array, g: Array) -> Array:
-                d += size * g / jnp.maximum(norms(g, batch), 1e-30)
-                return d * jnp.minimum(1, radius / jnp.maximum(norms(d, batch), 1e-30))
+                return projected(d + directed(g, size, batch), radius, batch)
 
             def climb(carry: Any, _: Any) -> tuple[Any, None]:
                 d, sums = carry

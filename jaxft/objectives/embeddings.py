@@ -1,4 +1,4 @@
-"""What transforms share that add to the word embeddings of examples: the addition, norms over an example, noise."""
+"""What transforms share that add to word embeddings: the addition, norms over an example, steps, noise."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -61,6 +61,20 @@ def totals(each: Float[Array, "rows length"], batch: Batch) -> Float[Array, "row
 def norms(x: Float[Array, "rows length width"], batch: Batch) -> Float[Array, "rows length 1"]:
     """Returns for each token the L2 norm of x over all tokens of its example, 0 for padding."""
     return jnp.sqrt(totals(jnp.square(x).sum(-1), batch))[..., None]
+
+
+def directed(
+    x: Float[Array, "rows length width"], size: Float[Array, ""], batch: Batch
+) -> Float[Array, "rows length width"]:
+    """Returns x scaled so that its norm over each example is `size`; zeros stay zeros."""
+    return size * x / jnp.maximum(norms(x, batch), 1e-30)
+
+
+def projected(
+    x: Float[Array, "rows length width"], radius: Float[Array, ""], batch: Batch
+) -> Float[Array, "rows length width"]:
+    """Returns x, scaled down to the radius where its norm over an example is larger."""
+    return x * jnp.minimum(1, radius / jnp.maximum(norms(x, batch), 1e-30))
 
 
 def uniform(key: Key[Array, ""], batch: Batch, table: Table) -> Float[Array, "rows length width"]:

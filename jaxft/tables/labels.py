@@ -53,6 +53,7 @@ def resolve(options: SequenceClassification, splits: Mapping[str, Split]) -> Seq
         ("class_weights", "single_label multi_label"),
         ("thresholds", "multi_label"),
         ("sampling", "single_label"),
+        ("contrastive", "single_label"),
     ):
         if getattr(options, key) and problem not in fits:
             raise UserError(f"config.task.{key} is set, but the problem is {problem}; it is for {fits}")

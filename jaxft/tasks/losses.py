@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxft import config
-from jaxft.types import Array, Float, Int
+from jaxft.models import nn
+from jaxft.types import Array, Bool, Float, Int
 
 Sums = tuple[Float[Array, ""], Float[Array, ""]]
 
@@ -115,6 +116,28 @@ def of_classes(
             counts = weights * scale_of(options, labels)
             return (counts * loss(logits, labels, strength)).sum(), counts.sum()
     return cross_entropy(logits, labels, weights, options.class_weights, options.label_smoothing)
+
+
+def contrastive(
+    vectors: Float[Array, "examples width"],
+    labels: Int[Array, " examples"],
+    there: Bool[Array, " examples"],
+    temperature: Strength,
+) -> Float[Array, " examples"]:
+    """Computes the supervised contrastive loss of each example (Khosla et al. 2020, eq. 2; Gunel et al. 2021, eq. 3).
+
+    -1 / |P| sum over P of log(exp(v . p / t) / sum over A of exp(v . a / t)), vectors of length 1: A are all other
+    examples, P those of A with the same label. It is 0 where P is empty.
+
+    Args:
+      there: which examples are; the others are in no A.
+    """
+    vectors = nn.unit(vectors)
+    scores = vectors @ vectors.T / temperature
+    others = there & ~jnp.eye(len(there), dtype=bool)
+    log_probs = scores - jax.nn.logsumexp(jnp.where(others, scores, -1e30), axis=-1, keepdims=True)
+    alike = others & (labels == labels[:, None])
+    return -jnp.where(alike, log_probs, 0).sum(-1) / jnp.maximum(alike.sum(-1), 1)
 
 
 def binary_cross_entropy(

@@ -20,7 +20,7 @@ from jaxft.models import Model, nn
 from jaxft.tasks import losses
 from jaxft.tasks.base import Task
 from jaxft.tasks.together import groups
-from jaxft.types import Array, Batch, Float, Int, Outputs, Params
+from jaxft.types import Array, Batch, Int, Outputs, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +50,9 @@ class SentenceEmbedding(Task):
 
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
         if self.options.pooling != "mean":
-            return {"embeddings": _unit(model.encode(params, batch, run, at=self._place(batch)))}
+            return {"embeddings": nn.unit(model.encode(params, batch, run, at=self._place(batch)))}
         hidden = model.encode(params, batch, run)
-        return {"embeddings": _unit(nn.mean_pool(hidden, batch["segment_ids"], batch["starts"].shape[1]))}
+        return {"embeddings": nn.unit(nn.mean_pool(hidden, batch["segment_ids"], batch["starts"].shape[1]))}
 
     def _place(self, batch: Batch) -> Int[Array, "rows slots"]:
         """Where the one token of each example stands that its vector is of."""
@@ -64,7 +64,7 @@ class SentenceEmbedding(Task):
         hidden = model.encode(params, batch, run)
         mean = self.options.pooling == "mean"
         pooled = nn.mean_pool(hidden, batch["segment_ids"], 1) if mean else nn.pick(hidden, self._place(batch))
-        return {"last_hidden_state": hidden, "sentence_embedding": _unit(pooled).squeeze(1)}
+        return {"last_hidden_state": hidden, "sentence_embedding": nn.unit(pooled).squeeze(1)}
 
     def unpadded(self, found: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
         return {"embeddings": found["sentence_embedding"][:, None]}
@@ -87,9 +87,3 @@ class SentenceEmbedding(Task):
         negative = (jnp.repeat(weights, size - 1) > 0) & ~like
         counted = negative | (jnp.arange(len(others)) == own[:, None])
         return losses.cross_entropy(jnp.where(counted, logits, -1e30), own, weights)
-
-
-def _unit(pooled: Float[Array, "*lead width"]) -> Float[Array, "*lead width"]:
-    """Vectors of length 1, float32."""
-    pooled = pooled.astype(jnp.float32)
-    return pooled / jnp.sqrt(jnp.maximum(jnp.square(pooled).sum(-1, keepdims=True), 1e-24))

@@ -14,8 +14,9 @@ import numpy as np
 
 from jaxft import config
 from jaxft.batch import Target
-from jaxft.models import Head, Model, nn
-from jaxft.tasks import losses, windows
+from jaxft.errors import UserError
+from jaxft.models import Head, Model, heads, nn
+from jaxft.tasks import losses, mixing, windows
 from jaxft.tasks.base import Task
 from jaxft.types import Array, Batch, Outputs, Params
 
@@ -58,11 +59,26 @@ class SequenceClassification(Task):
         return model.param_spec(self._head(model))
 
     def _head(self, model: Model) -> Head:
-        return model.head("text", outputs=max(len(self.labels), 1))
+        head = model.head("text", outputs=max(len(self.labels), 1))
+        if self.options.mixup and head.pooling == "late":
+            raise UserError(
+                f"config.task.mixup mixes what the head is applied to, one vector a text, but {model.cfg.hf_name} "
+                "applies its head to each token; unset it"
+            )
+        return head
 
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
-        logits = model.of_examples(self._head(model), params, batch, run)
-        return {"logits": windows.combined(logits, batch["row"], self.options.windows) if self.together else logits}
+        """In training with a contrastive loss also the `vectors` that the head is applied to, of windows their mean."""
+        head = self._head(model)
+        head = mixing.mixed(head, batch) if mixing.SHARE in batch else head
+        beside = self.options.contrastive > 0 and run.key is not None
+        found = model.of_examples(heads.beside(head) if beside else head, params, batch, run)
+        logits = found[..., : len(self.labels)] if beside else found
+        vectors = {"vectors": found[..., len(self.labels) :]} if beside else {}
+        if self.together:
+            logits = windows.combined(logits, batch["row"], self.options.windows)
+            vectors = {name: windows.combined(x, batch["row"], "mean") for name, x in vectors.items()}
+        return {"logits": logits, **vectors}
 
     def padded(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
         """Of a text's windows each its own, which whoever cut them combines."""
@@ -76,7 +92,10 @@ class SequenceClassification(Task):
 
     @property
     def numbers(self) -> Mapping[str, float]:
-        return losses.strengths(self.options)
+        options, found = self.options, losses.strengths(self.options)
+        if options.contrastive:
+            found |= {"contrastive": options.contrastive, "contrastive_temperature": options.contrastive_temperature}
+        return found
 
     def with_numbers(self, numbers: Mapping[str, Array]) -> SequenceClassification:
         return dataclasses.replace(self, options=dataclasses.replace(self.options, **numbers))
@@ -95,9 +114,28 @@ class SequenceClassification(Task):
         return (weights * losses.scale_of(self.options, batch["labels"]) * losses.divergence(p, q)).sum()
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
+        """Of a batch that is mixed, of both labels of each mixture, by their shares."""
+        if mixing.SHARE not in batch:
+            return self._loss(outputs, batch)
+        share, others = batch[mixing.SHARE], {**batch, "labels": mixing.partners_of(batch["labels"], batch)}
+        (one, ones), (other, of_others) = self._loss(outputs, batch), self._loss(outputs, others)
+        return share * one + (1 - share) * other, share * ones + (1 - share) * of_others
+
+    def _loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         logits, labels, weights = outputs["logits"], batch["labels"], self._weights(batch)
         if self.options.problem == "regression":
             return losses.squared_error(logits.squeeze(-1), labels, weights)
         if self.options.problem == "multi_label":
             return losses.binary_cross_entropy(logits, labels, weights, self.options.class_weights, self.options.focal)
-        return losses.of_classes(self.options, logits, labels, weights)
+        total, count = losses.of_classes(self.options, logits, labels, weights)
+        if "vectors" not in outputs:
+            return total, count
+        share, apart = self.options.contrastive, self._contrastive(outputs["vectors"], labels, weights)
+        return (1 - share) * total + share * apart, count
+
+    def _contrastive(self, vectors: Array, labels: Array, weights: Array) -> Array:
+        """The sum of the contrastive losses, weighed as the others; each text is compared with all of the batch."""
+        labels, weights = labels.reshape(-1), weights.reshape(-1)
+        flat = vectors.reshape(-1, vectors.shape[-1])
+        each = losses.contrastive(flat, labels, weights > 0, self.options.contrastive_temperature)
+        return (weights * losses.scale_of(self.options, labels) * each).sum()

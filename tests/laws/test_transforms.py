@@ -95,11 +95,13 @@ LOSSES = {
     "focal": {"task.focal": 2.0},
     "generalized": {"task.generalized": 0.7},
     "symmetric": {"task.symmetric": 0.5},
+    "contrastive": {"task.contrastive": 0.4, "task.contrastive_temperature": 0.2},
 }
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "r_drop": {"objective.r_drop": 1.0},
     "neftune": {"objective.neftune": 5.0},
+    "mixup": {"task.mixup": 0.5},
     "sam": {"objective.sam": 0.1},
     **{
         kind: {
@@ -109,7 +111,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
             "objective.adversarial_step": 0.2,
             "objective.adversarial_steps": 2,
         }
-        for kind in ("fgm", "pgd", "freelb")
+        for kind in ("fgm", "pgd", "freelb", "smart", "vat")
     },
 }
 
@@ -121,6 +123,8 @@ COMPOSED: dict[str, dict[str, Any]] = {
     "fgm, neftune, lion": OBJECTIVES["fgm"] | OBJECTIVES["neftune"] | {"optimizer.name": "lion"},
     "mixout, r_drop, ema": MIXOUT | OBJECTIVES["r_drop"] | AVERAGES["ema"],
     "pgd, neftune, swa": OBJECTIVES["pgd"] | OBJECTIVES["neftune"] | AVERAGES["swa"],
+    "smart, r_drop, neftune": OBJECTIVES["smart"] | OBJECTIVES["r_drop"] | OBJECTIVES["neftune"],
+    "mixup, vat, ema": {"task.mixup": 0.5} | OBJECTIVES["vat"] | AVERAGES["ema"],
     "sam, neftune, ema": {"objective.sam": 0.1} | OBJECTIVES["neftune"] | AVERAGES["ema"],
     "fgm, r_drop, muon": OBJECTIVES["fgm"] | OBJECTIVES["r_drop"] | {"optimizer.name": "muon"},
 }
@@ -166,17 +170,27 @@ def gradients(keys: Mapping[str, Any], case: support.Case, host: HostBatch) -> d
     return {**found, "loss": metrics["loss"]}
 
 
+WHOLE = ("contrastive", "mixup", "mixup, vat, ema")
+"""What is of the whole batch of a step, and of texts alone."""
+
 TEXTS = ("regression", "multi_label")
 """Tasks that are as single_label is but for their loss, and for what R-Drop compares."""
 
 PAIRS = [("freelb", task) for task in support.TASKS if task not in TEXTS]
 PAIRS += [(name, task) for name in ("neftune", "sam", "fgm", "pgd") for task in ("single_label", "token", "embeddings")]
-PAIRS += [("r_drop", name) for name, case in support.TASKS.items() if type(case.task).divergence is not Task.divergence]
+COMPARED = [name for name, case in support.TASKS.items() if type(case.task).divergence is not Task.divergence]
+PAIRS += [("r_drop", name) for name in COMPARED] + [("smart", name) for name in COMPARED] + [("vat", "single_label")]
 PAIRS += [("mixout", task) for task in ("single_label", "token")]
-PAIRS += [(name, task) for name in COMPOSED for task in ("single_label", "token")]
+PAIRS += [("mixup", task) for task in ("single_label", "multi_label", "regression")]
+PAIRS += [("contrastive", task) for task in ("single_label", "documents")]
+PAIRS += [
+    (name, task) for name in COMPOSED for task in ("single_label", "token") if (name, task) != (WHOLE[2], "token")
+]
 
 
-@pytest.mark.parametrize(("name", "task"), support.once(PAIRS, ("freelb, r_drop, l2_sp", "single_label")))
+@pytest.mark.parametrize(
+    ("name", "task"), support.once(PAIRS, ("freelb, r_drop, l2_sp", "single_label"), ("contrastive", "documents"))
+)
 def test_packed_is_padded_and_accumulated_is_whole(name: str, task: str):
     """Law 2, with dropout; of tasks that compare the examples of a batch, parts are batches of their own."""
     case, keys = support.TASKS[task], (ON | COMPOSED)[name]
@@ -185,8 +199,26 @@ def test_packed_is_padded_and_accumulated_is_whole(name: str, task: str):
     needed = support.lay_out(features, case.task, 24, slots=0).shape
     packed = support.lay_out(features, case.task, 24, 0, needed._replace(rows=4, slots=needed.slots + 1))
     support.assert_close(gradients(keys, case, packed), padded, 2e-5, floor=1e-3)
-    if not case.coupled:
+    if not case.coupled and name not in WHOLE:
         support.assert_close(gradients(keys | {"train.accumulate": 2}, case, packed), padded, 2e-5, floor=1e-3)
+
+
+@pytest.mark.parametrize("kind", support.once(support.FILES, "eurobert"))
+def test_the_vectors_that_are_contrasted_are_those_that_the_head_is_applied_to(kind: str):
+    """In training alone, beside the same logits."""
+    model, batch = models.build(support.ARCHITECTURES[kind], dropout=0.0), support.arrays(batches()[1])
+    task = tasks.build(dataclasses.replace(CASE.options, contrastive=0.5))
+    weights = support.random_params(task, model, seed=0)
+    forward = lambda run: jax.jit(lambda p, b: task.forward(p, model, b, run))(weights, batch)  # noqa: E731
+    clean, found = forward(nn.Run()), forward(nn.Run(key=jax.random.key(0)))
+    assert clean.keys() == {"logits"}
+    np.testing.assert_allclose(found["logits"], clean["logits"], atol=1e-6)
+    hidden, pooling = model.encode(weights, batch, nn.Run()), model.head("text", 3).pooling
+    if pooling in ("late", "mean"):
+        wanted = nn.mean_pool(hidden, batch["segment_ids"], SHAPE.slots)
+    else:
+        wanted = nn.pick(hidden, batch["starts"] if pooling == "first" else model.ends(batch))
+    np.testing.assert_allclose(found["vectors"], wanted, atol=1e-5)
 
 
 METHODS = [name for name in support.ADAPTATIONS if name not in ("full", "prompt")]
@@ -380,6 +412,15 @@ REFUSED = {
     "a start of what does not learn": ({"optimizer.l2_sp": 0.1, "adapt": "lora"}, "with adapt=lora none learns"),
     "noise among virtual tokens": (OBJECTIVES["neftune"] | {"adapt": "prompt"}, "objective.neftune changes the embed"),
     "an attack among virtual tokens": (OBJECTIVES["fgm"] | {"adapt": "prompt"}, "objective.adversarial changes the"),
+    "a contrast of parts": (LOSSES["contrastive"] | {"train.accumulate": 2}, "task.contrastive compares all texts of"),
+    "mixtures of parts": (OBJECTIVES["mixup"] | {"train.accumulate": 2}, "task.mixup mixes the texts of a batch, but"),
+    "mixtures of windows": (OBJECTIVES["mixup"] | {"task.windows": "mean"}, "task.mixup mixes texts that are one exam"),
+    "passes that mix others": (OBJECTIVES["mixup"] | OBJECTIVES["r_drop"], "r_drop compares two passes, which would"),
+    "a contrast of mixtures": (OBJECTIVES["mixup"] | LOSSES["contrastive"], "task.contrastive compares one; unset one"),
+    "a teacher of mixtures": (
+        OBJECTIVES["mixup"] | {"objective.teacher": ("of no run",)},
+        "objective.teacher has answered texts, not their mixtures",
+    ),
     "an attack that does not move": (OBJECTIVES["pgd"] | {"objective.adversarial_step": 0.0}, "so that nothing moves"),
 }
 
@@ -390,6 +431,18 @@ def test_what_does_not_compose_is_refused(name: str):
     with pytest.raises(UserError, match=said) as caught:
         text(composed(keys))
     assert "\n" not in str(caught.value)
+
+
+def test_mixup_of_tokens_is_refused():
+    task = tasks.build(dataclasses.replace(CASE.options, mixup=0.5))
+    with pytest.raises(UserError, match="but EuroBert applies its head to each token; unset it"):
+        task.param_spec(models.build(support.ARCHITECTURES["eurobert"]))
+
+
+@pytest.mark.parametrize("kind", ["smart", "vat"])
+def test_smoothness_of_what_is_no_distribution_is_refused(kind: str):
+    with pytest.raises(UserError, match=f"adversarial={kind} compares distributions, but the outputs of SentenceEmb"):
+        text(composed(OBJECTIVES[kind], support.TASKS["embeddings"]))
 
 
 @pytest.mark.parametrize("task", ["masked_lm", "next_sentence", "embeddings"])

@@ -7,7 +7,7 @@ from jaxft.models.nn.forms import Narrow, arrays, formed, narrow, narrowed, part
 from jaxft.models.nn.leaf import Leaf, Spec, dense_spec, flatten, layer_norm_spec, merged, path_key, unflatten
 from jaxft.models.nn.norm import layer_norm, rms_norm
 from jaxft.models.nn.operator import OPERATOR, operator
-from jaxft.models.nn.pool import last_places, mean_pool
+from jaxft.models.nn.pool import last_places, mean_pool, unit
 from jaxft.models.nn.relative import disentangled, log_buckets, of_distances, toeplitz
 from jaxft.models.nn.rotary import Rope, Rotation, ramp_shares, slow_shares
 from jaxft.models.nn.run import (
@@ -32,6 +32,6 @@ __all__ = [
     "count", "dense", "dense_spec", "disentangled", "dropout", "embed", "flatten", "formed", "gelu", "hash_bits",
     "kept", "last_places", "layer_norm", "layer_norm_spec", "linear", "log_buckets", "mean_pool", "merged", "mix",
     "narrow", "narrowed", "of_distances", "operator", "parts", "path_key", "pick", "product", "ramp_shares", "repeat",
-    "rms_norm", "slow_shares", "split_heads", "threefry_bits", "toeplitz", "token_numbers", "unflatten", "wide",
-    "widened",
+    "rms_norm", "slow_shares", "split_heads", "threefry_bits", "toeplitz", "token_numbers", "unflatten", "unit",
+    "wide", "widened",
 ]  # fmt: skip

@@ -13,6 +13,12 @@ def mean_pool(
     return jnp.einsum("rsl,rle->rse", own, hidden.astype(jnp.float32)) / jnp.maximum(own.sum(-1), 1)[..., None]
 
 
+def unit(x: Float[Array, "*lead width"]) -> Float[Array, "*lead width"]:
+    """Returns vectors of length 1, float32; of zeros zeros."""
+    x = x.astype(jnp.float32)
+    return x / jnp.sqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
+
+
 def last_places(
     segments: Int[Array, "rows length"], slots: int, counted: Bool[Array, "rows length"] | bool = True
 ) -> Int[Array, "rows slots"]:
