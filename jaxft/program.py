@@ -4,7 +4,7 @@ The command line, the benchmarks, a notebook and a test all call `compose`, and 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxft import adapt, batch, config, kernels, objectives, sharding
 from jaxft.batch import BatchShape
 from jaxft.models import Model, nn
+from jaxft.objectives import layers
 from jaxft.sharding import Rules
 from jaxft.tasks.base import Task
 from jaxft.train import numbers, optimizer, step
@@ -85,6 +86,8 @@ class Program:
       run: how it computes with them, without dropout.
       forward: `((trainable, frozen), inputs, change) -> outputs`, to be traced: the same, computed with what `change`
         makes of all parameters.
+      told: `((trainable, frozen), inputs, asked) -> outputs`, to be traced: the same, and what is asked of layers; see
+        `jaxft.objectives.layers.told`.
       spec: a `Leaf` for each parameter of the model and its head.
       declared: the same, and those of the adaptation, each in the form in which it is kept.
       dropped: `((trainable, frozen), inputs, key) -> outputs`, to be traced: the same with dropout, whose masks are a
@@ -112,6 +115,7 @@ class Program:
     run: nn.Run
     forward: Callable[[tuple[Params, Params], Batch, Callable[[Params], Params]], dict[str, Array]]
     dropped: Callable[[tuple[Params, Params], Batch, Array], dict[str, Array]]
+    told: Callable[[tuple[Params, Params], Batch, Iterable[tuple[str, int]]], dict[str, Array]]
     adaptation: adapt.Adaptation
     split: Callable[[Params], tuple[Params, Params]]
     merge: Callable[[Params, Params], Params] | None
@@ -196,10 +200,12 @@ def compose(
     computed = lambda trainable, frozen: method.apply(join(trainable, frozen))  # noqa: E731
     changed = lambda pair, inputs, change: dict(forward(change(computed(*pair)), inputs, run))  # noqa: E731
     outputs = partial(changed, change=unchanged)
+    telling = lambda pair, inputs, asked: dict(layers.told(forward, asked)(computed(*pair), inputs, run))  # noqa: E731
+    training = layers.told(forward, transforms.states.names) if transforms.states.wanted else forward
 
     def objective(given: Mapping[str, Any], rates: Mapping[str, nn.Rate]) -> Objective:
         own = loss or task.with_numbers(given).loss
-        return _objective(method, forward, own, dataclasses.replace(run, rates=rates))
+        return _objective(method, forward, training, own, dataclasses.replace(run, rates=rates))
 
     def gradient(numbers: Numbers) -> Gradient:
         learned = method.objective(objective(numbers.loss, numbers.dropout))
@@ -233,11 +239,13 @@ def compose(
         run=run,
         forward=changed,
         dropped=dropped,
+        told=telling,
         adaptation=method,
         split=jax.jit(split, out_shardings=weights(places)),
         merge=_merge(method),
         state=state,
-        taught=_taught(task, outputs, weights(state), rows) if "distill" in values.strengths else {},
+        taught=transforms.states.targets
+        | (_taught(task, outputs, weights(state), rows) if "distill" in values.strengths else {}),
     )
 
 
@@ -294,19 +302,23 @@ def _optimizer(
 
 
 def _objective(
-    method: adapt.Adaptation, forward: Callable[[Params, Batch, nn.Run], Outputs], loss: Loss, run: nn.Run
+    method: adapt.Adaptation, forward: layers.Forward, training: layers.Forward, loss: Loss, run: nn.Run
 ) -> Objective:
-    """The loss of what the model computes with the parameters that the method makes of all."""
+    """The loss of what the model computes with the parameters that the method makes of all.
+
+    Args:
+      training: the same, of training, where outputs have what transforms want beside the task's.
+    """
 
     def objective(params: Params, batch: Batch, key: Array | None) -> tuple[tuple[Array, Array], Outputs]:
         own = dataclasses.replace(run, key=key)
-        outputs = forward(method.apply(method.drop(params, own)), batch, own)
+        outputs = (forward if key is None else training)(method.apply(method.drop(params, own)), batch, own)
         return loss(outputs, batch), outputs
 
     return objective
 
 
-def _forward(task: Task, model: Model, method: adapt.Adaptation) -> Callable[[Params, Batch, nn.Run], Outputs]:
+def _forward(task: Task, model: Model, method: adapt.Adaptation) -> layers.Forward:
     """The task's own `forward`, behind the positions and virtual tokens of the method, which the loss does not see."""
     if not method.tokens:
         first = method.positions  # those before it are of no example's own

@@ -39,6 +39,7 @@ PLACES = (
     *(f"generate/{name}.py" for name in ("answers", "conversing", "options", "resuming", "rows")),
     *(f"generate/{name}.py" for name in ("settings", "writing")),
     *("train/loop.py", "train/checkpoint.py", "train/evaluate.py", "sharding.py", "batch.py", "trained.py"),
+    "objectives/layers.py",
 )
 """What is changed, within jaxft/: what runs on the host, and what is pure of it."""
 

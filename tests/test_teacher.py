@@ -4,7 +4,9 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from runs import MINILM, TINY, experiment, lines, results
@@ -12,9 +14,12 @@ from scipy.special import softmax
 from support import random_params
 
 from jaxft import Predictor, config, models, modes, tables, tasks
+from jaxft.batch import padded
 from jaxft.errors import UserError
 from jaxft.hub import export
 from jaxft.job import Job, prepare
+from jaxft.models import nn
+from jaxft.predict import states
 from jaxft.predict.teacher import outputs, taught
 
 LABELS = ("negative", "neutral", "positive")
@@ -161,3 +166,63 @@ def test_other_tokens_of_the_same_lengths_are_other_tokens(job, tmp_path):
     other = dataclasses.replace(own, tokens={**own.tokens, "input_ids": own.tokens["input_ids"][::-1].copy()})
     found = [outputs(teacher, job.splits["train"], of, job.table, job.task, "")[0]["logits"] for of in (own, other)]
     np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+
+
+def test_states_between_layers_are_those_of_the_teacher(tiny_model, tmp_path):
+    """Of one of another width, of the layers that are named; kept, and read again. Its width is read of it first."""
+    wide = TINY | {"hidden_size": 48, "num_attention_heads": 4, "num_hidden_layers": 3}
+    options = config.SequenceClassification(labels=LABELS, problem="single_label")
+    model, task = models.build(wide), tasks.build(options)
+    params = random_params(task, model, 0)
+    assert MINILM
+    cased = shutil.copytree(MINILM, tmp_path / "tokenizer")
+    file = cased / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"do_lower_case": False}))
+    settings = tables.build(options).published(model, 64).settings
+    for name, tokenizer in (("wide", MINILM), ("cased", cased)):
+        export.export(tmp_path / name, params, wide | {**settings}, "BertForSequenceClassification", tokenizer, "A.\n")
+
+    def job_of(teacher: str = "wide", **keys: Any) -> Job:
+        e = student(tiny_model, tmp_path / "cache", tmp_path / teacher, layers=("2:2",), distill=0.0, **keys)
+        return taught(prepare(states.resolved(config.check(e))))
+
+    made = job_of(relations=1.0, relation_heads=2)
+    assert made.experiment.objective.teacher_width == 48 and len(made.teachers) == 1
+    features = made.features["train"]
+    names = {f"teacher/{part}/2" for part in ("query", "key", "value")}
+    assert names == {name for name in features.tokens if name.startswith("teacher/")} and "teacher/logits" not in (
+        features.examples
+    )
+    first = slice(0, int(features.offsets[1]))
+    ids = features.tokens["input_ids"][first][None]
+    batch = padded(jnp.asarray(ids), jnp.ones_like(ids))
+    lower = models.build(wide | {"num_hidden_layers": 1})
+    own = params["bert"]["encoder"]["layer"]["1"]["attention"]["self"]
+    below = lower.encode(params, batch, nn.Run())
+    for part in ("query", "key", "value"):
+        np.testing.assert_allclose(
+            features.tokens[f"teacher/{part}/2"][first], nn.dense(own[part], below)[0], atol=1e-4
+        )
+    again = job_of(relations=2.0, relation_heads=2)
+    for name in names:
+        np.testing.assert_array_equal(again.features["train"].tokens[name], features.tokens[name])
+    (kept,) = (path for path in (tmp_path / "cache").iterdir() if path.name.startswith("states-"))
+    assert kept.name == "states-query2-key2-value2" and len([*kept.iterdir()]) == 1
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"hidden": 1.0}, "objective.hidden compares hidden states, but the teacher's have 48 numbers, the model's"),
+        ({"attention": 1.0}, "objective.attention compares heads, of which the teacher has 4, the model"),
+        ({"relations": 1.0, "relation_heads": 2, "teacher": "cased"}, "it reads other tokens than the student"),
+    ]
+    for keys, said in refused:
+        with pytest.raises(UserError, match=said):
+            job_of(**keys)
+
+
+@pytest.mark.matrix
+def test_a_run_learns_states_and_answers(finished, tiny_model, tmp_path):
+    """With answers and all of the states of a teacher of its own sizes."""
+    e = student(tiny_model, tmp_path / "cache", finished, hidden=0.5, attention=0.1, relations=1.0)
+    modes.train(e, str(tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["objective"]["teacher_width"] == 32
+    texts = ["what a day", "no"]
+    assert len(Predictor.open(tmp_path / "run")(texts)) == 2

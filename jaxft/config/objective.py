@@ -22,6 +22,39 @@ class Objective(Section):
     temperature: float = knob(
         2.0, "of teachers' and model's distributions while they are compared", low=0.01, since="0.2.0"
     )
+    hidden: float = knob(
+        0.0,
+        "weight of the distance of hidden states from the teacher's, as TinyBERT has it; 0: off",
+        low=0,
+        since="0.2.0",
+    )
+    attention: float = knob(
+        0.0,
+        "weight of the distance of attention's scores from the teacher's, as TinyBERT has it; 0: off",
+        low=0,
+        since="0.2.0",
+    )
+    relations: float = knob(
+        0.0,
+        "weight of the distance of relations among queries, keys and values from the teacher's, as MiniLMv2 has it, of "
+        "the last of `layers`; for a teacher of any width; 0: off",
+        low=0,
+        since="0.2.0",
+    )
+    relation_heads: int = knob(
+        0,
+        "parts that queries, keys and values are split into there; 0: as many as the model has heads",
+        low=0,
+        since="0.2.0",
+    )
+    layers: tuple[str, ...] = knob(
+        (),
+        "which layers are to be as which of the teacher's, the lowest is 1: 1:2,2:4,3:6; empty: each, evenly over its",
+        since="0.2.0",
+    )
+    teacher_width: int = knob(
+        0, "numbers of a query of the teacher, all heads together; 0: read from it", low=0, since="0.2.0"
+    )
     r_drop: float = knob(
         0.0,
         "weight of R-Drop: two passes with other dropout masks must agree; twice the work; 0: off",

@@ -115,8 +115,9 @@ def through(
 
     each = {layer: on_stream(layer) for layer in kinds}
     every = [each[layer] for layer in kinds]
-    if at is None:
-        return nn.repeat(every, stack, stream.x, run)
+    if at is None or run.tap is not None:
+        x = nn.repeat(every, stack, stream.x, run)
+        return x if at is None else nn.pick(x, at)
     x = nn.repeat(every[:-1], stack[:-1], stream.x, run)
     return nn.repeat([on_stream(kinds[-1], at)], stack[-1:], x, run, first=len(stack))
 

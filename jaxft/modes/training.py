@@ -22,7 +22,7 @@ from jaxft.modes import extending
 from jaxft.modes.exporting import Trained, write_export
 from jaxft.modes.shared import began, cache_programs, compiled_evaluation, measure
 from jaxft.modes.watching import watched
-from jaxft.predict import reference, teacher
+from jaxft.predict import reference, states, teacher
 from jaxft.pretrained import load, load_adapter
 from jaxft.report import tables
 from jaxft.report.profile import tracing
@@ -117,7 +117,7 @@ def train(
 def _prepared(experiment: config.Experiment, data: Mapping[str, rows.Rows] | None, loss: program.Loss | None) -> Job:
     """The job, with what its teachers and its start say; each argument is as in `train`."""
     experiment, given = rows.given(experiment, data)
-    job = prepare(adapters.adopted(config.check(experiment)), loss, given=given)
+    job = prepare(states.resolved(adapters.adopted(config.check(experiment))), loss, given=given)
     check_metric(job)
     return reference.referred(teacher.taught(job))
 

@@ -14,6 +14,7 @@ import optax
 
 from jaxft.config import Experiment, Optimizer
 from jaxft.models import Model, nn
+from jaxft.objectives import layers
 from jaxft.objectives.adversarial import adversarial, movable
 from jaxft.objectives.average import Averaged, averaged, exponential, uniform
 from jaxft.objectives.checks import check, strengths
@@ -24,6 +25,7 @@ from jaxft.objectives.neftune import neftune
 from jaxft.objectives.r_drop import r_drop
 from jaxft.objectives.sam import sam
 from jaxft.objectives.smooth import KINDS, smooth
+from jaxft.objectives.states import alike
 from jaxft.tasks import Task
 from jaxft.train.gradient import Gradient
 from jaxft.train.objective import Objective
@@ -44,13 +46,19 @@ class Transforms(NamedTuple):
     experiment: Experiment
     task: Task
     table: Table
+    states: layers.States
 
     @classmethod
     def of(cls, experiment: Experiment, model: Model, task: Task, bits: Bits) -> Transforms:
-        """Returns them; `bits` is the generator of noise."""
+        """Returns them; `bits` is the generator of noise.
+
+        Raises:
+          UserError: as `layers.States.of`.
+        """
         words = model.facts.words
         width = nn.flatten(task.param_spec(model))[f"{words}/embedding"].shape[1]
-        return cls(experiment, task, Table(words, width, model.facts.longest, bits))
+        states = layers.States.of(experiment.objective, strengths(experiment), model)
+        return cls(experiment, task, Table(words, width, model.facts.longest, bits), states)
 
     def objective(self, inner: Objective, given: Mapping[str, Array], rates: Collection[str]) -> Objective:
         """Returns what training makes small: a teacher in noise, that in what is smooth, in R-Drop, in what moves.
@@ -67,6 +75,8 @@ class Transforms(NamedTuple):
             inner = mixup(given["mixup"])(inner)
         if "distill" in given:
             inner = distilled(given["distill"], given["temperature"], self.task)(inner)
+        if self.states.wanted:
+            inner = alike(given, self.states.wanted, self.states.heads)(inner)
         if "neftune" in given:
             inner = neftune(given["neftune"], self.table)(inner)
         kind = self.experiment.objective.adversarial

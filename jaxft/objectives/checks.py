@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from jaxft.config import Experiment
 from jaxft.errors import UserError
+from jaxft.objectives.layers import STATES
 from jaxft.objectives.smooth import KINDS
 from jaxft.tasks import Task
 
@@ -18,6 +19,8 @@ def strengths(experiment: Experiment) -> dict[str, float]:
     found["mixup"] = getattr(experiment.task, "mixup", 0.0)
     if objective.teacher and objective.distill:
         found |= {"distill": objective.distill, "temperature": objective.temperature}
+    if objective.teacher:
+        found |= {kind: getattr(objective, kind) for kind in STATES}
     if objective.adversarial and objective.adversarial_weight and objective.adversarial_radius:
         found |= {"adversarial": objective.adversarial_weight, "adversarial_radius": objective.adversarial_radius}
         if objective.adversarial != "fgm":
@@ -46,6 +49,7 @@ def check(experiment: Experiment, task: Task, rates: Collection[str]) -> None:
             "learns; unset it"
         )
     _check_mixed(experiment, on)
+    _check_states(experiment)
     if "r_drop" in on and not rates:
         raise UserError(
             "config.objective.r_drop compares two passes with other dropout masks, but no dropout rate is above zero; "
@@ -98,9 +102,29 @@ def _check_mixed(experiment: Experiment, on: Collection[str]) -> None:
         raise UserError("config.task.mixup gives texts two labels, and config.task.contrastive compares one; unset one")
     if getattr(experiment.task, "windows", ""):
         raise UserError("config.task.mixup mixes texts that are one example each, not task.windows; unset one of them")
-    for name, why in (
-        ("r_drop", "objective.r_drop compares two passes, which would mix other texts"),
-        ("distill", "objective.teacher has answered texts, not their mixtures"),
+    for names, why in (
+        (["r_drop"], "objective.r_drop compares two passes, which would mix other texts"),
+        (["distill", *STATES], "objective.teacher has answered texts, not their mixtures"),
     ):
-        if name in on:
+        if {*names} & {*on}:
             raise UserError(f"config.task.mixup mixes texts, but config.{why}; unset one of them")
+
+
+def _check_states(experiment: Experiment) -> None:
+    """Makes sure that there is one teacher whose states can be compared, token by token.
+
+    Raises:
+      UserError: there is not.
+    """
+    options = experiment.objective
+    for key in (kind for kind in STATES if getattr(options, kind)):
+        if len(options.teacher) != 1:
+            raise UserError(
+                f"config.objective.{key} compares with the states of one teacher, but config.objective.teacher names "
+                f"{len(options.teacher) or 'none'}; name one"
+            )
+        if experiment.adapt == "prompt":
+            raise UserError(
+                f"config.objective.{key} compares token by token, among which adapt=prompt puts others; unset one of "
+                "them"
+            )

@@ -11,7 +11,7 @@ from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.job import Job
 from jaxft.objectives.distill import PREFIX
-from jaxft.predict import keeping
+from jaxft.predict import keeping, states
 from jaxft.predict.engine import CompiledEngine
 from jaxft.predict.likeness import check_mean, ordered, places
 from jaxft.predict.predictor import Predictor
@@ -29,14 +29,20 @@ def taught(job: Job) -> Job:
     """
     if not job.program.taught:
         return job
-    own, options = job.features["train"], job.experiment
-    objective, cache = options.objective, options.data.cache
-    found, models = outputs(
-        objective.teacher, job.splits["train"], own, job.table, job.task, cache, temperature=objective.temperature
-    )
+    own, options, split = job.features["train"], job.experiment, job.splits["train"]
+    objective, cache, wanted = options.objective, options.data.cache, job.program.taught
+    found, models = {}, ()
+    answers = {f"{PREFIX}{name}" for name in job.task.outputs}
+    if answers & wanted.keys():
+        found, models = outputs(
+            objective.teacher, split, own, job.table, job.task, cache, temperature=objective.temperature
+        )
+    if wanted.keys() - answers:
+        between, models = states.outputs(job)
+        found = {**found, **between}
     said = {per: {} for per in ("example", "token")}
-    for name, per in job.task.outputs.items():
-        said[per][f"{PREFIX}{name}"] = found[name]
+    for name, target in wanted.items():
+        said[target.per][name] = found[name.removeprefix(PREFIX)]
     features = dataclasses.replace(
         own, examples={**own.examples, **said["example"]}, tokens={**own.tokens, **said["token"]}
     )

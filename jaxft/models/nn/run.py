@@ -108,6 +108,9 @@ class Run:
       reach: tokens an example, at most; 0: as many as the model has positions. See `jaxft.models.nn.attend`.
       gather: makes the parameters of one layer whole, inside that loop; see `jaxft.sharding.gather`.
       constrain: places an activation by its logical axes; see `jaxft.sharding`.
+      tap: is told while the model is traced what is behind each layer, "hidden", and what its attention computes with,
+        "query", "key" and "value", `[rows, length, numbers]`, from the lowest layer on. The layers are unrolled then,
+        all of them at every position, and nothing is recomputed.
     """
 
     dtype: Any = jnp.float32
@@ -121,6 +124,7 @@ class Run:
     reach: int = 0
     gather: Callable[[Params], Params] = lambda params: params
     constrain: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
+    tap: Callable[[str, Array], None] | None = None
 
     def fold(self, n: int | Int[Array, ""]) -> "Run":
         """Returns the same run with dropout masks of its own for part n of the model."""

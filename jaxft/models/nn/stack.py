@@ -20,6 +20,11 @@ def repeat(layers: Sequence[Apply], params: Sequence[Params], x: Array, run: Run
       layers: those that are computed alike are the same function, which is traced once for all that are alike.
       first: which part of the model, for `Run.fold`, the first of these layers is.
     """
+    if run.tap is not None:  # what is told must be of the trace that asks
+        for i, (layer, p) in enumerate(zip(layers, params, strict=True)):
+            x = layer(p, x, run.fold(first + i).key)
+            run.tap("hidden", x)
+        return x
     jitted = {layer: jax.jit(jax.checkpoint(layer) if run.remat else layer) for layer in layers}
     each = [jitted[layer] for layer in layers]
     # An adaptation may have changed some layers alone.
