@@ -16,7 +16,7 @@ from runs import ROOT, environment
 
 from jaxft import cli, config
 from jaxft.cli import arguments
-from jaxft.cli.modes import ATTACK, EXPLAIN, GENERATE, LIMITS, MODES, PATE
+from jaxft.cli.modes import ATTACK, EXPLAIN, GENERATE, LIMITS, MODES, PATE, SETFIT
 from jaxft.config.files import find
 from jaxft.errors import UserError
 from jaxft.modes.exporting import command_line
@@ -177,6 +177,7 @@ USED = {
     "soup": {"workdir", "runs", "output", "input", "soup.how"},
     "crossfit": {"config", "workdir", "crossfit.folds"},
     "pate": {"config", "workdir", "input", *(f"pate.{name}" for name in PATE)},
+    "setfit": {"config", "workdir", *(f"setfit.{name}" for name in SETFIT)},
     "inspect": {"config", "workdir", "draw"},
     "plan": {"config", "workdir", "topology", "plan.search", "plan.exact"},
 }
@@ -187,7 +188,7 @@ VALUES = {
     "plan.search": "true", "plan.exact": "true", "format": "onnx", "host": "0.0.0.0", "port": "80", "adapters": "a=b",
     "engine": "onnx", "max_loss": "0.5", "runs": "a,b", "soup.how": "uniform", "crossfit.folds": "3",
     "evaluate.intervals": "0.95", "evaluate.groups": "a", "compare": "r", "audit.crossfit": "f", "audit.canaries": "c",
-    **{f"pate.{name}": "3" for name in PATE}, "predict.dropout": "5",
+    **{f"pate.{name}": "3" for name in PATE}, **{f"setfit.{name}": "3" for name in SETFIT}, "predict.dropout": "5",
     "calibrate.coverage": "0.9", "calibrate.sets": "adaptive", "calibrate.distance": "true",
     "compress.layers": "2", "compress.inner": "8", "compress.words": "used", "serve.log_texts": "true",
     **{f"explain.{name}": "x" for name in EXPLAIN if name not in ("samples", "seed", "faithfulness", "examples")},
@@ -235,8 +236,8 @@ def test_a_key_of_the_experiment_is_refused_where_the_run_has_it(capsys, mode, f
     argv = ["--config.train.epochs=2", f"--mode={mode}", "--workdir=w"]
     assert cli.main(["run.py", *(argv if first else argv[::-1])], None) == 2
     assert capsys.readouterr().err == (
-        f"error: --config.train.epochs is not used by --mode={mode}; it is for --mode=train, crossfit, pate, inspect, "
-        "plan; here the experiment is that of the run in --workdir\n"
+        f"error: --config.train.epochs is not used by --mode={mode}; it is for --mode=train, crossfit, pate, setfit, "
+        "inspect, plan; here the experiment is that of the run in --workdir\n"
     )
 
 

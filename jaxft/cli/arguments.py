@@ -42,8 +42,8 @@ config_flags.register_flag_parser_for_type(tuple[str, ...], _Texts())
 OF_MODES: dict[str, tuple[Any, str]] = {
     "workdir": (
         None,
-        "folder of the run: train writes it, crossfit and pate several in it; evaluate, predict, chat, explain, "
-        "calibrate, attack, audit, export, compress, soup, serve and inspect read it; predict, chat, explain, "
+        "folder of the run: train writes it, crossfit, pate and setfit several in it; evaluate, predict, chat, "
+        "explain, calibrate, attack, audit, export, compress, soup, serve and inspect read it; predict, chat, explain, "
         "calibrate, attack, audit, compress, soup, serve, export --format: or that of any model; plan: where plan.json "
         "is written",
     ),
@@ -121,6 +121,9 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "pate.teachers": (10, "pate: parts of the private rows, each seen by one teacher alone"),
     "pate.sigma": (2.0, "pate: standard deviation of the noise on the votes for each class"),
     "pate.delta": (1e-5, "pate: the delta that epsilon is said for; well below 1 / private rows"),
+    "setfit.pairs": (20, "setfit: of each text with one of its class, and as many with one of another"),
+    "setfit.head_epochs": (50.0, "setfit: passes over the rows in which the head alone learns"),
+    "setfit.head_rate": (1e-3, "setfit: learning rate of the head"),
     "explain.method": (
         "integrated_gradients",
         "explain: integrated_gradients, gradient_x_input, smoothgrad, occlusion, leave_one_out, lime, shap, "
@@ -205,8 +208,8 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "train, crossfit, pate, inspect, plan: experiment file, FILE.py or FILE.py:ARGUMENT, or the name of one that "
-        "comes with jaxft, e.g. glue:sst2",
+        "train, crossfit, pate, setfit, inspect, plan: experiment file, FILE.py or FILE.py:ARGUMENT, or the name of "
+        "one that comes with jaxft, e.g. glue:sst2",
         flag_values=values,
         lock_config=False,
         sys_argv=argv,

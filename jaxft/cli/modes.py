@@ -44,7 +44,7 @@ def _together(run: Callable[[Any, flags.FlagValues], object]) -> Callable[[flags
             values.process,
             start_timeout=values.start_timeout,
             heartbeat_timeout=values.heartbeat_timeout,
-            preemptible=values.mode in ("train", "crossfit", "pate"),
+            preemptible=values.mode in ("train", "crossfit", "pate", "setfit"),
         )
         logging.use_absl_handler()
         logging.set_verbosity(logging.FATAL)  # what orbax logs as an error, with pages of traceback, it raises as well
@@ -168,6 +168,17 @@ def _pate(modes: Any, values: flags.FlagValues) -> None:
 
     given: dict[str, Any] = {name: values[f"pate.{name}"].value for name in PATE}
     modes.pate(values.config, values.workdir, values.input, Options(**given))
+
+
+SETFIT = ("pairs", "head_epochs", "head_rate")
+"""The flags `--setfit.NAME`, those of `jaxft.modes.pairing.Options`."""
+
+
+def _setfit(modes: Any, values: flags.FlagValues) -> None:
+    from jaxft.modes.pairing import Options
+
+    given: dict[str, Any] = {name: values[f"setfit.{name}"].value for name in SETFIT}
+    modes.setfit(values.config, values.workdir, Options(**given))
 
 
 def _train(modes: Any, values: flags.FlagValues) -> None:
@@ -306,6 +317,7 @@ MODES = {
         uses=("crossfit.folds",),
     ),
     "pate": Mode(_together(_pate), needs=("workdir", "config", "input"), uses=tuple(f"pate.{name}" for name in PATE)),
+    "setfit": Mode(_together(_setfit), needs=("workdir", "config"), uses=tuple(f"setfit.{name}" for name in SETFIT)),
     "inspect": Mode(
         _together(lambda modes, given: modes.inspect(given.config, given.workdir, given.draw)),
         needs=(),

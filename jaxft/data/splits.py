@@ -17,7 +17,8 @@ from jaxft.errors import UserError
 pc: Any = pyarrow.compute  # its functions are made at run time, where no type checker sees them
 
 STREAMS = {
-    name: 2**32 + i for i, name in enumerate(("carve", "train", "validation", "test", "folds", "attack", "augment"))
+    name: 2**32 + i
+    for i, name in enumerate(("carve", "train", "validation", "test", "folds", "attack", "augment", "pairs"))
 }
 """What a random order is for -> the number of its stream, beyond those of the epochs: no choice moves another."""
 BATCH = 1 << 16

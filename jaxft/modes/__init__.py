@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxft.modes.explaining import explain
     from jaxft.modes.exporting import export
     from jaxft.modes.inspecting import inspect
+    from jaxft.modes.pairing import setfit
     from jaxft.modes.predicting import predict
     from jaxft.modes.serving import serve
     from jaxft.modes.souping import soup
@@ -40,6 +41,7 @@ _FILES = {
     "pate": "voting",
     "predict": "predicting",
     "serve": "serving",
+    "setfit": "pairing",
     "soup": "souping",
     "train": "training",
     "watch": "watching",
@@ -67,6 +69,7 @@ __all__ = [
     "pate",
     "predict",
     "serve",
+    "setfit",
     "soup",
     "train",
     "watch",
