@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from jaxft.models import nn
 from jaxft.predict import states
 from jaxft.predict.teacher import outputs, taught
 
+WIDE = TINY | {"hidden_size": 48, "num_attention_heads": 4, "num_hidden_layers": 3}
 LABELS = ("negative", "neutral", "positive")
 
 
@@ -168,46 +170,53 @@ def test_other_tokens_of_the_same_lengths_are_other_tokens(job, tmp_path):
     np.testing.assert_allclose(found[1], found[0], atol=1e-5)
 
 
-def test_states_between_layers_are_those_of_the_teacher(tiny_model, tmp_path):
-    """Of one of another width, of the layers that are named; kept, and read again. Its width is read of it first."""
-    wide = TINY | {"hidden_size": 48, "num_attention_heads": 4, "num_hidden_layers": 3}
+@pytest.fixture
+def of_states(tiny_model, tmp_path) -> Callable[..., Job]:
+    """Makes jobs by what is compared with a teacher, of another width and depth; or with one that keeps capitals."""
     options = config.SequenceClassification(labels=LABELS, problem="single_label")
-    model, task = models.build(wide), tasks.build(options)
-    params = random_params(task, model, 0)
+    model = models.build(WIDE)
+    params, settings = random_params(tasks.build(options), model, 0), tables.build(options).published(model, 64)
     assert MINILM
     cased = shutil.copytree(MINILM, tmp_path / "tokenizer")
     file = cased / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"do_lower_case": False}))
-    settings = tables.build(options).published(model, 64).settings
     for name, tokenizer in (("wide", MINILM), ("cased", cased)):
-        export.export(tmp_path / name, params, wide | {**settings}, "BertForSequenceClassification", tokenizer, "A.\n")
+        settled = WIDE | {**settings.settings}
+        export.export(tmp_path / name, params, settled, "BertForSequenceClassification", tokenizer, "A.\n")
 
     def job_of(teacher: str = "wide", **keys: Any) -> Job:
         e = student(tiny_model, tmp_path / "cache", tmp_path / teacher, layers=("2:2",), distill=0.0, **keys)
         return taught(prepare(states.resolved(config.check(e))))
 
-    made = job_of(relations=1.0, relation_heads=2)
+    return job_of
+
+
+def test_states_between_layers_are_those_of_the_teacher(of_states, tmp_path):
+    """Of the layers that are named; its width is read of it first."""
+    made = of_states(relations=1.0, relation_heads=2)
     assert made.experiment.objective.teacher_width == 48 and len(made.teachers) == 1
     features = made.features["train"]
     names = {f"teacher/{part}/2" for part in ("query", "key", "value")}
-    assert names == {name for name in features.tokens if name.startswith("teacher/")} and "teacher/logits" not in (
-        features.examples
-    )
+    assert names == {name for name in features.tokens if name.startswith("teacher/")}
+    assert "teacher/logits" not in features.examples
     first = slice(0, int(features.offsets[1]))
     ids = features.tokens["input_ids"][first][None]
     batch = padded(jnp.asarray(ids), jnp.ones_like(ids))
-    lower = models.build(wide | {"num_hidden_layers": 1})
+    params = random_params(made.task, models.build(WIDE), 0)
     own = params["bert"]["encoder"]["layer"]["1"]["attention"]["self"]
-    below = lower.encode(params, batch, nn.Run())
+    below = models.build(WIDE | {"num_hidden_layers": 1}).encode(params, batch, nn.Run())
     for part in ("query", "key", "value"):
-        np.testing.assert_allclose(
-            features.tokens[f"teacher/{part}/2"][first], nn.dense(own[part], below)[0], atol=1e-4
-        )
-    again = job_of(relations=2.0, relation_heads=2)
-    for name in names:
-        np.testing.assert_array_equal(again.features["train"].tokens[name], features.tokens[name])
+        wanted = nn.dense(own[part], below)[0]
+        np.testing.assert_allclose(features.tokens[f"teacher/{part}/2"][first], wanted, atol=1e-4)
     (kept,) = (path for path in (tmp_path / "cache").iterdir() if path.name.startswith("states-"))
     assert kept.name == "states-query2-key2-value2" and len([*kept.iterdir()]) == 1
+
+
+@pytest.mark.matrix
+def test_states_are_kept_and_refused_where_they_do_not_fit(of_states):
+    first, again = (of_states(relations=weight, relation_heads=2).features["train"].tokens for weight in (1.0, 2.0))
+    for name in ("query", "key", "value"):
+        np.testing.assert_array_equal(first[f"teacher/{name}/2"], again[f"teacher/{name}/2"])
     refused: list[tuple[dict[str, Any], str]] = [
         ({"hidden": 1.0}, "objective.hidden compares hidden states, but the teacher's have 48 numbers, the model's"),
         ({"attention": 1.0}, "objective.attention compares heads, of which the teacher has 4, the model"),
@@ -215,7 +224,7 @@ def test_states_between_layers_are_those_of_the_teacher(tiny_model, tmp_path):
     ]
     for keys, said in refused:
         with pytest.raises(UserError, match=said):
-            job_of(**keys)
+            of_states(**keys)
 
 
 @pytest.mark.matrix

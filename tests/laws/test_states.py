@@ -70,6 +70,7 @@ def test_packed_is_padded_and_accumulated_is_whole(name: str, task: str):
     support.assert_close(gradients(parts, 0, rows=4), padded, 2e-5, floor=1e-3)
 
 
+@pytest.mark.matrix
 def test_without_weight_the_program_is_the_plain_one():
     shape, texts = BatchShape(2, 8, 2), []
     for keys in (KEYS | {f"objective.{kind}": 0.0 for kind in WEIGHTS}, {}):
@@ -158,7 +159,8 @@ def test_a_distance_is_the_equation(kind: str):
     assert made(given, batch, None)[0] == (2, counts.sum()), "evaluation is of the labels alone"
 
 
-@pytest.mark.parametrize("kind", support.once(support.FILES, "bert"))
+@pytest.mark.matrix
+@pytest.mark.parametrize("kind", support.FILES)
 def test_what_is_told_of_layers(kind: str):
     """Of all, each position of its own; outputs are the same. Of BERT against its own layers."""
     hf = support.ARCHITECTURES[kind]

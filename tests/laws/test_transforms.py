@@ -188,9 +188,7 @@ PAIRS += [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "task"), support.once(PAIRS, ("freelb, r_drop, l2_sp", "single_label"), ("contrastive", "documents"))
-)
+@pytest.mark.parametrize(("name", "task"), support.once(PAIRS, ("freelb, r_drop, l2_sp", "single_label")))
 def test_packed_is_padded_and_accumulated_is_whole(name: str, task: str):
     """Law 2, with dropout; of tasks that compare the examples of a batch, parts are batches of their own."""
     case, keys = support.TASKS[task], (ON | COMPOSED)[name]
