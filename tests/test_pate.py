@@ -114,6 +114,12 @@ def test_what_is_for_the_student(public, tmp_path, capsys):
     assert f"({results['epsilon']:.3g}, 0.001)-differentially private" in capsys.readouterr().err
     assert modes.pate(options(), str(folder), str(public), TEACHERS, {"train": rows()}) == results
     assert {path.name for path in folder.iterdir()} == {"teachers.json", "student"}, "nobody was trained"
+    written = (folder / "student" / "pate.json").read_text()
+    assert written == json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+    elsewhere = tmp_path / "elsewhere.txt"
+    elsewhere.write_text("other words\n")
+    with pytest.raises(UserError, match=r"holds teachers of others \(public: "):
+        modes.pate(options(), str(folder), str(elsewhere), TEACHERS, {"train": rows()})
     for other, said in (
         ((TEACHERS, {"train": rows()[1:]}), "holds teachers of others (data: "),
         (

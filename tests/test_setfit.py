@@ -13,9 +13,11 @@ from test_crossfitting import options, rows
 
 from jaxft import Predictor, cli, config, models, modes, tasks
 from jaxft.data import rows as in_memory
+from jaxft.data import splits
 from jaxft.errors import UserError
 from jaxft.hub import export
 from jaxft.modes import pairing
+from jaxft.modes.shared import claim
 
 TEXTS, LABELS = [*"abcdefg"], np.asarray([0, 0, 0, 1, 1, 1, 2])
 
@@ -74,6 +76,18 @@ def test_the_two_runs(tiny_model):
 def test_options_that_learn_nothing(tmp_path, name):
     with pytest.raises(UserError, match=rf"--setfit\.{name} is 0; it must be above 0"):
         modes.setfit(options(), str(tmp_path), dataclasses.replace(pairing.Options(), **{name: 0}), {"train": rows()})
+
+
+def test_a_folder_of_other_runs_is_refused_before_anything_is_trained(tmp_path):
+    e = options()
+    e.data.test_examples = 3
+    _, _, made = read(e)
+    there = {name: splits.fingerprint(split.table) for name, split in made.items()}
+    mine = {"pairs": 2, "head_epochs": 50.0, "head_rate": 1e-3, "seed": 0, "data": there}
+    for name, value in (("pairs", 3), ("head_epochs", 1.0), ("head_rate", 1.0), ("seed", 1), ("data", {})):
+        claim(tmp_path / name, pairing.CLAIM, mine | {name: value}, "runs")
+        with pytest.raises(UserError, match=rf"holds runs of others \({name}: "):
+            modes.setfit(e, str(tmp_path / name), pairing.Options(pairs=2), {"train": rows()})
 
 
 def test_what_has_no_classes_of_texts():

@@ -143,7 +143,7 @@ def pairs_of(texts: Sequence[str], labels: np.ndarray, count: int, seed: int) ->
 
 def of_pairs(experiment: config.Experiment) -> config.Experiment:
     """Returns the experiment of the run that trains the body: cosines are to be 1 within a class, and 0 across."""
-    head = Body.of(experiment.model, experiment.data.max_length).model.head("text", outputs=2)
+    head = Body.of(experiment.model, experiment.data.max_length).model.head("text")
     task = config.SentenceEmbedding(texts=("text", "other"), score="score", pooling=POOLING[head.pooling])
     data = dataclasses.replace(_whole(experiment.data), validation_fraction=0.0, augment=0)
     name = f"{experiment.name or 'setfit'}, pairs"

@@ -153,7 +153,7 @@ def parts(split: Split, inputs: Sequence[str], count: int, seed: int) -> np.ndar
     """
     said = zip(*(split.table.column(name).to_pylist() for name in inputs), strict=True)
     return np.asarray([
-        int.from_bytes(hashlib.blake2b(json.dumps([seed, *row], default=str).encode(), digest_size=8).digest()) % count
+        int.from_bytes(hashlib.blake2b(json.dumps([seed, *row], default=str).encode()).digest()) % count
         for row in said
     ])  # fmt: skip
 
