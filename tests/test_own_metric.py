@@ -14,6 +14,9 @@ import helper_of_mine
 
 LIMIT = 3
 
+def _hidden(written, asked):
+    return 0.0
+
 def distance(written, asked):
     return sum(one != other for one, other in zip(written, asked)) / helper_of_mine.COUNT
 
@@ -55,6 +58,18 @@ def test_a_function_is_found_and_measures(here):
     assert own.load("statistics:mean")([1, 2]) == 1.5  # pyright: ignore
 
 
+def test_the_current_folder_goes_first(here):
+    """Before others that Python looks in."""
+    other = here / "other"
+    other.mkdir()
+    (other / "metrics_of_mine.py").write_text("")
+    sys.path.insert(0, str(other))
+    try:
+        assert callable(own.load("metrics_of_mine:distance"))
+    finally:
+        sys.path.remove(str(other))
+
+
 def test_texts_are_given_as_they_are():
     """And lists of its own, which it may change."""
     written, asked = (" a", "b"), [" c ", ""]
@@ -78,6 +93,7 @@ def test_texts_are_given_as_they_are():
         ("broken_of_mine:f", "broken_of_mine cannot be imported (ZeroDivisionError: division by zero)"),
         ("ending_of_mine:f", "ending_of_mine cannot be imported (SystemExit: 0)"),
         ("metrics_of_mine:distanse", "metrics_of_mine has no 'distanse'; did you mean 'distance'?"),
+        ("metrics_of_mine:zzz", "metrics_of_mine has no 'zzz'; there are: Both, both, distance, ends"),
         ("metrics_of_mine:LIMIT", "metrics_of_mine:LIMIT is of type int; it must be a function"),
     ],
 )

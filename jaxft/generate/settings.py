@@ -113,9 +113,7 @@ def _value(file: Path, key: str, value: Any) -> Any:
 
 def _together(taken: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
     """What of the file goes with what the user says, and then together: beams draw nothing, and know no words."""
-    out = set()
-    if said.get("temperature") == 0 or said.get("beams", 1) > 1:
-        out.update(SAMPLING)
+    out = {*SAMPLING} if said.get("temperature") == 0 else set()
     if said.get("temperature") or said.get("stop"):
         out.update(BEAMS)
     found = {name: value for name, value in taken.items() if name not in out}
