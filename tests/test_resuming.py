@@ -40,11 +40,24 @@ def assert_same(made: CompiledEngine, prompt: list[int], kept: Kept | None, opti
 
 def test_turns_are_those_of_whole_prompts(qwen2):
     """Behind what was written; behind a part of it, where the rest has become another; and of another text."""
-    kept = assert_same(qwen2, [*range(3, 28)], None)
-    kept = assert_same(qwen2, [*kept.tokens, 7, 30, 11], kept)
-    assert_same(qwen2, [*kept.tokens[:20], *[8, 9] * 4], kept)
+    kept = assert_same(qwen2, [*range(3, 40)] * 5, None)
+    kept = assert_same(qwen2, [*kept.tokens, 7, 30, 11], kept)  # 251 places of 256, before the answer
+    assert_same(qwen2, [*kept.tokens[:150], *[8, 9] * 4], kept)
     assert_same(qwen2, kept.tokens[:-4], kept)
-    assert_same(qwen2, [39] * 26, kept)
+    assert_same(qwen2, [39] * 180, kept)
+
+
+def test_who_watches_may_end_an_answer(qwen2):
+    """After each token."""
+    seen: list[list[int]] = []
+
+    def ends(tokens: list[int]) -> bool:
+        seen.append(tokens)
+        return len(tokens) == 2
+
+    found, kept = resuming.written(qwen2, [*range(3, 40)] * 5, (), DRAWN, None, ends)
+    assert seen == [found.tokens[:1], found.tokens] and len(found.tokens) == 2 and found.ended
+    assert kept.tokens == [*range(3, 40)] * 5 + found.tokens[:1]
 
 
 def test_new_tokens_alone_are_read(qwen2, monkeypatch):

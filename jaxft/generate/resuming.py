@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxft.generate import decoding, writing
@@ -46,8 +47,8 @@ def common(one: Sequence[int], other: Sequence[int]) -> int:
 def begin_after(program: Program, how: How, room: int, places: int) -> Callable[..., State]:
     """Returns the function that reads the end of a prompt and begins an answer, jitted.
 
-    It is `((trainable, frozen), cache, prompts, lengths, ends of the prompts, their lengths, keys, ends, numbers) ->
-    state`; the cache has what stands before these ends of the prompts.
+    It is `((trainable, frozen), cache, before, prompts, lengths, ends of the prompts, their lengths, keys, ends,
+    numbers) -> state`; of the cache the first `before` tokens are taken, which stand before these ends of the prompts.
 
     Args:
       room: for so many tokens of an answer.
@@ -58,6 +59,7 @@ def begin_after(program: Program, how: How, room: int, places: int) -> Callable[
     def run(
         pair: tuple[Params, Params],
         cache: nn.Cache,
+        before: Array,
         prompts: Array,
         lengths: Array,
         rest: Array,
@@ -66,7 +68,6 @@ def begin_after(program: Program, how: How, room: int, places: int) -> Callable[
         ends: Ends,
         numbers: Numbers,
     ) -> State:
-        before = (lengths - more)[0]
         cache = cache.first(before + writer.method.positions, places)
         scores, cache = writer.read_on(program.computed(*pair), rest, more, before, cache)
         state = State.of(cache, prompts, lengths, keys, room)
@@ -109,15 +110,15 @@ def written(
 def _begun(engine: CompiledEngine, prompt: Sequence[int], given: Given, options: Options, kept: Kept | None) -> State:
     """The state of an answer that has a token."""
     how, room = options.how, writing.room_of(options)
-    before = 0 if kept is None else min(common(kept.tokens, prompt), len(prompt) - 1)
     texts = [by_rows(engine, x) for x in (given.ids, given.lengths)]
-    if kept is None or not before:
+    if kept is None:
         begin: Any = engine.function(decoding.begin, how, room)
         return begin(engine.weights, *texts, by_rows(engine, given.keys), given.ends, given.numbers)
+    before = min(common(kept.tokens, prompt), len(prompt) - 1)
     rest, more = np.zeros((len(given.ids), writing.size(len(prompt) - before, FEW)), np.int32), len(prompt) - before
     rest[0, :more] = prompt[before:]
     virtual = engine.composed.adaptation.positions
     places = writing.size(virtual + before + rest.shape[1], LEAST) + room
     begin = engine.function(begin_after, how, room, places)
     ends = (by_rows(engine, x) for x in (rest, np.full(len(rest), more, np.int32), given.keys))
-    return begin(engine.weights, kept.cache, *texts, *ends, given.ends, given.numbers)
+    return begin(engine.weights, kept.cache, jnp.int32(before), *texts, *ends, given.ends, given.numbers)
