@@ -24,7 +24,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import jaxft
 from jaxft.data import sources
-from jaxft.explain import explainer
+from jaxft.explain import methods
 from jaxft.predict.predictor import Predictor
 
 BATCHES = (32, 128, 512)
@@ -133,7 +133,7 @@ def main() -> None:
     chosen = np.random.default_rng(0).choice(len(column), given.texts, replace=False)
     texts = [str(column[n]) for n in chosen]
     reference = Reference(given.workdir / "export", data.max_length)
-    explainer.MOST_STEPS = given.steps  # captum does not double its steps: neither do we here
+    methods.MOST_STEPS = given.steps  # captum does not double its steps: neither do we here
     found: dict[str, Any] = {
         "texts": given.texts,
         "steps": given.steps,

@@ -117,11 +117,9 @@ def test_mistakes_are_one_line(predictor, folder, tmp_path):
         dropping(several, 2)
     with pytest.raises(UserError, match="answers with dropout are not served"):
         several.engine.warm(64)
-    from jaxft.generate.options import Options
-
     (tmp_path / "texts.txt").write_text("a")
     with pytest.raises(UserError, match=r"--predict\.dropout is not for texts that are written"):
-        modes.predict(str(folder), str(tmp_path / "texts.txt"), writing=Options(max_new_tokens=4), dropout=2)
+        modes.predict(str(folder), str(tmp_path / "texts.txt"), writing={"max_new_tokens": 4}, dropout=2)
 
 
 def test_a_calibration_is_left_out(predictor, capsys):

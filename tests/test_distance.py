@@ -100,6 +100,7 @@ def test_answers_say_how_far_a_text_is_and_nothing_else_changes(run, finished, c
         assert answer["prediction"] == before["prediction"]
 
 
+@pytest.mark.matrix
 def test_models_that_answer_together_do_not_say_it(run, finished):
     features = Predictor.open(run).tokenized(TEXTS).features
     for together in (Predictor.open(run, runs=[finished]), dropping(Predictor.open(run), 2)):

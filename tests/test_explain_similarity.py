@@ -92,7 +92,8 @@ def explanation_size(tokenizer: Any, text: str) -> int:
     return len({word for word in tokenizer(text).word_ids() if word is not None})
 
 
-@pytest.mark.parametrize("method", [pytest.param("occlusion", marks=pytest.mark.matrix), "leave_one_out"])
+@pytest.mark.matrix
+@pytest.mark.parametrize("method", ["occlusion", "leave_one_out"])
 def test_occlusion_of_a_similarity_is_the_plain_loop(predictor, reference, torch, method):
     model, tokenizer = reference
     for row, one in zip(ROWS, jaxft.explain(predictor, ROWS, method), strict=True):
@@ -129,8 +130,19 @@ def test_every_method_has_numbers_for_the_words_of_both_texts(predictor, method)
             assert sum(one.explanations[0].scores) == pytest.approx(sum(exact.explanations[0].scores), abs=1e-4)
 
 
-def test_the_page_of_a_similarity_has_both_texts(predictor):
+def test_the_page_of_a_similarity_has_both_texts_and_what_each_word_is_worth(predictor):
     found = jaxft.explain(predictor, ROWS, "leave_one_out")
+
+    def similarity(*texts: str) -> float:
+        first, other = (np.asarray(one["embedding"]) for one in predictor(texts))
+        return float(first @ other)
+
+    one, (first, other) = found[0], ROWS[0].values()
+    words = first.split()
+    left = [similarity(" ".join(words[:n] + words[n + 1 :]), other) for n in range(len(words))]
+    assert one.explanations[0].scores[: len(words)] == pytest.approx(
+        similarity(first, other) - np.asarray(left), abs=1e-5
+    )
     made = page.made(found, Options("leave_one_out").check(), "model", "rows")
     assert "<b>anchor</b>" in made and "<b>positive</b>" in made
     assert f"similarity {found[0].explanations[0].output:.4g}</label>" in made

@@ -16,21 +16,19 @@ import jaxft
 from jaxft import cli, config, modes, tables
 from jaxft.errors import UserError
 from jaxft.explain import influence
-from jaxft.explain import inputs as rows_of
 from jaxft.explain.explainer import Explanation
 from jaxft.explain.influence import Example, Taught
 from jaxft.explain.page import _taught
-from jaxft.explain.targets import Aim
 from jaxft.hub import export
 from jaxft.job import Job
 from jaxft.predict.predictor import Predictor
 from jaxft.storage.workdir import Workdir
 
-TEXTS = ["what an unbelievably good day", "never again"]
+TEXT = "what an unbelievably good day"
 
 
-def by_single_gradients(folder: Path, job: Job, weights: Any, aims: list[int], rows: list[int]) -> np.ndarray:
-    """Products of the gradients of the texts' log probabilities and of single rows' losses, in PyTorch's float64."""
+def by_single_gradients(folder: Path, job: Job, weights: Any, aim: int, rows: list[int]) -> np.ndarray:
+    """Products of the gradients of the text's log probability and of single rows' losses, in PyTorch's float64."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -47,31 +45,39 @@ def by_single_gradients(folder: Path, job: Job, weights: Any, aims: list[int], r
 
     split = job.splits["train"].take(np.asarray(rows)).table["text"].to_pylist()
     labels = job.features["train"].examples["labels"][rows].tolist()
-    asked = torch.stack([slope(text, aim) for text, aim in zip(TEXTS, aims, strict=True)])
     each = torch.stack([slope(text, label) for text, label in zip(split, labels, strict=True)])
-    return (asked @ each.T).numpy()
+    return (each @ slope(TEXT, aim)).numpy()
 
 
 def test_influence_is_the_plain_loop_over_gradients_of_single_examples(finished, tmp_path, torch):
     """Of both checkpoints, each with the mean rate of its steps: one of warmup, then down to nothing."""
-    run, predictor = Workdir(finished), Predictor.open(finished)
-    job = influence._job(run)
-    _, readings = rows_of.read(predictor, TEXTS, "words")
-    aims, rows = [1, 0], [0, 50, 159]
-    asked = [(reading, Aim("", aim)) for reading, aim in zip(readings, aims, strict=True)]
-    kept = list(influence._checkpoints(run, job))
+    predictor, job = Predictor.open(finished), influence._job(Workdir(finished))
+    kept = list(influence._checkpoints(Workdir(finished), job))
     assert [step for step, _ in kept] == [5, 10]
+    peak = job.experiment.optimizer.learning_rate
+    rates = [peak * np.mean([0, 1, 8 / 9, 7 / 9, 6 / 9]), peak * np.mean([5 / 9, 4 / 9, 3 / 9, 2 / 9, 1 / 9])]
+    (one,) = jaxft.explain(predictor, [TEXT], "gradient_x_input", "neutral", examples=2)
+    told = one.explanations[0].taught
+    assert told and told.checkpoints == 2 and len(told.examples) == 4
+    split, aim = job.splits["train"], job.task.options.labels.index("neutral")
+    places = [split.where(n) for n in range(split.table.num_rows)]
+    rows = [places.index(example.where) for example in told.examples]
+    wanted = np.zeros(len(rows))
+    for rate, (step, weights) in zip(rates, kept, strict=True):
+        wanted += rate * by_single_gradients(tmp_path / f"{step}", job, weights, aim, rows)
+    numbers = [example.influence for example in told.examples]
+    np.testing.assert_allclose(numbers, wanted, atol=1e-4 * np.abs(wanted).max())
+    assert numbers == sorted(numbers, reverse=True) and numbers[1] > 0 > numbers[2]
+    for row, example in zip(split.take(np.asarray(rows)).table.to_pylist(), told.examples, strict=True):
+        assert (example.row, example.label) == ({"text": row["text"]}, row["sentiment"])
+
+
+def test_other_data_than_those_of_the_run_are_refused(finished):
+    run = Workdir(finished)
+    job = influence._job(run)
     changed = dataclasses.replace(job, features={**job.features, "train": job.features["test"]})
     with pytest.raises(UserError, match=r"was saved with another data \(that of config\.data\.source, or its tokens"):
         list(influence._checkpoints(run, changed))
-    found, checkpoints = influence.of_rows(job, iter(kept), asked)
-    assert found.shape == (2, 160) and checkpoints == 2
-    peak = job.experiment.optimizer.learning_rate
-    rates = [peak * np.mean([0, 1, 8 / 9, 7 / 9, 6 / 9]), peak * np.mean([5 / 9, 4 / 9, 3 / 9, 2 / 9, 1 / 9])]
-    wanted = np.zeros((2, len(rows)))
-    for rate, (step, weights) in zip(rates, kept, strict=True):
-        wanted += rate * by_single_gradients(tmp_path / str(step), job, weights, aims, rows)
-    np.testing.assert_allclose(found[:, rows], wanted, atol=1e-4 * np.abs(wanted).max())
 
 
 def test_the_strongest_come_first_and_those_against_last():
@@ -91,22 +97,17 @@ def test_log_probabilities_of_labels_and_scores():
     np.testing.assert_array_equal(found["regression"], logits)
 
 
-def test_a_row_learned_from_is_on_the_page_and_in_numbers(finished, tmp_path, capsys):
+@pytest.mark.matrix
+def test_mode_explain_says_which_rows_taught_an_answer(finished, tmp_path, capsys):
     (tmp_path / "texts.txt").write_text("what a day\n", encoding="utf-8")
     argv = ["run.py", "--mode=explain", f"--workdir={finished}", f"--input={tmp_path / 'texts.txt'}"]
     argv += ["--explain.method=gradient_x_input", "--explain.examples=3"]
     assert cli.main(argv, None) == 0
     (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[0] == "{"]
-    (one,) = line["explanations"]
-    told, rows = one["taught"], one["taught"]["examples"]
-    numbers = [row["influence"] for row in rows]
-    assert told["checkpoints"] == 2 and len(rows) == 6 and numbers == sorted(numbers, reverse=True)
-    assert numbers[2] > 0 > numbers[3]
-    split = influence._job(Workdir(finished)).splits["train"]
-    places = [split.where(n) for n in range(split.table.num_rows)]
-    for row in rows:
-        own = split.table.to_pylist()[places.index(row["where"])]
-        assert (row["row"], row["label"]) == ({"text": own["text"]}, own["sentiment"])
+    assert len(line["explanations"][0]["taught"]["examples"]) == 6
+    assert cli.main([*argv, f"--output={tmp_path / 'why.html'}"], None) == 0
+    made = (tmp_path / "why.html").read_text(encoding="utf-8")
+    assert made.count("<tr><td><span class=") == 6
 
 
 def test_the_page_has_rows_in_their_order():
@@ -126,12 +127,12 @@ def test_mistakes_are_one_line(finished, tmp_path):
     with pytest.raises(UserError, match=r"explain\.examples: the model's task is MaskedLM; which training rows"):
         influence.run_of(predictor)
     with pytest.raises(UserError, match=r"explain\.examples needs the checkpoints and the data of one run"):
-        jaxft.explain(str(finished / "export"), TEXTS, "occlusion", examples=1)
+        jaxft.explain(str(finished / "export"), [TEXT], "occlusion", examples=1)
     with pytest.raises(UserError, match=r"explain\.examples is -1; it is a number of training rows, 0 or more"):
-        jaxft.explain(str(finished), TEXTS, examples=-1)
+        jaxft.explain(str(finished), [TEXT], examples=-1)
     shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
     with pytest.raises(UserError, match=r"explain\.examples: \S+ holds no checkpoint, which tells what an example"):
-        jaxft.explain(str(tmp_path / "run"), TEXTS, "occlusion", examples=1)
+        jaxft.explain(str(tmp_path / "run"), [TEXT], "occlusion", examples=1)
     held = json.loads((tmp_path / "run" / "config.json").read_text())
     held["adapt"], held["compute"]["frozen"] = "lora", "nf4"
     (tmp_path / "run" / "config.json").write_text(json.dumps(held))
