@@ -15,7 +15,8 @@ from scipy import stats
 from test_report import Reader
 
 from jaxft import cli, config, tables
-from jaxft.audit import duplicates, findings, page, slices
+from jaxft.audit import card, duplicates, findings, page, slices
+from jaxft.audit.exposure import Exposure
 from jaxft.audit.found import Audit, Duplicate, Mistake
 from jaxft.audit.slices import Slice
 from jaxft.data.features import Features
@@ -268,6 +269,47 @@ def test_numbers_are_json():
     assert values["mistakes"][0]["why"]["units"][0]["text"] == "wordy0" and values["mistakes"][19]["why"] is None
 
 
+def test_the_card_says_it_in_short():
+    """Of the slices that stand out the first ten; what ends a cell of a table does not."""
+    worse = [Slice(f"word: a|{n}", 40, 30, 1e-9, 0.01) for n in range(12)]
+    exposed = [Exposure("c.jsonl, row 1", "7351", 3, 1001, 8.5), Exposure("c.jsonl, row 2", "12", 1, 1001, 10.0)]
+    found = audit(slices=[*worse, Slice("b", 40, 2, 0.5, 1.0)], exposures=exposed)
+    assert card.section(found, "r.csv").splitlines() == [
+        "## Audit", "", "5,000 rows of r.csv, by jaxft's `--mode=audit`.", "",
+        "| metric | value | 95% interval |", "|---|---:|---:|", "| accuracy | 0.8000 | 0.7000 to 0.9000 |",
+        "| loss | 0.5000 |  |", "| expected calibration error | 0.0100 |  |",
+        "| expected calibration error, not calibrated | 0.0900 |  |", "| log loss | 0.4000 |  |",
+        "| log loss, not calibrated | 0.5000 |  |", "",
+        "13 slices were tested, and 12 are worse than chance gives (hypergeometric law, corrected p below 5%).", "",
+        "| worse on | rows | wrong | corrected p |", "|---|---:|---:|---:|",
+        *(f"| word: a\\|{n} | 40 | 30 | 0.01 |" for n in range(10)), "",
+        "2,000 rows are near duplicates of training data.", "",
+        "| canary | exposure |", "|---|---:|", "| c.jsonl, row 2 | 10.0 bits |", "| c.jsonl, row 1 | 8.5 bits |", "",
+        "A note <so>.",
+    ]  # fmt: skip
+    bare = audit(sure={}, slices=[], duplicates=[], notes=[])
+    assert card.section(bare, "r.csv").count("\n\n") == 2 and card.section(bare, "r.csv").endswith("0.5000 |  |\n")
+
+
+def test_a_card_has_one_audit(tmp_path, capsys):
+    """The last one, before how the model is used; whatever else somebody wrote there stays."""
+    text = "---\ntags: a\n---\n\n# M\n\n## Metrics\n\n1\n\n## How to use\n\nso\n\n## Audit of bees\n\nmine\n"
+    one = card.with_section(text, "## Audit\n\nfirst\n")
+    assert one == text.replace("## How", "## Audit\n\nfirst\n\n## How")
+    other = card.with_section(one, "## Audit\n\nsecond\n")
+    assert other == one.replace("first", "second")
+    assert card.with_section("# M", "## Audit\n\n1\n") == "# M\n\n## Audit\n\n1\n"
+    assert card.with_section("", "## Audit\n") == "## Audit\n"
+    (tmp_path / "export").mkdir()
+    assert card.of_run(str(tmp_path)) is None
+    (tmp_path / "export" / "README.md").write_text(text, encoding="utf-8")
+    there = card.of_run(str(tmp_path))
+    assert there is not None
+    auditing.tell(there, "## Audit\n\nfirst\n")
+    assert there.read_text() == one and [file.name for file in there.parent.iterdir()] == ["README.md"]
+    assert capsys.readouterr().err == f"model card: {there}, Audit\n"
+
+
 def doubts(folder: Path) -> Path:
     """What a crossfit leaves that is read."""
     line = {"text": "so", "where": "t.csv, row 9", "given": "bad", "confidently": "good", "normalized_margin": 0.125}
@@ -282,6 +324,7 @@ def test_a_run(finished, tmp_path, monkeypatch, capsys):
     assert cli.main(["run.py", *argv, f"--output={tmp_path / 'audit.html'}"], None) == 0
     said = capsys.readouterr().err
     assert "40 rows; " in said and f"audit: {tmp_path}/audit.html" in said
+    assert "40 rows of " in (finished / "export" / "README.md").read_text().partition("## Audit")[2]
     read = Reader((tmp_path / "audit.html").read_text())
     titles = [
         text for text in read.texts if text in ("Metrics", "How sure") or text.startswith(("Surest", "Where", "Doubt"))

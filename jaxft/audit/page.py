@@ -44,12 +44,16 @@ def _said(text: str) -> str:
     return f'<p class="said">{escape(text)}</p>'
 
 
-def _metrics(found: Audit) -> Iterator[tuple[str, str]]:
+def metrics(found: Audit) -> list[list[str]]:
+    """Returns a row for each metric: its name, its value, and its interval where it has one."""
     there = {name: value for name, value in found.metrics.items() if not name.startswith("threshold/")}
     shown = [name for name in there if not (name.endswith(ENDS) and name.rpartition("_")[0] in there)]
-    rows = [[spoken(name), number(there[name]), interval(there, name)] for name in shown]
+    return [[spoken(name), number(there[name]), interval(there, name)] for name in shown]
+
+
+def _metrics(found: Audit) -> Iterator[tuple[str, str]]:
     said = "Intervals say how much a number hangs on these very rows (bootstrap); of few rows it is a lot."
-    yield "Metrics", page.table(("metric", "value", f"{100 * found.level:g}% interval"), rows) + _said(said)
+    yield "Metrics", page.table(("metric", "value", f"{100 * found.level:g}% interval"), metrics(found)) + _said(said)
 
 
 def _sure(found: Audit) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jaxft import config
-from jaxft.audit import page
+from jaxft.audit import card, page
 from jaxft.audit.exposure import exposures
 from jaxft.audit.findings import gathered
 from jaxft.audit.found import Audit
@@ -31,6 +31,8 @@ TOLD = 5
 
 def audit(workdir: str, inputs: str = "", output: str = "", crossfit: str = "", canaries: str = "") -> dict[str, Any]:
     """Measures a trained model on labelled rows, looks for what speaks against it, and writes a page.
+
+    The model card of a run's export is told the same, in short.
 
     Args:
       workdir: of a run, or the directory of a trained model.
@@ -61,7 +63,19 @@ def audit(workdir: str, inputs: str = "", output: str = "", crossfit: str = "", 
 
     can = isinstance(table.options, config.SequenceClassification)
     found = gathered(table, labelled, outcome.loss, known, why if can else None, notes)
-    return written(found._replace(doubtful=doubtful, exposures=exposed), file, workdir.rstrip("/"), split.origin)
+    found = found._replace(doubtful=doubtful, exposures=exposed)
+    values = written(found, file, workdir.rstrip("/"), split.origin)
+    if run_in(workdir) and (there := card.of_run(workdir)):
+        tell(there, card.section(found, split.origin))
+    return values
+
+
+def tell(file: Path, section: str) -> None:
+    """Puts a section into a model card, whole or not at all."""
+    text = card.with_section(file.read_text(encoding="utf-8"), section)
+    with opened(str(file)) as out:
+        out.write(text)
+    say(f"model card: {file}, {card.HEADING.removeprefix('## ')}")
 
 
 def checked_output(output: str, workdir: str) -> str:
