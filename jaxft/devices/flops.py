@@ -42,7 +42,8 @@ def train_flops(model: Model, task: Task, frozen: Collection[str] = ()) -> Calla
     Matmuls with weights cost 2 FLOPs a weight and token (of a head: a weight and place that a task applies it to), and
     attention 4 length^2 hidden a layer and example. Padding, recomputation and everything but matmuls count nothing
     (Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B). What a step need not compute counts all the
-    same: the last layer at positions that no output depends on, the gradients below the lowest weight that learns.
+    same: the last layer at positions that no output depends on, a decoder's scores of words at tokens of a conversation
+    that are not learned, the gradients below the lowest weight that learns.
 
     Args:
       frozen: paths of weights that do not learn; they have no gradient of their own, a third of the work.
