@@ -52,13 +52,33 @@ def test_values_and_gradients_are_those_of_all_scores_together(size: int):
         np.testing.assert_allclose(found, true, atol=1e-5)
 
 
+def test_codes_may_stand_among_the_parameters():
+    """Of what is kept in fewer bits there is no gradient; of the scale beside it there is."""
+
+    def of_codes(params: Any, x: jax.Array) -> jax.Array:
+        return score({"table": params["codes"] * params["scale"]}, x)
+
+    codes = {"codes": jnp.round(TABLE["table"] * 40).astype(jnp.int8), "scale": jnp.float32(0.025)}
+
+    def total(of: Any) -> Any:
+        return jax.grad(lambda scale, x: (WEIGHTS * of({**codes, "scale": scale}, x)).sum(), (0, 1))
+
+    def true(params: Any, x: jax.Array) -> jax.Array:
+        return plain({"table": params["codes"] * params["scale"]}, x)
+
+    found = total(lambda params, x: likelihood(of_codes, params, x, GUESSED, 4)[0])(codes["scale"], X)
+    for one, other in zip(found, total(true)(codes["scale"], X), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_scores_are_computed_once_where_the_table_does_not_learn():
     """Two products of all words and the hidden states then, and four where it learns, of so many places at a time."""
 
     def products(of: Any) -> int:
         gradient = jax.grad(lambda params, x: likelihood(score, params, x, GUESSED, 4)[0].sum(), of)
         traced = jax.make_jaxpr(gradient)(TABLE, X)
-        return sum(eqn.primitive.name == "dot_general" for eqn in support.equations(traced.jaxpr))
+        found = [eqn for eqn in support.equations(traced.jaxpr) if eqn.primitive.name == "dot_general"]
+        return sum(any(WORDS in var.aval.shape for var in (*eqn.invars, *eqn.outvars)) for eqn in found)
 
     assert products(1) == 2 and products((0, 1)) == 4
 

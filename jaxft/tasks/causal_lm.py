@@ -64,10 +64,11 @@ class CausalLM(Task):
         """
         x, head, guessed = model.encode(params, batch, run), model.head("next"), following(batch)
         size = block_size(*guessed.shape, words=model.facts.vocabulary, scores=self.scores)
-        flat = nn.flatten(params)
-        scoring = nn.unflatten({path: flat[path] for path in (*nn.flatten(head.spec), *self.tied(model))})
+        places = {path.rpartition("/")[0] for path in (*nn.flatten(head.spec), *self.tied(model))}
+        # Beside these parameters may stand what an adaptation has put there.
+        beside = {path: one for path, one in nn.flatten(params).items() if path.rpartition("/")[0] in places}
         score = lambda scoring, x: head.apply(scoring, x, run)  # noqa: E731
-        return behind(*likelihood(score, scoring, x, guessed, size), guessed)
+        return behind(*likelihood(score, nn.unflatten(beside), x, guessed, size), guessed)
 
     def padded(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
         """The scores of all words at each token."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from jaxft.batch import IGNORED
@@ -68,11 +69,11 @@ def likelihood(
     return compute(params, x)
 
 
-def _whole(tangent: Any) -> Array:
+def _whole(tangent: Any) -> Any:
     if not isinstance(tangent, SymbolicZero):
         return tangent
     aval: Any = tangent.aval
-    return jnp.zeros(aval.shape, aval.dtype)
+    return np.zeros(aval.shape, aval.dtype)  # whose dtype is that of no number where the parameter is a code
 
 
 def block_size(rows: int, length: int, words: int, scores: int) -> int:
