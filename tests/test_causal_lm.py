@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from runs import experiment, results
 
 from jaxft import config, hub, models, modes, pretrained, program, tables, tasks
+from jaxft.adapt import lora
 from jaxft.batch import IGNORED
 from jaxft.data.features import Features, tokenize
 from jaxft.data.sources import Split
@@ -163,6 +164,23 @@ def test_scores_of_all_tokens_never_exist_together(tied: bool):
     of_words = [math.prod(shape) for shape in shapes if words in shape]
     assert max(of_words) == max(8 * 1 * words, words * LLAMA["hidden_size"])
     assert max(map(math.prod, shapes)) < 8 * 28 * words / 10
+
+
+def test_what_a_method_puts_into_the_head_is_scored_with():
+    """A change of the dense layer below the scores of words: as with the kernel that it amounts to."""
+    hf = support.with_layers(support.ARCHITECTURES["modernbert-decoder"], 1)
+    model, task, rng = models.build(hf), tasks.build(config.CausalLM()), np.random.default_rng(0)
+    params = nn.flatten(support.random_params(task, model, seed=0))
+    a, b = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((16, 2), (2, 16)))
+    changed = params | {"lm_head/dense/change": lora.LowRank(a, b, gain=None, drops=False, site=0)}
+    merged = params | {"lm_head/dense/kernel": params["lm_head/dense/kernel"] + a @ b}
+    drawn = support.random_features(rng, support.EVERY["causal_lm"], [7, 4], hf)
+    batch = support.arrays(support.lay_out(drawn, task, 11))
+    found, wanted, without = (
+        task.forward(nn.unflatten(each), model, batch, nn.Run())["log_probs"] for each in (changed, merged, params)
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert float(jnp.abs(found - without).max()) > 0.1
 
 
 @pytest.mark.matrix
