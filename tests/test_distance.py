@@ -7,12 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+import support
 from test_calibrating import TEXTS
 
-from jaxft import Predictor, cli, config
+from jaxft import Predictor, cli, config, models
 from jaxft.errors import UserError
+from jaxft.models import nn
 from jaxft.modes import calibrating, measured
 from jaxft.predict.dropout import dropping
 from jaxft.predict.engine import CompiledEngine
@@ -20,6 +23,7 @@ from jaxft.predict.vectors import WithVectors, with_vectors
 from jaxft.storage.workdir import Workdir
 from jaxft.sure import distance
 from jaxft.tables.labels import ids
+from jaxft.tasks.sequence_classification import SequenceClassification
 
 RNG = np.random.default_rng(0)
 
@@ -51,6 +55,24 @@ def test_vectors_that_say_nothing_are_refused():
             UserError, match=r"--calibrate\.distance: the vectors of training rows are no numbers, or all"
         ):
             distance.fit(vectors, np.zeros(4, int), vectors)
+
+
+def test_a_text_is_encoded_once_and_its_loss_is_that_without_vectors():
+    """Of a run that compares vectors in training, too."""
+    options = config.SequenceClassification(labels=("a", "b", "c"), problem="single_label", contrastive=0.5)
+    plain, vectors = SequenceClassification(options), WithVectors(options)
+    hf, rng = support.with_layers(support.SMALL, 1), np.random.default_rng(0)
+    model, case = models.build(hf), support.TASKS["single_label"]
+    params = support.random_params(plain, model, seed=0)
+    batch = support.arrays(support.lay_out(support.random_features(rng, case, [5, 3, 4], hf), plain, 12))
+
+    def products(task: SequenceClassification) -> int:
+        traced = jax.make_jaxpr(lambda params: task.forward(params, model, batch, nn.Run()))(params)
+        return sum(eqn.primitive.name == "dot_general" for eqn in support.equations(traced.jaxpr))
+
+    assert products(vectors) == products(plain) > 0
+    losses = [task.loss(task.forward(params, model, batch, nn.Run()), batch) for task in (plain, vectors)]
+    assert losses[0] == losses[1]
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-import jax.numpy as jnp
-
 from jaxft.devices.distributed import say
-from jaxft.models import Model, nn
+from jaxft.models import nn
 from jaxft.predict.engine import CompiledEngine
 from jaxft.sure import distance
 from jaxft.tables import Table
 from jaxft.tables.sequence_classification import SequenceClassification as Texts
 from jaxft.tasks.sequence_classification import SequenceClassification
-from jaxft.types import Batch, Outputs, Params
+from jaxft.types import Array, Batch, Outputs
 
 AnyEngine = TypeVar("AnyEngine")
 """See `jaxft.predict.engine.Engine`."""
@@ -33,14 +31,12 @@ class WithVectors(SequenceClassification):
     def outputs(self) -> Mapping[str, str]:
         return {"logits": "example", "vectors": "example"}
 
-    def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
-        head = self._head(model)
-        if head.pooling in ("first", "last"):
-            at = batch["starts"] if head.pooling == "first" else model.ends(batch)
-            vectors = model.encode(params, batch, run, at=at)
-        else:
-            vectors = nn.mean_pool(model.encode(params, batch, run), batch["segment_ids"], batch["starts"].shape[1])
-        return super().forward(params, model, batch, run) | {"vectors": vectors.astype(jnp.float32)}
+    def _says_vectors(self, run: nn.Run) -> bool:
+        return True
+
+    def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
+        """The same as without: vectors are compared in training alone."""
+        return super().loss({"logits": outputs["logits"]}, batch)
 
 
 def with_vectors(engine: CompiledEngine) -> CompiledEngine:

@@ -71,14 +71,17 @@ class SequenceClassification(Task):
         """In training with a contrastive loss also the `vectors` that the head is applied to, of windows their mean."""
         head = self._head(model)
         head = mixing.mixed(head, batch) if mixing.SHARE in batch else head
-        beside = self.options.contrastive > 0 and run.key is not None
+        beside, count = self._says_vectors(run), max(len(self.labels), 1)
         found = model.of_examples(heads.beside(head) if beside else head, params, batch, run)
-        logits = found[..., : len(self.labels)] if beside else found
-        vectors = {"vectors": found[..., len(self.labels) :]} if beside else {}
+        logits, vectors = found[..., :count], {"vectors": found[..., count:]} if beside else {}
         if self.together:
             logits = windows.combined(logits, batch["row"], self.options.windows)
             vectors = {name: windows.combined(x, batch["row"], "mean") for name, x in vectors.items()}
         return {"logits": logits, **vectors}
+
+    def _says_vectors(self, run: nn.Run) -> bool:
+        """Whether outputs have `vectors`."""
+        return self.options.contrastive > 0 and run.key is not None
 
     def padded(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
         """Of a text's windows each its own, which whoever cut them combines."""
