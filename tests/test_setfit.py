@@ -100,7 +100,7 @@ def test_what_has_no_classes_of_texts():
     with pytest.raises(UserError, match=r"with a class a text .* this is SequenceClassification regression"):
         read(e)
     e.task = config.SequenceClassification(label="sentiment", text_pair="sentiment")
-    with pytest.raises(UserError, match=r"and no task\.text_pair"):
+    with pytest.raises(UserError, match=r"and no task\.text_pair; this is .* single_label, task\.text_pair set"):
         read(e)
     with pytest.raises(UserError, match="s3://b/f: both runs are written to a folder of this machine"):
         modes.setfit(options(), "s3://b/f", data={"train": rows()})

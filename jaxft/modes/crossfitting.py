@@ -17,7 +17,7 @@ from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.metrics import classification, confident
 from jaxft.modes.predicting import beside, opened
-from jaxft.modes.shared import claim
+from jaxft.modes.shared import claim, of_classes
 from jaxft.modes.training import train
 from jaxft.predict.predictor import Predictor
 from jaxft.report import page
@@ -101,12 +101,7 @@ def _pool(experiment: config.Experiment, given: Mapping[str, Split] | None, fold
     unresolved = tables.build(experiment.task)
     raw = {name: unresolved.read(split) for name, split in (given or sources.read(experiment.data)).items()}
     raw.pop("test", None)
-    resolved = unresolved.resolve(raw)
-    if not isinstance(resolved, config.SequenceClassification) or resolved.problem != "single_label":
-        kind = f"{type(resolved).__name__} {getattr(resolved, 'problem', '')}".strip()
-        raise UserError(
-            f"--mode=crossfit is for SequenceClassification with a class a text (problem single_label); this is {kind}"
-        )
+    resolved = of_classes(unresolved.resolve(raw), "crossfit")
     # Weights of classes are each run's to find.
     task = dataclasses.replace(resolved, class_weights=getattr(experiment.task, "class_weights", ()))
     experiment = dataclasses.replace(experiment, task=task)

@@ -14,7 +14,7 @@ from jaxft.data.sources import Split
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.job import Body
-from jaxft.modes.shared import claim
+from jaxft.modes.shared import claim, of_classes
 from jaxft.modes.training import train
 from jaxft.tables.labels import ids
 
@@ -110,13 +110,7 @@ def _read(
         )
     unresolved = tables.build(experiment.task)
     raw = {name: unresolved.read(split) for name, split in (given or sources.read(experiment.data)).items()}
-    task = unresolved.resolve(raw)
-    if not isinstance(task, config.SequenceClassification) or task.problem != "single_label" or task.text_pair:
-        kind = f"{type(task).__name__} {getattr(task, 'problem', '')}".strip()
-        raise UserError(
-            f"--mode=setfit is for SequenceClassification with a class a text (problem single_label), and no "
-            f"task.text_pair; this is {kind}"
-        )
+    task = of_classes(unresolved.resolve(raw), "setfit", without="text_pair")
     made, notes = splits.prepare(raw, experiment.data, experiment.seed, unresolved.inputs, splits.carving(task))
     for line in [*(line for split in raw.values() for line in split.notes), *notes]:
         say(line)

@@ -1,4 +1,4 @@
-"""What modes have in common: programs kept on disk, how a split is measured, whose folder of several runs it is."""
+"""What modes have in common: programs kept on disk, how a split is measured, folders of several runs, tasks refused."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxft import program
+from jaxft import config, program
 from jaxft.devices import distributed
 from jaxft.errors import UserError
 from jaxft.job import Job
@@ -75,3 +75,24 @@ def claim(folder: Path, name: str, mine: Mapping[str, Any], what: str) -> None:
         os.replace(begun, file)
     except OSError as error:
         raise UserError(f"--workdir {folder}: {error.strerror}; choose a folder that can be written") from error
+
+
+def of_classes(task: config.Task, mode: str, without: str = "") -> config.SequenceClassification:
+    """Returns the options of a task that gives each text one class of several.
+
+    Args:
+      mode: that asks for it.
+      without: a key of the task that has to be unset; empty: none.
+
+    Raises:
+      UserError: it is another task, or has the key.
+    """
+    kind, bare = f"{type(task).__name__} {getattr(task, 'problem', '')}".strip(), f", and no task.{without}"
+    if isinstance(task, config.SequenceClassification) and task.problem == "single_label":
+        if not (without and getattr(task, without)):
+            return task
+        kind += f", task.{without} set"
+    raise UserError(
+        f"--mode={mode} is for SequenceClassification with a class a text (problem single_label)"
+        f"{bare if without else ''}; this is {kind}"
+    )

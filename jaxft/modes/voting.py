@@ -18,7 +18,7 @@ from jaxft.data.sources import Split
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.modes.predicting import beside, opened, rows_of
-from jaxft.modes.shared import claim
+from jaxft.modes.shared import claim, of_classes
 from jaxft.modes.training import train
 from jaxft.predict.predictor import Predictor
 from jaxft.storage import paths
@@ -131,12 +131,7 @@ def _pool(experiment: config.Experiment, given: Mapping[str, Split] | None, inpu
         )
     unresolved = tables.build(experiment.task)
     train = unresolved.read((given or sources.read(experiment.data))["train"])
-    task = unresolved.resolve({"train": train})
-    if not isinstance(task, config.SequenceClassification) or task.problem != "single_label":
-        kind = f"{type(task).__name__} {getattr(task, 'problem', '')}".strip()
-        raise UserError(
-            f"--mode=pate is for SequenceClassification with a class a text (problem single_label); this is {kind}"
-        )
+    task = of_classes(unresolved.resolve({"train": train}), "pate")
     # Weights of classes are each teacher's to find.
     task = dataclasses.replace(task, class_weights=getattr(experiment.task, "class_weights", ()))
     part_of = parts(train, tables.build(task).inputs, options.teachers, experiment.seed)
