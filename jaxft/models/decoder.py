@@ -1,13 +1,13 @@
 """What decoders share: layers that normalize first, and how a text is read at once or continued token by token."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxft.models import blocks, nn
-from jaxft.types import Array, Float, Int, Params
+from jaxft.types import Array, Batch, Float, Int, Params
 
 
 class Parts(NamedTuple):
@@ -83,9 +83,32 @@ class Body(NamedTuple):
     norm: Callable[[Array], Array]
 
 
-def encode(body: Body, at: Int[Array, "rows places"] | None) -> Float[Array, "rows places width"]:
-    """Computes hidden states of the last layer: at every position, or only at those of each row that `at` names."""
+def reading(
+    body_of: Callable[[Params, Any, Batch, nn.Run], Body],
+) -> tuple[Callable[..., Float[Array, "rows places width"]], Callable[..., tuple[Array, nn.Cache]]]:
+    """Returns an architecture's `encode` and `decode`, see `jaxft.models.interface`, from what makes its body."""
 
+    def encode(
+        params: Params, cfg: Any, batch: Batch, run: nn.Run, at: Int[Array, "rows places"] | None = None
+    ) -> Float[Array, "rows positions width"]:
+        """Computes hidden states of the last layer: at every position, or only at those of each row that `at` names."""
+        return _encoded(body_of(params, cfg, batch, run), at)
+
+    def decode(
+        params: Params,
+        cfg: Any,
+        batch: Batch,
+        run: nn.Run,
+        cache: nn.Cache,
+        at: Int[Array, "rows places"] | None = None,
+    ) -> tuple[Float[Array, "rows positions width"], nn.Cache]:
+        """Computes the same of tokens that follow those in the cache, and puts these into it."""
+        return _decoded(body_of(params, cfg, batch, run), cache, at)
+
+    return encode, decode
+
+
+def _encoded(body: Body, at: Int[Array, "rows places"] | None) -> Float[Array, "rows places width"]:
     def forgetful(layer: Layer) -> blocks.Layer:
         return lambda p, stream, at: layer(p, stream, at, None)[0]
 
@@ -93,10 +116,9 @@ def encode(body: Body, at: Int[Array, "rows places"] | None) -> Float[Array, "ro
     return body.norm(blocks.through([each[layer] for layer in body.layers], body.stack, body.stream, at))
 
 
-def decode(
+def _decoded(
     body: Body, cache: nn.Cache, at: Int[Array, "rows places"] | None
 ) -> tuple[Float[Array, "rows places width"], nn.Cache]:
-    """Computes the same of tokens that follow those in the cache, and puts these into it."""
     stream, found = body.stream, []
     cache = cache.told(stream)
     x, last = stream.x, len(body.layers) - 1

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxft.models import blocks, decoder, heads, nn
 from jaxft.models.gemma3_config import SLIDING, Config
 from jaxft.models.interface import Facts, Head
-from jaxft.types import Array, Batch, Float, Int, Params
+from jaxft.types import Array, Batch, Params
 
 __all__ = ["Config", "decode", "encode", "facts", "head", "param_spec"]
 
@@ -91,20 +91,6 @@ def head(cfg: Config, purpose: str, outputs: int) -> Head | None:
     return None
 
 
-def encode(
-    params: Params, cfg: Config, batch: Batch, run: nn.Run, at: Int[Array, "rows slots"] | None = None
-) -> Float[Array, "rows positions embed"]:
-    """Computes hidden states of the last layer: at every position, or only at those of each row that `at` names."""
-    return decoder.encode(_body(params, cfg, batch, run), at)
-
-
-def decode(
-    params: Params, cfg: Config, batch: Batch, run: nn.Run, cache: nn.Cache, at: Int[Array, "rows slots"] | None = None
-) -> tuple[Float[Array, "rows positions embed"], nn.Cache]:
-    """Computes the same of tokens that follow those in the cache, and puts these into it."""
-    return decoder.decode(_body(params, cfg, batch, run), cache, at)
-
-
 def _body(params: Params, cfg: Config, batch: Batch, run: nn.Run) -> decoder.Body:
     p, longest = params["model"], facts(cfg).longest
     run = run.over(nn.token_numbers(batch, longest))
@@ -119,6 +105,9 @@ def _body(params: Params, cfg: Config, batch: Batch, run: nn.Run) -> decoder.Bod
         stack=[p["layers"][str(i)] for i in range(cfg.num_hidden_layers)],
         norm=partial(_norm, cfg, p["norm"]),
     )
+
+
+encode, decode = decoder.reading(_body)
 
 
 def _norm(cfg: Config, p: Params, x: Array) -> Array:

@@ -14,7 +14,7 @@ import jax
 
 from jaxft.models import blocks, decoder, heads, nn
 from jaxft.models.interface import Facts, Head
-from jaxft.types import Array, Batch, Float, Int, Params
+from jaxft.types import Array, Batch, Params
 
 COMPUTED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
 """Keys of config.json -> the value that is computed here."""
@@ -128,20 +128,6 @@ def head(cfg: Config, purpose: str, outputs: int) -> Head | None:
     return None
 
 
-def encode(
-    params: Params, cfg: Config, batch: Batch, run: nn.Run, at: Int[Array, "rows slots"] | None = None
-) -> Float[Array, "rows positions embed"]:
-    """Computes hidden states of the last layer: at every position, or only at those of each row that `at` names."""
-    return decoder.encode(_body(params, cfg, batch, run), at)
-
-
-def decode(
-    params: Params, cfg: Config, batch: Batch, run: nn.Run, cache: nn.Cache, at: Int[Array, "rows slots"] | None = None
-) -> tuple[Float[Array, "rows positions embed"], nn.Cache]:
-    """Computes the same of tokens that follow those in the cache, and puts these into it."""
-    return decoder.decode(_body(params, cfg, batch, run), cache, at)
-
-
 def _body(params: Params, cfg: Config, batch: Batch, run: nn.Run) -> decoder.Body:
     p, longest = params["transformer"], facts(cfg).longest
     run = run.over(nn.token_numbers(batch, longest))
@@ -154,6 +140,9 @@ def _body(params: Params, cfg: Config, batch: Batch, run: nn.Run) -> decoder.Bod
         stack=[p["h"][str(i)] for i in range(cfg.n_layer)],
         norm=lambda x: nn.layer_norm(p["ln_f"], x, cfg.layer_norm_epsilon),
     )
+
+
+encode, decode = decoder.reading(_body)
 
 
 def _layer(

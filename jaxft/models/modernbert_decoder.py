@@ -13,7 +13,7 @@ from jaxft.errors import UserError
 from jaxft.models import decoder, heads, modernbert, modernbert_config, nn
 from jaxft.models.interface import Facts, Head
 from jaxft.models.modernbert_config import SLIDING
-from jaxft.types import Array, Batch, Float, Int, Params
+from jaxft.types import Array, Batch, Params
 
 PROJECTIONS = {"q_proj": "heads", "k_proj": "kv_heads", "v_proj": "kv_heads"}
 """Dense layers that make queries, keys and values -> the logical axis of what each gives."""
@@ -82,20 +82,6 @@ def head(cfg: Config, purpose: str, outputs: int) -> Head | None:
     return modernbert.words(cfg, modernbert.transformed(cfg, "lm_head")) if purpose == "next" else None
 
 
-def encode(
-    params: Params, cfg: Config, batch: Batch, run: nn.Run, at: Int[Array, "rows slots"] | None = None
-) -> Float[Array, "rows positions embed"]:
-    """Computes hidden states of the last layer: at every position, or only at those of each row that `at` names."""
-    return decoder.encode(_body(params, cfg, batch, run), at)
-
-
-def decode(
-    params: Params, cfg: Config, batch: Batch, run: nn.Run, cache: nn.Cache, at: Int[Array, "rows slots"] | None = None
-) -> tuple[Float[Array, "rows positions embed"], nn.Cache]:
-    """Computes the same of tokens that follow those in the cache, and puts these into it."""
-    return decoder.decode(_body(params, cfg, batch, run), cache, at)
-
-
 def _body(params: Params, cfg: Config, batch: Batch, run: nn.Run) -> decoder.Body:
     p, each = params["model"], {kind: partial(_layer, cfg, kind) for kind in {*cfg.layer_types}}  # each traced once
     return decoder.Body(
@@ -104,6 +90,9 @@ def _body(params: Params, cfg: Config, batch: Batch, run: nn.Run) -> decoder.Bod
         stack=[p["layers"][str(i)] for i in range(cfg.num_hidden_layers)],
         norm=lambda x: nn.layer_norm(p["final_norm"], x, cfg.norm_eps),
     )
+
+
+encode, decode = decoder.reading(_body)
 
 
 def _layer(
