@@ -18,7 +18,7 @@ from jaxft.generate.writing import Given, Group, Written, by_rows
 from jaxft.models import nn
 from jaxft.predict.engine import CompiledEngine
 from jaxft.program import Program
-from jaxft.types import Array, Params
+from jaxft.types import Array, Int, Params
 
 LEAST = 256
 """Tokens of the shortest texts that programs are compiled for: a conversation grows through few sizes."""
@@ -44,11 +44,28 @@ def common(one: Sequence[int], other: Sequence[int]) -> int:
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def begin_after(program: Program, how: How, room: int, places: int) -> Callable[..., State]:
-    """Returns the function that reads the end of a prompt and begins an answer, jitted.
+class Asked(NamedTuple):
+    """Prompts of which a cache has what comes first.
 
-    It is `((trainable, frozen), cache, before, prompts, lengths, ends of the prompts, their lengths, keys, ends,
-    numbers) -> state`; of the cache the first `before` tokens are taken, which stand before these ends of the prompts.
+    Attributes:
+      prompts, lengths: all of each, padded at its end, `[rows, length]`, and its tokens.
+      rest, more: what the cache has not, in the same way.
+      keys: of each row's draws.
+      before: how many tokens the cache has.
+    """
+
+    prompts: Int[Array, "rows length"]
+    lengths: Int[Array, " rows"]
+    rest: Int[Array, "rows ends"]
+    more: Int[Array, " rows"]
+    keys: Array
+    before: Int[Array, ""]
+
+
+def begin_after(program: Program, how: How, room: int, places: int) -> Callable[..., State]:
+    """Returns the function that reads the ends of prompts and begins answers, jitted.
+
+    It is `((trainable, frozen), cache, asked, ends, numbers) -> state`.
 
     Args:
       room: for so many tokens of an answer.
@@ -56,21 +73,10 @@ def begin_after(program: Program, how: How, room: int, places: int) -> Callable[
     """
     writer = Writer.of(program)
 
-    def run(
-        pair: tuple[Params, Params],
-        cache: nn.Cache,
-        before: Array,
-        prompts: Array,
-        lengths: Array,
-        rest: Array,
-        more: Array,
-        keys: Array,
-        ends: Ends,
-        numbers: Numbers,
-    ) -> State:
-        cache = cache.first(before + writer.method.positions, places)
-        scores, cache = writer.read_on(program.computed(*pair), rest, more, before, cache)
-        state = State.of(cache, prompts, lengths, keys, room)
+    def run(pair: tuple[Params, Params], cache: nn.Cache, asked: Asked, ends: Ends, numbers: Numbers) -> State:
+        cache = cache.first(asked.before + writer.method.positions, places)
+        scores, cache = writer.read_on(program.computed(*pair), asked.rest, asked.more, asked.before, cache)
+        state = State.of(cache, asked.prompts, asked.lengths, asked.keys, room)
         return decoding.with_token(state, scores, ends, how, numbers)
 
     return jax.jit(run)
@@ -120,5 +126,6 @@ def _begun(engine: CompiledEngine, prompt: Sequence[int], given: Given, options:
     virtual = engine.composed.adaptation.positions
     places = writing.size(virtual + before + rest.shape[1], LEAST) + room
     begin = engine.function(begin_after, how, room, places)
-    ends = (by_rows(engine, x) for x in (rest, np.full(len(rest), more, np.int32), given.keys))
-    return begin(engine.weights, kept.cache, jnp.int32(before), *texts, *ends, given.ends, given.numbers)
+    others = (by_rows(engine, x) for x in (rest, np.full(len(rest), more, np.int32), given.keys))
+    asked = Asked(*texts, *others, jnp.int32(before))
+    return begin(engine.weights, kept.cache, asked, given.ends, given.numbers)
