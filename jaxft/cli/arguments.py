@@ -127,7 +127,7 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "explain.method": (
         "integrated_gradients",
         "explain: integrated_gradients, gradient_x_input, smoothgrad, occlusion, leave_one_out, lime, shap, "
-        "exact_shap or attention_rollout",
+        "exact_shap, attention_rollout or attcat",
     ),
     "explain.target": (
         "",

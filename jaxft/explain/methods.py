@@ -41,7 +41,7 @@ def check(predictor: Predictor, options: Options) -> None:
     if METHODS[options.method].gradient:
         _engine(predictor, options)
     if METHODS[options.method].attention:
-        attention.check(predictor)
+        attention.check(predictor, options.method)
 
 
 def _engine(predictor: Predictor, options: Options) -> CompiledEngine:
@@ -120,7 +120,7 @@ def _by_attention(
 ) -> Found:
     made = []
     for one, wanted in zip(readings, aims, strict=True):
-        tokens = attention.shares(predictor, one, wanted)
+        tokens = attention.of_tokens(predictor, one, wanted, options.method)
         values = np.stack([of_units(share, one) for share in tokens], axis=1)
         special = tokens[:, one.unit_of < 0].sum(1)
         made.append((Scores(values, facts={"special_tokens": special}), one.texts))

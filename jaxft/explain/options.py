@@ -24,7 +24,7 @@ class Method(NamedTuple):
       least: of them.
       gradient: whether it needs the gradient of a model that jax computes.
       adds: whether what units have adds up to the output less that of the baseline.
-      attention: whether it says where the model looks, whatever the target: no explanation by itself.
+      attention: whether it reads the model's attention: no explanation by itself.
     """
 
     title: str
@@ -48,6 +48,7 @@ METHODS: Mapping[str, Method] = {
     "shap": Method("SHAP", TOKENS, 16, least=2, adds=True),
     "exact_shap": Method("SHAP, exact", TOKENS, adds=True),
     "attention_rollout": Method("Attention rollout", ("none",), attention=True),
+    "attcat": Method("AttCAT", ("none",), attention=True),
 }
 
 

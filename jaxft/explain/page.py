@@ -103,14 +103,18 @@ def _legend(options: Options) -> str:
         "zero": "the baseline is a vector of zeros",
         "none": "nothing is hidden",
     }[options.baseline]
-    if METHODS[options.method].attention:
+    if options.method == "attention_rollout":
         return (
             "the deeper a word's colour, the more the model looks at it, in parts of 1, for whatever answer; numbers "
             "appear where the mouse rests. Attention is no explanation by itself: hide the words and see, by occlusion."
         )
+    caveat = "What stands here is what the model reacts to, right or wrong: no cause in the world."
+    if METHODS[options.method].attention:
+        place = "hidden states times their gradients, weighed by the attention that they get"
+        caveat = "Attention is no explanation by itself: hide the words and see, by occlusion."
     return (
         f'against <span class="scale"></span> for the answer, in units of its logit or score; {place}; numbers appear '
-        "where the mouse rests. What stands here is what the model reacts to, right or wrong: no cause in the world."
+        f"where the mouse rests. {caveat}"
     )
 
 

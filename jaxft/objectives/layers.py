@@ -113,7 +113,11 @@ def told(forward: Forward, asked: Iterable[tuple[str, int]]) -> Forward:
 
     def telling(params: Params, batch: Batch, run: nn.Run) -> Outputs:
         found: dict[str, list[Array]] = {}
-        tap = lambda name, x: found.setdefault(name, []).append(x)  # noqa: E731
+
+        def tap(name: str, x: Array) -> Array:
+            found.setdefault(name, []).append(x)
+            return x
+
         outputs = forward(params, batch, dataclasses.replace(run, tap=tap))
         return {**outputs, **{f"{part}/{layer}": found[part][layer - 1] for part, layer in asked}}
 

@@ -73,9 +73,9 @@ def attend(
         the parameters of the projections.
     """
     segments, positions, span = told.segments, told.positions, told.span
-    if asking.run.tap is not None:
-        for name, x in (("query", query), ("key", key), ("value", value)):
-            asking.run.tap(name, x.reshape(*x.shape[:2], -1))
+    if (tap := asking.run.tap) is not None:
+        named = {"query": query, "key": key, "value": value}.items()
+        query, key, value = (tap(name, x.reshape(*x.shape[:2], -1)).reshape(x.shape) for name, x in named)
     if states is not None:
         assert sight == Sight(), "such keys have no distance"
         key, value = (_before(_states(own, told, key), x) for own, x in zip(states, (key, value), strict=True))

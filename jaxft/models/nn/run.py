@@ -108,9 +108,10 @@ class Run:
       reach: tokens an example, at most; 0: as many as the model has positions. See `jaxft.models.nn.attend`.
       gather: makes the parameters of one layer whole, inside that loop; see `jaxft.sharding.gather`.
       constrain: places an activation by its logical axes; see `jaxft.sharding`.
-      tap: is told while the model is traced what is behind each layer, "hidden", and what its attention computes with,
-        "query", "key" and "value", `[rows, length, numbers]`, from the lowest layer on. The layers are unrolled then,
-        all of them at every position, and nothing is recomputed.
+      tap: is told while the model is traced what each layer reads, "read", what is behind it, "hidden", and what its
+        attention computes with, "query", "key" and "value", `[rows, length, numbers]`, from the lowest layer on; what
+        it returns is computed with in its place. The layers are unrolled then, all of them at every position, and
+        nothing is recomputed.
     """
 
     dtype: Any = jnp.float32
@@ -124,7 +125,7 @@ class Run:
     reach: int = 0
     gather: Callable[[Params], Params] = lambda params: params
     constrain: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
-    tap: Callable[[str, Array], None] | None = None
+    tap: Callable[[str, Array], Array] | None = None
 
     def fold(self, n: int | Int[Array, ""]) -> "Run":
         """Returns the same run with dropout masks of its own for part n of the model."""

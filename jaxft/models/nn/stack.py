@@ -22,8 +22,7 @@ def repeat(layers: Sequence[Apply], params: Sequence[Params], x: Array, run: Run
     """
     if run.tap is not None:  # what is told must be of the trace that asks
         for i, (layer, p) in enumerate(zip(layers, params, strict=True)):
-            x = layer(p, x, run.fold(first + i).key)
-            run.tap("hidden", x)
+            x = run.tap("hidden", layer(p, run.tap("read", x), run.fold(first + i).key))
         return x
     jitted = {layer: jax.jit(jax.checkpoint(layer) if run.remat else layer) for layer in layers}
     each = [jitted[layer] for layer in layers]
