@@ -13,9 +13,10 @@ import pytest
 from runs import MINILM, TINY, experiment
 
 import jaxft
-from jaxft import cli, config, modes, tables
+from jaxft import cli, config, modes, tables, tasks
 from jaxft.errors import UserError
-from jaxft.explain import influence
+from jaxft.explain import influence, targets
+from jaxft.explain import inputs as rows_of
 from jaxft.explain.explainer import Explanation
 from jaxft.explain.influence import Example, Taught
 from jaxft.explain.page import _taught
@@ -95,6 +96,145 @@ def test_log_probabilities_of_labels_and_scores():
     np.testing.assert_allclose(found["single_label"], logits - np.log(np.exp(logits).sum()), atol=1e-6)
     np.testing.assert_allclose(found["multi_label"], -np.log1p(np.exp(-logits)), atol=1e-6)
     np.testing.assert_array_equal(found["regression"], logits)
+
+
+def test_the_loss_of_each_example_is_its_own():
+    """Of two rows, one of which has two examples, in a batch with a slot that is empty."""
+    segments = jnp.asarray([[1, 1, 1, 2, 2], [1, 1, 0, 0, 0]])
+    batch = {
+        "segment_ids": segments,
+        "weights": jnp.asarray([[1.0, 1], [1, 0]]),
+        "starts": jnp.asarray([[0, 3], [0, 0]]),
+    }
+    logits, rng = np.random.default_rng(0).normal(size=(2, 5, 3)), np.random.default_rng(1)
+    chances = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    tags = config.TokenClassification(labels=("O", "B-A", "B-B"), problem="entities")
+    labels = np.asarray([[2, -100, 0, 1, -100], [0, 0, -100, -100, -100]])
+    found = influence.losses_of(
+        tasks.build(tags), {"logits": jnp.asarray(logits)}, batch | {"labels": jnp.asarray(labels)}
+    )
+    wanted = [[-chances[0, 0, 2] - chances[0, 2, 0], -chances[0, 3, 1]], [-chances[1, :2, 0].sum(), 0]]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    ends = {f"{end}_logits": jnp.asarray(rng.normal(size=(2, 5))) for end in targets.ENDS}
+    places = {"start_positions": jnp.asarray([[1, 0], [1, 0]]), "end_positions": jnp.asarray([[2, 1], [1, 0]])}
+    found = influence.losses_of(tasks.build(config.QuestionAnswering()), ends, batch | places)
+    each = {(0, 0): (0, 3, 1, 2), (0, 1): (3, 5, 0, 1), (1, 0): (0, 2, 1, 1)}
+    for (row, slot), (start, stop, first, last) in each.items():
+        own = [np.asarray(x)[row, start:stop] for x in ends.values()]
+        one, other = (np.log(np.exp(x).sum()) - x[at] for x, at in zip(own, (first, last), strict=True))
+        assert float(found[row, slot]) == pytest.approx((one + other) / 2, abs=1e-5)
+    assert float(found[1, 1]) == 0
+
+
+def test_what_is_asked_for_of_a_word_and_of_an_end():
+    """Of a batch of one text, beside which a row of the batch is empty."""
+    segments = jnp.asarray([[1, 1, 1, 0], [0, 0, 0, 0]])
+    batch = {"segment_ids": segments, "weights": jnp.asarray([[1.0], [0]]), "starts": jnp.zeros((2, 1), int)}
+    logits = np.random.default_rng(0).normal(size=(2, 4, 2))
+    asked = batch | {"aim": jnp.asarray([[1], [0]]), "token": jnp.asarray([[2], [0]])}
+    tags = config.TokenClassification(labels=("O", "B-A"), problem="entities")
+    found = influence.asked_of({"logits": jnp.asarray(logits)}, asked, tags)
+    assert float(found) == pytest.approx(-np.log(1 + np.exp(logits[0, 2, 0] - logits[0, 2, 1])), abs=1e-5)
+    ends = {"start_logits": jnp.asarray(logits[..., 0]), "end_logits": jnp.asarray(logits[..., 1])}
+    for entry in range(2):
+        own = logits[0, :3, entry]
+        found = influence.asked_of(ends, asked | {"aim": jnp.asarray([[entry], [0]])}, config.QuestionAnswering())
+        assert float(found) == pytest.approx(own[2] - np.log(np.exp(own).sum()), abs=1e-5)
+
+
+WORDS = [
+    [f"{name} went to {place} .".split() for name in ("anna", "zoë", "peter") for place in ("paris", "rome", "oslo")],
+    ["B-PER", "O", "O", "B-LOC", "O"],
+]
+
+
+def run_of_words(kind: str, model: Path, cache: Path, folder: Path) -> Path:
+    """A short run that tags the words of such sentences, or finds who went, once in a text of several windows."""
+    texts = [" ".join(words) for words in WORDS[0]]
+    texts[4] = "the day was long . " * 4 + texts[4]
+    rows: list[dict[str, Any]] = [{"tokens": words, "tags": WORDS[1]} for words in WORDS[0]]
+    if kind == "spans":
+        rows = [
+            {"question": "who went ?", "context": text, "answers": {"text": [name], "answer_start": [text.index(name)]}}
+            for text, name in zip(texts, (words[0] for words in WORDS[0]), strict=True)
+        ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    e = experiment(model, cache, train={"epochs": 4, "eval_every": 100, "save_every": 2, "batch_size": 4})
+    e.data = config.Data(max_length=24, shapes=1, validation_fraction=0.0, cache=str(cache))
+    e.data.source, e.model.dropout = str(folder / "rows.jsonl"), 0.0
+    e.optimizer = config.Optimizer(learning_rate=3e-3, schedule="constant", warmup=0.0)
+    e.task = config.TokenClassification(stride=8) if kind == "tags" else config.QuestionAnswering(stride=8)
+    modes.train(e, str(folder / "run"))
+    return folder / "run"
+
+
+def logarithms(model: Any, ids: np.ndarray, types: np.ndarray, kind: str) -> Any:
+    """Log probabilities in PyTorch of each token's tags, or of each end over the tokens."""
+    import torch
+
+    told = model(input_ids=torch.tensor(ids[None]).long(), token_type_ids=torch.tensor(types[None]).long())
+    if kind == "tags":
+        return torch.log_softmax(told.logits[0], -1)
+    return torch.log_softmax(torch.stack([told.start_logits[0], told.end_logits[0]], -1), 0)
+
+
+def slope(model: Any, value: Any) -> Any:
+    """The gradient of a number by all parameters, flat."""
+    import torch
+
+    return torch.nn.utils.parameters_to_vector(torch.autograd.grad(value, list(model.parameters())))
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("kind", ["tags", "spans"])
+def test_influence_on_words_is_the_plain_loop(kind, tiny_model, cache, tmp_path, torch):
+    """Of a word's tag and of an answer's end; of a row in windows it is the sum over them. In PyTorch's float64."""
+    import transformers
+
+    run = run_of_words(kind, tiny_model, cache, tmp_path)
+    asked: dict[str, Any] = {"tokens": ["anna", "saw", "rome"]}
+    name = "BertForTokenClassification"
+    if kind == "spans":
+        asked, name = {"question": "who went ?", "context": "zoë went to oslo ."}, "BertForQuestionAnswering"
+    target = "rome=B-LOC" if kind == "tags" else "end"
+    (one,) = jaxft.explain(str(run), [asked], "gradient_x_input", target, examples=9)
+    told = one.explanations[0].taught
+    job = influence._job(Workdir(run))
+    features, split = job.features["train"], job.splits["train"]
+    assert told and (len(features) > 9) == (kind == "spans")
+    predictor = Predictor.open(run)
+    inputs, (reading,) = rows_of.read(predictor, [asked], "words")
+    logits = targets.logits_of(predictor.compute(inputs.features))
+    ((aim,),) = rows_of.aims(predictor, target, inputs, [reading], [logits], list(predictor([asked])))
+    wanted = np.zeros(9)
+    for step, weights in influence._checkpoints(Workdir(run), job):
+        assert job.program.merge and MINILM
+        settings = TINY | dict(job.table.published(job.body.model, 64).settings)
+        export.export(tmp_path / f"{step}", job.program.merge(*weights), settings, name, MINILM, "A test.")
+        model = getattr(transformers, name).from_pretrained(str(tmp_path / f"{step}")).double().eval()
+        along = slope(model, logarithms(model, reading.ids, reading.types, kind)[aim.token, aim.entry])
+        rows = features.examples.get("row", np.arange(9))
+        for n, row in enumerate(rows):
+            own = slice(*features.offsets[n : n + 2])
+            chances = logarithms(model, *(features.tokens[name][own] for name in ("input_ids", "token_type_ids")), kind)
+            if kind == "tags":
+                labels = features.tokens["labels"][own]
+                there = np.flatnonzero(labels >= 0)
+                gain = chances[there, labels[there]].sum()
+            else:
+                places = [int(features.examples[f"{end}_positions"][n]) for end in targets.ENDS]
+                gain = sum(chances[at, side] for side, at in enumerate(places)) / 2
+            wanted[row] += 3e-3 * float(slope(model, gain) @ along)
+    places = [split.where(n) for n in range(9)]
+    found = np.zeros(9)
+    for example in told.examples:
+        found[places.index(example.where)] = example.influence
+    np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+    assert np.abs(wanted).max() > 1e-3, "something to be right about"
+    first = told.examples[0]
+    text, label = (" ".join(WORDS[1]).replace(" ", ", "), "tokens") if kind == "tags" else ("", "context")
+    assert first.row[label] in split.table["context" if kind == "spans" else "_text"].to_pylist()
+    assert first.label == text if kind == "tags" else first.label in ("anna", "zoë", "peter")
 
 
 @pytest.mark.matrix

@@ -10,6 +10,7 @@ from jaxft.sure import bootstrap
 from jaxft.sure.bootstrap import Labelled
 from jaxft.tables import Table
 from jaxft.tables.base import true_columns
+from jaxft.tables.questions import TEXTS
 
 FEWEST = 20
 """Rows that a group has where its metrics have intervals: of fewer, draws say too little of rows that are not there."""
@@ -73,13 +74,15 @@ def _without_width(ends: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in ends.items() if name.rpartition("_")[0] in moved}
 
 
-def said(value: Any) -> str:
-    """Returns a value of a column in words; null is a group of its own."""
-    return ", ".join(map(str, value)) if isinstance(value, list) else "null" if value is None else str(value)
+def said(value: Any, between: str = ", ") -> str:
+    """Returns a value of a column in words, those of a list with `between` them; null is a group of its own."""
+    return between.join(map(str, value)) if isinstance(value, list) else "null" if value is None else str(value)
 
 
 def truths(options: Any, split: Split) -> list[str]:
-    """Returns what is true of each row, in words."""
+    """Returns what is true of each row, in words; of a question its answers."""
+    if TEXTS in split.table.column_names:
+        return [said(texts) or "no answer" for texts in split.table[TEXTS].to_pylist()]
     names = true_columns(options, split)
     if len(names) == 1:
         return [said(value) for value in split.table[names[0]].to_pylist()]
