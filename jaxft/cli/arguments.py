@@ -127,18 +127,19 @@ OF_MODES: dict[str, tuple[Any, str]] = {
     "explain.method": (
         "integrated_gradients",
         "explain: integrated_gradients, gradient_x_input, smoothgrad, occlusion, leave_one_out, lime, shap, "
-        "exact_shap, attention_rollout or attcat",
+        "exact_shap, partition_shap, attention_rollout or attcat",
     ),
     "explain.target": (
         "",
         "explain: name of a label, several with commas, or all; of tags also WORD=TAG; of answers start or end; of "
         "language models words; empty: what is predicted",
     ),
-    "explain.units": ("words", "explain: what gets a number: words, sentences or tokens"),
+    "explain.units": ("words", "explain: what gets a number: words, phrases, sentences or tokens"),
     "explain.baseline": ("", "explain: what stands in a word's place: pad, mask or delete; empty: the method's own"),
     "explain.samples": (0, "explain: steps, draws, samples or pairs of orders; 0: the method's own"),
     "explain.seed": (0, "explain: of what the method draws"),
     "explain.faithfulness": (False, "explain: measure whether the strongest words matter to the model"),
+    "explain.agreement": ("", "explain: methods, set off by commas, whose order of the words is compared"),
     "explain.examples": (0, "explain: so many training rows that taught each answer, and as many against it; 0: none"),
     "explain.counterfactuals": (
         "",

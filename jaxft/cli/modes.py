@@ -103,7 +103,8 @@ def _serve(modes: Any, values: flags.FlagValues) -> None:
 
 
 EXPLAIN = (
-    *("method", "target", "units", "baseline", "samples", "seed", "faithfulness", "examples", "counterfactuals"),
+    *("method", "target", "units", "baseline", "samples", "seed", "faithfulness", "agreement", "examples"),
+    "counterfactuals",
 )
 """The flags `--explain.NAME`, those of `jaxft.explain.options.Options`."""
 

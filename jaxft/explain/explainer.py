@@ -11,13 +11,24 @@ from jaxft import config
 from jaxft.data.rows import Rows
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
-from jaxft.explain import ablation, counterfactual, faithfulness, guesses, influence, methods, targets
+from jaxft.explain import (
+    ablation,
+    agreement,
+    counterfactual,
+    faithfulness,
+    guesses,
+    influence,
+    methods,
+    shapley,
+    targets,
+)
 from jaxft.explain import inputs as rows_of
+from jaxft.explain.agreement import Alike
 from jaxft.explain.counterfactual import Counterfactual
-from jaxft.explain.options import MOST_EXACT, Options
+from jaxft.explain.options import MOST_EXACT, MOST_WAYS, Options
 from jaxft.explain.scores import Scores
 from jaxft.explain.targets import Aim
-from jaxft.explain.units import Reading, Unit
+from jaxft.explain.units import Reading, Unit, phrase_ends
 from jaxft.predict.predictor import Predictor
 
 GROUP = 32
@@ -38,6 +49,7 @@ class Explanation:
       faithfulness: see `jaxft.explain.faithfulness`; None: it was not asked for.
       word: whose tag the target is, or the answer; None: it is of the row.
       taught: which training rows taught it; None: it was not asked for.
+      agreement: with what -> the rank correlation of the scores with it, see `jaxft.explain.agreement`.
     """
 
     target: str
@@ -49,6 +61,7 @@ class Explanation:
     faithfulness: dict[str, Any] | None
     word: str | None = None
     taught: influence.Taught | None = None
+    agreement: Alike = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +120,8 @@ def explained(predictor: Predictor, data: Split | Sequence[str] | Rows, options:
     """Yields the explanations of each row. Options are as `Options.check` returns them; raises as `explain`."""
     predictor = _able(predictor, options)
     inputs, readings = rows_of.read(predictor, data, options.units, options.target)
-    _check_sizes(readings, inputs.split, options)
+    for one in (options, *agreement.others(options).values()):
+        _check_sizes(readings, inputs.split, one)
     answers = rows_of.answers(predictor, inputs, outputs := predictor.compute(inputs.features))
     logits = list(whole := targets.logits_of(outputs))
     if targets.per_token(predictor.engine.task.outputs):
@@ -122,13 +136,16 @@ def explained(predictor: Predictor, data: Split | Sequence[str] | Rows, options:
         asked = [i for i in group if wanted[i]]
         part, aims = [readings[i] for i in asked], [wanted[i] for i in asked]
         found = methods.found(predictor, part, aims, options)
-        faithful = _faithful(predictor, part, aims, [scores.values for scores, _ in found], options)
-        made = dict(zip(asked, zip(found, faithful, strict=True), strict=True))
+        own = [scores for scores, _ in found]
+        alike = agreement.of_rows(own, lambda how: _scores(predictor, part, aims, how), options)  # noqa: B023
+        faithful = _faithful(predictor, part, aims, own, options)
+        made = dict(zip(asked, zip(found, faithful, alike, strict=True), strict=True))
         for i in group:
             explanations, passes = [], 0
             if i in made:
-                (scores, passes), measured = made[i]
-                explanations = _explanations(predictor, logits[i], wanted[i], scores, measured)
+                (scores, passes), (measured, costs), alike = made[i]
+                both = [{**one, **other} for one, other in zip(costs, alike, strict=True)]
+                explanations = _explanations(predictor, logits[i], wanted[i], scores, measured, both)
                 if taught:
                     each = zip(explanations, taught[i], strict=True)
                     explanations = [dataclasses.replace(one, taught=rows) for one, rows in each]
@@ -144,6 +161,7 @@ def _explanations(
     aims: Sequence[Aim],
     scores: Scores,
     measured: list[dict[str, Any]] | None,
+    alike: Sequence[Alike],
 ) -> list[Explanation]:
     """What a method has found for a row, by target.
 
@@ -163,6 +181,7 @@ def _explanations(
             facts={name: float(fact[n]) for name, fact in scores.facts.items()},
             faithfulness=measured[n] if measured else None,
             word=aim.word,
+            agreement=alike[n],
         )
         found.append(explanation)
     return found
@@ -174,14 +193,18 @@ def _able(predictor: Predictor, options: Options) -> Predictor:
     Raises:
       UserError: it cannot do what is asked for.
     """
-    _check_task(task := rows_of.task_of(predictor), options)
+    task = rows_of.task_of(predictor)
+    every = [options, *agreement.others(options).values()]
+    for one in every:
+        _check_task(task, one)
     if options.examples:
         influence.run_of(predictor)
     if options.counterfactuals:
         counterfactual.check(predictor)
     if isinstance(task, guesses.Options):
         predictor = guesses.guessing(predictor)
-    methods.check(predictor, options)
+    for one in every:
+        methods.check(predictor, one)
     return predictor
 
 
@@ -214,21 +237,40 @@ def _check_sizes(readings: Sequence[Reading], split: Split, options: Options) ->
                 f"{split.where(row)}: it has {len(one.units):,} {options.units}; exact_shap takes {MOST_EXACT} at "
                 "most: take shap, which samples, or units=sentences"
             )
+        if options.method == "partition_shap":
+            count = shapley.ways(shapley.hierarchy(phrase_ends(one.units)))
+            if count > MOST_WAYS:
+                raise UserError(
+                    f"{split.where(row)}: its {len(one.units):,} {options.units} can be added in {count:,} ways; "
+                    f"partition_shap takes {MOST_WAYS:,} at most: take shap, which samples, or units=sentences"
+                )
+
+
+def _scores(
+    predictor: Predictor, readings: Sequence[Reading], aims: Sequence[Sequence[Aim]], options: Options
+) -> list[Scores]:
+    return [scores for scores, _ in methods.found(predictor, readings, aims, options)]
 
 
 def _faithful(
     predictor: Predictor,
     readings: Sequence[Reading],
     aims: Sequence[Sequence[Aim]],
-    values: Sequence[np.ndarray],
+    found: Sequence[Scores],
     options: Options,
-) -> list[list[dict[str, Any]] | None]:
-    """Of each row and target what `faithfulness` measures; None where it was not asked for."""
+) -> list[tuple[list[dict[str, Any]] | None, list[Alike]]]:
+    """Of each row and target what `faithfulness` measures, and how alike; None and nothing: it was not asked for."""
     if not options.faithfulness:
-        return [None] * len(readings)
-    orders = [faithfulness.orders(scores, np.random.default_rng(options.seed)) for scores in values]
-    jobs = [(one, faithfulness.ablations(order)) for one, order in zip(readings, orders, strict=True)]
-    found: list[list[dict[str, Any]] | None] = []
-    for wanted, (logits, _) in zip(aims, ablation.outputs(predictor, jobs, None), strict=True):
-        found.append(faithfulness.measured(rows_of.probabilities(predictor, logits)[:, [aim.entry for aim in wanted]]))
-    return found
+        return [(None, [{} for _ in wanted]) for wanted in aims]
+    orders = [faithfulness.orders(scores.values, np.random.default_rng(options.seed)) for scores in found]
+    bare = [one.bare for one in readings]
+    jobs = [
+        (one, faithfulness.ablations(order, not left)) for one, order, left in zip(readings, orders, bare, strict=True)
+    ]
+    made: list[tuple[list[dict[str, Any]] | None, list[Alike]]] = []
+    computed = ablation.outputs(predictor, jobs, None)
+    for wanted, order, scores, left, (logits, _) in zip(aims, orders, found, bare, computed, strict=True):
+        values = rows_of.probabilities(predictor, logits)[:, [aim.entry for aim in wanted]]
+        alike = faithfulness.alike(scores.values, values, order)
+        made.append((faithfulness.measured(values, order, not left), alike))
+    return made

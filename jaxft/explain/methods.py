@@ -11,7 +11,7 @@ from jaxft.explain import inputs as rows_of
 from jaxft.explain.options import FEW, METHODS, Options
 from jaxft.explain.scores import Scores
 from jaxft.explain.targets import Aim
-from jaxft.explain.units import Reading, of_units
+from jaxft.explain.units import Reading, Unit, of_units, phrase_ends
 from jaxft.predict.engine import CompiledEngine
 from jaxft.predict.ensemble import EnsembleEngine
 from jaxft.predict.predictor import Predictor
@@ -130,32 +130,36 @@ def _by_attention(
 def _by_ablations(
     predictor: Predictor, readings: Sequence[Reading], aims: Sequence[Sequence[Aim]], options: Options
 ) -> Found:
-    plans = [_plan(len(one.units), options) for one in readings]
+    plans = [_plan(one.units, options) for one in readings]
     hidden = [(one, kept) for one, (kept, _) in zip(readings, plans, strict=True)]
     computed = ablation.outputs(predictor, hidden, _fill(predictor, options))
     made = []
-    for (kept, orders), wanted, (logits, passes) in zip(plans, aims, computed, strict=True):
+    for one, (kept, orders), wanted, (logits, passes) in zip(readings, plans, aims, computed, strict=True):
         values = targets.picked(logits, wanted)
         if options.method in ("occlusion", "leave_one_out"):
             scores = occlusion.scores(values)
         elif options.method == "lime":
             scores = lime.scores(kept, values)
+        elif options.method == "partition_shap":
+            scores = shapley.partitioned(values, len(one.units))
         else:
             scores = shapley.exact(values) if orders is None else shapley.sampled(orders, values)
         made.append((scores, passes))
     return made
 
 
-def _plan(units: int, options: Options) -> tuple[np.ndarray, np.ndarray | None]:
+def _plan(of: Sequence[Unit], options: Options) -> tuple[np.ndarray, np.ndarray | None]:
     """Which units are left in each ablation of a row, `[ablations, units]`; and in which orders, where there are such.
 
     What is drawn depends on the seed and the number of units alone, not on other rows.
     """
-    rng = np.random.default_rng(options.seed)
+    units, rng = len(of), np.random.default_rng(options.seed)
     if options.method in ("occlusion", "leave_one_out"):
         return occlusion.ablations(units), None
     if options.method == "lime":
         return lime.ablations(units, options.samples, rng), None
+    if options.method == "partition_shap":
+        return shapley.orders_within(shapley.hierarchy(phrase_ends(of))), None
     if options.method == "exact_shap" or units <= FEW:
         return shapley.coalitions(units), None
     orders = shapley.orders(units, options.samples, rng)

@@ -5,10 +5,14 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from jaxft.errors import UserError, nearest
+from jaxft.explain.targets import listed
 from jaxft.explain.units import UNITS
 
 MOST_EXACT = 12
 """Units of which all coalitions are computed, at most: 4,096 passes."""
+
+MOST_WAYS = 1 << 15
+"""Ways of adding units of a hierarchy, at most: of 128 units that phrases do not cut unevenly."""
 
 FEW = 8
 """Units up to which `shap` computes all coalitions by itself: 256 passes."""
@@ -24,6 +28,7 @@ class Method(NamedTuple):
       least: of them.
       gradient: whether it needs the gradient of a model that jax computes.
       adds: whether what units have adds up to the output less that of the baseline.
+      draws: whether another seed gives other numbers.
       attention: whether it reads the model's attention: no explanation by itself.
     """
 
@@ -33,6 +38,7 @@ class Method(NamedTuple):
     least: int = 1
     gradient: bool = False
     adds: bool = False
+    draws: bool = False
     attention: bool = False
 
 
@@ -41,12 +47,13 @@ TOKENS = ("mask", "pad", "delete")
 METHODS: Mapping[str, Method] = {
     "integrated_gradients": Method("Integrated gradients", ("pad", "mask"), 32, gradient=True, adds=True),
     "gradient_x_input": Method("Gradient x input", ("zero",), gradient=True),
-    "smoothgrad": Method("SmoothGrad x input", ("zero",), 32, gradient=True),
+    "smoothgrad": Method("SmoothGrad x input", ("zero",), 32, gradient=True, draws=True),
     "occlusion": Method("Occlusion", TOKENS),
     "leave_one_out": Method("Leave one out", ("delete",)),
-    "lime": Method("LIME", ("delete", "mask", "pad"), 500, least=2),
-    "shap": Method("SHAP", TOKENS, 16, least=2, adds=True),
+    "lime": Method("LIME", ("delete", "mask", "pad"), 500, least=2, draws=True),
+    "shap": Method("SHAP", TOKENS, 16, least=2, adds=True, draws=True),
     "exact_shap": Method("SHAP, exact", TOKENS, adds=True),
+    "partition_shap": Method("SHAP, partition", TOKENS, adds=True),
     "attention_rollout": Method("Attention rollout", ("none",), attention=True),
     "attcat": Method("AttCAT", ("none",), attention=True),
 }
@@ -66,6 +73,7 @@ class Options:
       samples: of the method, see `Method`; 0: its own.
       seed: of what is drawn at random.
       faithfulness: whether to measure that the words found matter; see `jaxft.explain.faithfulness`.
+      agreement: methods, set off by commas, whose order of the units is compared; see `jaxft.explain.agreement`.
       counterfactuals: a masked language model by whose words others are replaced until the answer changes, see
         `jaxft.explain.counterfactual`; empty: none.
       examples: training rows for each target and against it, see `jaxft.explain.influence`; 0: none.
@@ -80,6 +88,7 @@ class Options:
     faithfulness: bool = False
     examples: int = 0
     counterfactuals: str = ""
+    agreement: str = ""
 
     def check(self) -> "Options":
         """Returns the same with the method's own baseline and samples where none are said.
@@ -92,6 +101,9 @@ class Options:
             raise UserError(f"explain.method {self.method!r}: there is no such method; {nearest(self.method, METHODS)}")
         if self.units not in UNITS:
             raise UserError(f"explain.units {self.units!r}: there are no such units; {nearest(self.units, UNITS)}")
+        for name in listed(self.agreement):
+            if name not in METHODS:
+                raise UserError(f"explain.agreement {name!r}: there is no such method; {nearest(name, METHODS)}")
         method = METHODS[self.method]
         baseline = self.baseline or method.baselines[0]
         if baseline not in method.baselines:

@@ -30,7 +30,7 @@ STYLE = """
 .against { border-bottom: 2px dotted rgb(var(--against)); }
 .row { margin: 0 0 1.1rem; }
 .said { color: var(--soft); font-size: 0.88rem; margin: 0.3rem 0 0; }
-.said + .card { margin-top: 0.8rem; }
+.said + .card, .said + .plots, .said + .words { margin-top: 0.8rem; }
 .card + .plots { margin-top: 1rem; }
 .card > b { overflow-wrap: anywhere; }
 .switch { display: flex; flex-wrap: wrap; gap: 0.4rem; align-items: baseline; }
@@ -46,9 +46,8 @@ STYLE = """
 .bars > :nth-child(3n+1) { text-align: right; overflow-wrap: anywhere; max-width: 12rem; }
 .bars > :nth-child(3n) { text-align: right; }
 .bar { position: relative; background: linear-gradient(var(--line), var(--line)) center / 1px 100% no-repeat; }
-.bar i { position: absolute; top: 15%; height: 70%; border-radius: 2px; }
 .fall { position: relative; }
-.fall i { position: absolute; top: 15%; height: 70%; border-radius: 2px; }
+.bar i, .fall i { position: absolute; top: calc(50% - 0.5rem); height: 1rem; border-radius: 2px; }
 .fall .up { background: rgb(var(--for)); }
 .fall .down { background: rgb(var(--against)); }
 .fall .end { border-left: 2px solid var(--ink); top: 0; height: 100%; }
@@ -57,6 +56,11 @@ STYLE = """
 .taught { margin-top: 0.9rem; }
 .taught td, .taught th { text-align: left; vertical-align: top; overflow-wrap: anywhere; }
 .taught td:first-child { white-space: nowrap; }
+.taught :nth-child(2) { overflow-wrap: break-word; }
+@media (max-width: 40rem) {
+  .taught tr:first-child { display: none; }
+  .taught tbody, .taught tr, .taught td { display: block; }
+}
 .words { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem; }
 .words h3 { font-size: 0.95rem; margin: 0 0 0.5rem; }
 """
@@ -123,19 +127,23 @@ def _summary(rows: Sequence[Explained], options: Options) -> Iterator[str]:
     if len(rows) < 2 or options.units == "sentences":
         return
     for target in dict.fromkeys(one.target for row in rows for one in row.explanations):
-        words = strongest(rows, target)
-        lists = (("for", words[:LISTED]), ("against", words[::-1][:LISTED]))
-        largest = max((abs(word.score) for word in words), default=0.0)
-        cards = [
-            f'<div class="card"><h3>{side} {escape(target)}</h3>'
-            + _bars([(f"{w.text} ({w.count})", w.score, 0.0) for w in kept], largest)
-            + "</div>"
-            for side, listed in lists
-            if (kept := [word for word in listed if word.score != 0 and (word.score > 0) == (side == "for")])
-        ]
         title = f"Strongest {options.units}: {escape(target)}"
         yield f'<section><h2>{title}</h2>\n<p class="said">Mean over the rows, and in how many places.</p>'
-        yield f'<div class="words">{"".join(cards)}</div></section>'
+        yield f"{both_sides(target, strongest(rows, target))}</section>"
+
+
+def both_sides(target: str, words: Sequence[Strong]) -> str:
+    """Returns bars of the words that speak most for a target, and of those against it; in the order of `strongest`."""
+    lists = (("for", words[:LISTED]), ("against", words[::-1][:LISTED]))
+    largest = max((abs(word.score) for word in words), default=0.0)
+    cards = [
+        f'<div class="card"><h3>{side} {escape(target)}</h3>'
+        + _bars([(f"{w.text} ({w.count})", w.score, 0.0) for w in kept], largest)
+        + "</div>"
+        for side, listed in lists
+        if (kept := [word for word in listed if word.score != 0 and (word.score > 0) == (side == "for")])
+    ]
+    return f'<div class="words">{"".join(cards)}</div>'
 
 
 def strongest(rows: Sequence[Explained], target: str) -> list[Strong]:
@@ -289,7 +297,10 @@ def _said(row: Explained, one: Explanation) -> str:
         parts.append(f"special tokens {facts['special_tokens']:+.3f}")
     parts.append(f"{row.passes:,} passes")
     for name, measured in (one.faithfulness or {}).items():
-        parts.append(f"{name} {measured['area']:+.3f} (random order {measured['random']:+.3f})")
+        share = measured["normalized"]
+        of_all = "" if share is None else f", {share:.0%} of what all are worth"
+        parts.append(f"{name} {measured['area']:+.3f} (random order {measured['random']:+.3f}{of_all})")
+    parts += [f"rank correlation with {name} {one:+.2f}" for name, one in one.agreement.items() if one is not None]
     if row.cut:
         parts.append("the text is longer than the model reads: what is left plain at its end was cut off")
     return " · ".join(parts)

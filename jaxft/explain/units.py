@@ -11,10 +11,19 @@ from jaxft.errors import UserError
 MOST_WORDS = 8
 """Words whose scores are asked for at a time, at most, where a model guesses them."""
 
-UNITS = ("words", "sentences", "tokens")
+UNITS = ("words", "phrases", "sentences", "tokens")
 
 SENTENCE = re.compile(r".+?(?:[.!?。！？]+(?=\s|$)|(?<=[。！？])|$)", re.DOTALL)
 """A sentence ends where its stop is followed by a blank; a Chinese stop needs none."""
+
+PHRASE = re.compile(r".+?(?:[.!?,;:。！？，、；：]+(?=\s|$)|(?<=[。！？，、；：])|$)", re.DOTALL)
+"""A phrase ends where a sentence does, and at a comma, a semicolon or a colon."""
+
+STOPS = tuple(".!?,;:。！？，、；：")
+"""With these a phrase ends."""
+
+STRETCHES = {"sentences": SENTENCE, "phrases": PHRASE}
+"""Units that are stretches of words, and how each is found."""
 
 
 class Unit(NamedTuple):
@@ -53,6 +62,11 @@ class Reading(NamedTuple):
         """How many texts the model reads by themselves."""
         return 2 if self.second else 1
 
+    @property
+    def bare(self) -> bool:
+        """Whether nothing is left of a text of it without its units, as there are no special tokens."""
+        return not self.lengths(self.unit_of[None] < 0).all()
+
     def lengths(self, there: np.ndarray) -> np.ndarray:
         """Returns how many tokens there are of each text, `[n * texts]`, those of `there`, `[n, tokens]` of bool."""
         return np.add.reduceat(there.astype(np.int64), [0, self.second][: self.texts], axis=1).ravel()
@@ -89,7 +103,7 @@ def reading(
     """Returns the units of one row.
 
     Words are the tokenizer's own (its pre-tokenizer's): subwords of one are put together, by their offsets. A sentence
-    has the tokens that begin in it.
+    or a phrase has the tokens that begin in it.
 
     Args:
       texts: column -> text, in the order in which the model reads them.
@@ -99,7 +113,7 @@ def reading(
       starts: where each word begins in its text, of a tokenizer that was given words; None: it was given texts.
     """
     columns = list(texts)
-    ends = {column: _sentence_ends(text) for column, text in texts.items()} if kind == "sentences" else {}
+    ends = {column: stretch_ends(text, kind) for column, text in texts.items()} if kind in STRETCHES else {}
     spans: dict[tuple[int, int], tuple[int, int]] = {}
     number_of: dict[tuple[int, int], int] = {}
     unit_of = np.full(len(places), -1)
@@ -112,7 +126,7 @@ def reading(
         if starts is not None:
             start, end = start + starts[encoding.word_ids[place]], end + starts[encoding.word_ids[place]]
         part = place
-        if kind == "sentences":
+        if kind in STRETCHES:
             part = int(np.searchsorted(ends[columns[sequence]], start, side="right"))
         elif kind == "words" and encoding.word_ids[place] is not None:
             part = encoding.word_ids[place]
@@ -143,6 +157,12 @@ def of_units(tokens: np.ndarray, reading: Reading) -> np.ndarray:
     return np.bincount(reading.unit_of[there], tokens[there], minlength=len(reading.units))
 
 
+def phrase_ends(units: Sequence[Unit]) -> list[bool]:
+    """Returns whether a phrase, or a text, ends with each word."""
+    following = [*(unit.column for unit in units[1:]), None]
+    return [unit.column != other or unit.text.endswith(STOPS) for unit, other in zip(units, following, strict=True)]
+
+
 def check_units(one: Reading, where: str, columns: Collection[str]) -> None:
     """Makes sure that a row has units.
 
@@ -162,10 +182,10 @@ def _unit(texts: Mapping[str, str], column: str, start: int, end: int) -> Unit:
     return Unit(text, column, start, start + len(text))
 
 
-def _sentence_ends(text: str) -> list[int]:
-    """Where each sentence but the last one ends: behind the blanks that follow it, ascending."""
+def stretch_ends(text: str, kind: str) -> list[int]:
+    """Returns where each of the `STRETCHES` but the last one ends: behind the blanks that follow it, ascending."""
     ends, at = [], 0
-    while at < len(text) and (match := SENTENCE.match(text, at)):
+    while at < len(text) and (match := STRETCHES[kind].match(text, at)):
         at = match.end()
         at += len(text) - at - len(text[at:].lstrip())
         ends.append(at)
