@@ -22,6 +22,10 @@ EXAMPLE_INPUTS = {"starts": np.int32, "weights": np.float32, "order": np.int32}
 """`[rows, slots]`: where an example begins in its row; how much it counts in the loss, 1 where nothing says otherwise,
 and 0 for an empty slot; which one of the batch it is."""
 
+UNLABELLED, COPY = "unlabelled", "unlabelled/copy"
+"""`[rows, slots]` of training with texts without labels: 1 at each, whose weight is 0; 1 at a copy of the text in the
+slot before."""
+
 IGNORED = -100
 """The label of a token that has none to learn, as in PyTorch."""
 

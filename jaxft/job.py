@@ -12,11 +12,12 @@ from jax.sharding import Mesh
 
 from jaxft import adapt, config, hub, kernels, models, objectives, program, sharding, tables, tasks
 from jaxft.batch import BatchShape
-from jaxft.data import augment, packing, sources, splits, truncation
+from jaxft.data import augment, packing, sources, splits, truncation, unlabelled
 from jaxft.data.batches import Feed, HostBatch, fitting
 from jaxft.data.features import Features, Items, cache_key, tokenize
 from jaxft.data.order import Order
 from jaxft.data.sources import Split
+from jaxft.data.unlabelled import Unlabelled
 from jaxft.devices import distributed, flops
 from jaxft.errors import UserError, nearest
 from jaxft.models import Model, nn
@@ -117,7 +118,8 @@ class Body:
 class Job:
     """All of a run but its state and its folder.
 
-    `teachers` are fingerprints of the models that what `features` have of a teacher comes from.
+    `teachers` are fingerprints of the models that what `features` have of a teacher comes from; `unlabelled` texts are
+    in no split, but among the features of training.
     """
 
     experiment: config.Experiment
@@ -132,6 +134,7 @@ class Job:
     program: Program
     notes: list[str] = field(default_factory=list)
     teachers: tuple[str, ...] = ()
+    unlabelled: Unlabelled | None = None
 
     @property
     def eval_every(self) -> int:
@@ -170,9 +173,14 @@ class Job:
         """So many devices and parts of a step share the rows of a batch."""
         return self.program.row_shards * self.experiment.train.accumulate
 
+    @property
+    def together(self) -> bool:
+        """Whether the examples of a row of the table, or a text and its copy, lie side by side in a row of a batch."""
+        return self.task.together or objectives.copied(self.experiment)
+
     def batch_shapes(self, parts: int) -> list[BatchShape]:
         """The batch shapes that the run would have, were its rows split into so many parts."""
-        items = _items(self.features, self.task)
+        items = _items(self.features, self.together)
         return _shapes(items, self.order, self.steps, parts, self.experiment.data, self.body.model)
 
     def work(self) -> Callable[[HostBatch], float]:
@@ -184,7 +192,7 @@ class Job:
     def first_shapes(self) -> list[BatchShape]:
         """Those of the first 50 batches of the run."""
         first = [self.order.lengths[self.order[i]] for i in range(min(50, self.steps))]
-        most = self.features["train"].items(self.task.together).most
+        most = self.features["train"].items(self.together).most
         length, slots = self.shapes[-1].length, self.shapes[-1].slots // most
         parts = self.parts
         return [fitting(self.shapes, packing.pack(n, length, slots).count, int(n.max()), parts) for n in first]
@@ -208,9 +216,8 @@ class Job:
     def feed(self, split: str) -> Feed:
         data, vary, seed = self.experiment.data, self.table.vary, self.experiment.seed
         varied = vary and (lambda features, examples, epoch: vary(features, examples, seed, epoch))
-        place, together = self.program.batch_sharding, self.task.together
-        targets, workers = self.program.targets, data.workers
-        return Feed(self.features[split], targets, self.shapes, place, workers, varied, together, self.parts)
+        place, targets, workers = self.program.batch_sharding, self.program.targets, data.workers
+        return Feed(self.features[split], targets, self.shapes, place, workers, varied, self.together, self.parts)
 
 
 def prepare(
@@ -249,9 +256,15 @@ def prepare(
     features = {name: body.features(split, table, data) for name, split in prepared.items()}
     for part in features.values():
         check_features(part, body.model, data.max_length)
+    texts, weights = None, table.sampling(features["train"])
+    if data.unlabelled:
+        objectives.check_unlabelled(experiment)
+        texts, said = unlabelled.read(data, table, prepared, experiment.seed, objectives.copied(experiment))
+        weights = unlabelled.drawn(weights, len(features["train"]), texts.texts.table.num_rows, data.unlabelled_share)
+        more = [body.features(part, table, data, labelled=False) for part in texts.parts]
+        features["train"], notes = unlabelled.joined(features["train"], more), notes + said
     notes += census.of_classes(experiment.task, prepared) + census.of_tokens(experiment.task, features, data.max_length)
-    train, items = experiment.train, _items(features, task)
-    weights = table.sampling(features["train"])
+    train, items = experiment.train, _items(features, task.together or objectives.copied(experiment))
     order = Order(items["train"].lengths, train.batch_size, experiment.seed, data.group_by_length, weights)
     steps = steps_of(train, order)
     if train.batch_size % parts and data.packing == "off":
@@ -265,7 +278,9 @@ def prepare(
     check_length(experiment, composed)
     objectives.check(experiment, task, {**body.model.rates(), **composed.adaptation.rates})
     distributed.wait_for_all("prepared")  # nobody is still tokenizing when the first collective runs
-    return Job(experiment, body, task, table, prepared, features, order, steps, shapes, composed, notes + doubts)
+    return Job(
+        experiment, body, task, table, prepared, features, order, steps, shapes, composed, notes + doubts, (), texts
+    )
 
 
 def steps_of(train: config.Train, order: Order) -> int:
@@ -293,8 +308,8 @@ def with_trusted_attention(
     return config.check(replace(experiment, compute=compute)), [note]
 
 
-def _items(features: Mapping[str, Features], task: Task) -> dict[str, Items]:
-    return {name: part.items(task.together) for name, part in features.items()}
+def _items(features: Mapping[str, Features], together: bool) -> dict[str, Items]:
+    return {name: part.items(together) for name, part in features.items()}
 
 
 def _typical(order: Order, steps: int) -> list[int]:

@@ -120,6 +120,7 @@ class Program:
     split: Callable[[Params], tuple[Params, Params]]
     merge: Callable[[Params, Params], Params] | None
     state: State
+    unlabelled: Mapping[str, batch.Target]
     taught: Mapping[str, batch.Target]
 
     def abstract_batch(self, shape: BatchShape) -> dict[str, jax.ShapeDtypeStruct]:
@@ -128,8 +129,8 @@ class Program:
 
     @property
     def targets(self) -> dict[str, batch.Target]:
-        """The arrays of a batch beside its tokens: those of the task, and what teachers say."""
-        return {**self.task.targets, **self.taught}
+        """The arrays of a batch beside its tokens: those of the task, what teachers say, what has no label."""
+        return {**self.task.targets, **self.unlabelled, **self.taught}
 
     def abstract_gradient(self) -> tuple[jax.ShapeDtypeStruct, Any]:
         """Returns what `gradient_step` returns, abstract, with shardings."""
@@ -186,7 +187,7 @@ def compose(
     mesh = mesh or sharding.make_mesh(experiment.mesh)
     rules = sharding.read_rules(experiment.mesh.rules)
     spec = task.param_spec(model)
-    method = parts.adaptation(experiment, spec, model)
+    method = objectives.projecting(parts.adaptation(experiment, spec, model), experiment, model)
     everything = nn.formed(spec | method.spec, method.learns, experiment.compute.frozen)
     sharding.check_rules(everything, rules)
     gather = sharding.gather(everything, mesh, rules, but=model.facts.layers if experiment.compute.scan else ())
@@ -244,6 +245,7 @@ def compose(
         split=jax.jit(split, out_shardings=weights(places)),
         merge=_merge(method),
         state=state,
+        unlabelled=objectives.unlabelled(experiment),
         taught=transforms.states.targets
         | (_taught(task, outputs, weights(state), rows) if "distill" in values.strengths else {}),
     )

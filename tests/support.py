@@ -15,6 +15,7 @@ from hypothesis import Phase
 
 from jaxft import config, models, program, tables, tasks
 from jaxft.batch import IGNORED, BatchShape, Target
+from jaxft.data import unlabelled
 from jaxft.data.batches import HostBatch, assemble, spread
 from jaxft.data.features import Features
 from jaxft.data.packing import pack
@@ -397,6 +398,13 @@ def random_features(rng: np.random.Generator, case: Case, lengths: list[int], hf
     return Features(offsets, tokens, examples)
 
 
+def with_unlabelled(features: Features, lengths: list[int], hf: Mapping[str, Any], seed: int = 3) -> Features:
+    """The same with random texts without labels behind them, of these lengths, each before a copy one token longer."""
+    rng, case = np.random.default_rng(seed), TASKS["single_label"]
+    texts, copies = (random_features(rng, case, [n + more for n in lengths], hf) for more in (0, 1))
+    return unlabelled.joined(features, [texts, copies])
+
+
 def random_params(task: Task, model: Model, seed: int) -> Params:
     """Parameters of which none is left at zero or one, so that each of them matters."""
     rng = np.random.default_rng(seed)
@@ -425,14 +433,15 @@ def lay_out(
     slots: int = 1,
     shape: BatchShape | None = None,
     targets: Mapping[str, Target] | None = None,
+    together: bool = False,
 ) -> HostBatch:
     """All examples in one batch: a row each, or packed into rows of up to `slots` (0: any number of) examples.
 
     What a task wants together counts as one example here, and rows are as long as it needs.
 
-    `shape`: larger than needed. `targets`: instead of the task's.
+    `shape`: larger than needed. `targets`: instead of the task's. `together`: what the experiment wants so.
     """
-    items = features.items(task.together)
+    items = features.items(task.together or together)
     length = max(length, int(items.lengths.max()))
     rows = pack(items.lengths, length, slots)
     shape = shape or BatchShape(rows.count, length, rows.slots * items.most)

@@ -11,17 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from runs import MINILM, TINY, experiment, lines, results
+from safetensors.numpy import load_file
 from scipy.special import softmax
 from support import random_params
 
-from jaxft import Predictor, config, models, modes, tables, tasks
+from jaxft import Predictor, config, models, modes, program, tables, tasks
 from jaxft.batch import padded
 from jaxft.errors import UserError
 from jaxft.hub import export
 from jaxft.job import Job, prepare
 from jaxft.models import nn
+from jaxft.objectives.projection import PATH
 from jaxft.predict import states
 from jaxft.predict.teacher import outputs, taught
+from jaxft.pretrained import load
 
 WIDE = TINY | {"hidden_size": 48, "num_attention_heads": 4, "num_hidden_layers": 3}
 LABELS = ("negative", "neutral", "positive")
@@ -218,13 +221,35 @@ def test_states_are_kept_and_refused_where_they_do_not_fit(of_states):
     for name in ("query", "key", "value"):
         np.testing.assert_array_equal(first[f"teacher/{name}/2"], again[f"teacher/{name}/2"])
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"hidden": 1.0}, "objective.hidden compares hidden states, but the teacher's have 48 numbers, the model's"),
+        ({"hidden": 1.0, "teacher_hidden": 40}, "teacher_hidden is 40, but hidden states of .* have 48 numbers; unset"),
         ({"attention": 1.0}, "objective.attention compares heads, of which the teacher has 4, the model"),
         ({"relations": 1.0, "relation_heads": 2, "teacher": "cased"}, "it reads other tokens than the student"),
     ]
     for keys, said in refused:
         with pytest.raises(UserError, match=said):
             of_states(**keys)
+
+
+@pytest.mark.matrix
+def test_what_is_between_two_widths_is_learned_and_not_exported(of_states, tmp_path):
+    """A run by hidden states of a wider teacher is evaluated, resumed as it stood, and a model as any other."""
+    e = of_states(hidden=1.0).experiment
+    assert e.objective.teacher_hidden == 48
+    modes.train(e, str(tmp_path / "run"))
+    assert len(Predictor.open(tmp_path / "run")(["what a day"])) == 1
+    job = prepare(config.check(e))
+    assert nn.flatten(job.program.state.trainable)[PATH].shape == (32, 48)
+    exported = load(tmp_path / "run" / "export", job.program)[0]
+    assert PATH not in nn.flatten(exported)
+    assert not any("distillation" in name for name in load_file(tmp_path / "run" / "export" / "model.safetensors"))
+
+
+@pytest.mark.parametrize("method", ["lora", "prefix"])
+def test_what_is_between_two_widths_is_refused_where_no_whole_model_is_made(method: str):
+    e = config.Experiment(adapt=method, objective=config.Objective(teacher=("a",), hidden=1.0, teacher_hidden=48))
+    e.task = config.SequenceClassification(labels=LABELS)
+    with pytest.raises(UserError, match=f"have 48 numbers, the model's 32, and with adapt={method} no matrix"):
+        program.compose(e, models.build(TINY), tasks.build(e.task), 10)
 
 
 @pytest.mark.matrix

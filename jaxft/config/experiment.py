@@ -76,6 +76,19 @@ class Data(Section):
     synonyms: str = knob(
         "", "file with a word a line and its synonyms, set off by tabs, for `augment`; empty: none", since="0.2.0"
     )
+    unlabelled: str = knob(
+        "",
+        "a file of texts without labels that SequenceClassification learns from too, by objective.teacher or "
+        "objective.uda; empty: none",
+        since="0.2.0",
+    )
+    unlabelled_share: float = knob(
+        0.0,
+        "share of what an epoch draws that are such texts; 0: in proportion",
+        low=0,
+        high=0.99,
+        since="0.2.0",
+    )
     max_length: int = knob(128, "longest input in tokens, special tokens included; longer ones are cut", low=4)
     truncate: str = knob(
         "head",

@@ -24,7 +24,8 @@ class Objective(Section):
     )
     hidden: float = knob(
         0.0,
-        "weight of the distance of hidden states from the teacher's, as TinyBERT has it; 0: off",
+        "weight of the distance of hidden states from the teacher's, as TinyBERT has it; where these are of another "
+        "width a matrix between them is learned; 0: off",
         low=0,
         since="0.2.0",
     )
@@ -54,6 +55,22 @@ class Objective(Section):
     )
     teacher_width: int = knob(
         0, "numbers of a query of the teacher, all heads together; 0: read from it", low=0, since="0.2.0"
+    )
+    uda: float = knob(
+        0.0,
+        "weight of UDA: texts of data.unlabelled and their copies with a few words changed (data.augment_share) are to "
+        "be answered alike; 0: off",
+        low=0,
+        since="0.2.0",
+    )
+    uda_confidence: float = knob(
+        0.8, "of a text's likeliest class, from which on its copy learns its answer", low=0, high=1, since="0.2.0"
+    )
+    uda_temperature: float = knob(
+        0.4, "by which a text's answer is sharpened before its copy learns it; 1: as it is", low=0.01, since="0.2.0"
+    )
+    teacher_hidden: int = knob(
+        0, "numbers of a hidden state of the teacher, for `hidden`; 0: read from it", low=0, since="0.2.0"
     )
     r_drop: float = knob(
         0.0,

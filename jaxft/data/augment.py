@@ -40,13 +40,8 @@ def augmented(prepared: Mapping[str, Split], inputs: Sequence[str], data: Data, 
     train = prepared["train"]
     if not data.augment:
         return train, []
-    synonyms = read_synonyms(data.synonyms) if data.synonyms else {}
     count = train.table.num_rows
-    table = train.table.take(pa.array(np.tile(np.arange(count), data.augment)))
-    for name in inputs:
-        texts = table.column(name).to_pylist()
-        made = [changed(text, at // count, data.augment_share, synonyms, seed) for at, text in enumerate(texts)]
-        table = table.set_column(table.column_names.index(name), name, pa.array(made, table.column(name).type))
+    table = copied(train.table, inputs, data.augment, data.augment_share, synonyms_of(data), seed)
     whole = pa.concat_tables([train.table, table])
     others = [split.table for key, split in prepared.items() if key != "train"]
     own, *elsewhere = splits.input_ids([whole, *others], inputs)
@@ -58,6 +53,24 @@ def augmented(prepared: Mapping[str, Split], inputs: Sequence[str], data: Data, 
     rows = np.concatenate([from_row, np.tile(from_row, data.augment)])
     line = f"{len(kept) - count:,} training texts made of {count:,} (EDA)"
     return train._replace(table=whole.take(pa.array(kept)), rows=rows[kept]), [line]
+
+
+def copied(
+    table: pa.Table, inputs: Sequence[str], copies: int, share: float, synonyms: Synonyms, seed: int
+) -> pa.Table:
+    """Returns so many copies of all rows of a table, one after the other, with their texts changed."""
+    count = table.num_rows
+    table = table.take(pa.array(np.tile(np.arange(count), copies)))
+    for name in inputs:
+        texts = table.column(name).to_pylist()
+        made = [changed(text, at // count, share, synonyms, seed) for at, text in enumerate(texts)]
+        table = table.set_column(table.column_names.index(name), name, pa.array(made, table.column(name).type))
+    return table
+
+
+def synonyms_of(data: Data) -> dict[str, list[str]]:
+    """Returns those of the file that `data.synonyms` names, if it names one; see `read_synonyms`."""
+    return read_synonyms(data.synonyms) if data.synonyms else {}
 
 
 def read_synonyms(path: str) -> dict[str, list[str]]:

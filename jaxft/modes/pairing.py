@@ -163,4 +163,4 @@ def of_head(experiment: config.Experiment, body: Path, options: Options) -> conf
 
 def _whole(data: config.Data) -> config.Data:
     """The section of a run whose rows are given to it, cut already."""
-    return dataclasses.replace(data, source="", train_examples=0, validation_examples=0, test_examples=0)
+    return dataclasses.replace(data, source="", unlabelled="", train_examples=0, validation_examples=0, test_examples=0)

@@ -10,22 +10,26 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import optax
 
+from jaxft.batch import COPY, UNLABELLED, Target
 from jaxft.config import Experiment, Optimizer
 from jaxft.models import Model, nn
 from jaxft.objectives import layers
 from jaxft.objectives.adversarial import adversarial, movable
 from jaxft.objectives.average import Averaged, averaged, exponential, uniform
-from jaxft.objectives.checks import check, strengths
+from jaxft.objectives.checks import check, check_unlabelled, strengths
 from jaxft.objectives.distill import distilled, taught
 from jaxft.objectives.embeddings import Bits, Table
 from jaxft.objectives.mixup import mixup
 from jaxft.objectives.neftune import neftune
+from jaxft.objectives.projection import projecting
 from jaxft.objectives.r_drop import r_drop
 from jaxft.objectives.sam import sam
 from jaxft.objectives.smooth import KINDS, smooth
 from jaxft.objectives.states import alike
+from jaxft.objectives.uda import counting, uda
 from jaxft.tasks import Task
 from jaxft.train.gradient import Gradient
 from jaxft.train.objective import Objective
@@ -61,7 +65,9 @@ class Transforms(NamedTuple):
         return cls(experiment, task, Table(words, width, model.facts.longest, bits), states)
 
     def objective(self, inner: Objective, given: Mapping[str, Array], rates: Collection[str]) -> Objective:
-        """Returns what training makes small: a teacher in noise, that in what is smooth, in R-Drop, in what moves.
+        """Returns what training makes small: what has no label and a teacher in noise, in what is smooth, in R-Drop.
+
+        What moves embeddings is around it all.
 
         Args:
           given: the strengths, of the numbers.
@@ -73,6 +79,10 @@ class Transforms(NamedTuple):
         check(self.experiment, self.task, rates)
         if "mixup" in given:
             inner = mixup(given["mixup"])(inner)
+        if self.experiment.data.unlabelled:
+            inner = counting(inner)
+        if "uda" in given:
+            inner = uda(given)(inner)
         if "distill" in given:
             inner = distilled(given["distill"], given["temperature"], self.task)(inner)
         if self.states.wanted:
@@ -97,6 +107,17 @@ class Transforms(NamedTuple):
         return sam(given["sam"])(inner) if "sam" in given else inner
 
 
+def unlabelled(experiment: Experiment) -> dict[str, Target]:
+    """Returns the arrays that a batch has of texts without labels, by name."""
+    names = (UNLABELLED, COPY)[: 2 if copied(experiment) else 1] if experiment.data.unlabelled else ()
+    return {name: Target("example", np.float32) for name in names}
+
+
+def copied(experiment: Experiment) -> bool:
+    """Tells whether each text without a label has a copy beside it, in one row of a batch."""
+    return "uda" in strengths(experiment)
+
+
 def optimizer(inner: optax.GradientTransformation, options: Optimizer) -> optax.GradientTransformation:
     """Returns the optimizer with the average that is asked for, if any."""
     if options.ema or options.swa:
@@ -109,4 +130,16 @@ def evaluated(trainable: Params, opt_state: Any) -> Params:
     return opt_state.mean if isinstance(opt_state, Averaged) else trainable
 
 
-__all__ = ["Transforms", "check", "evaluated", "optimizer", "passes", "strengths", "taught"]
+__all__ = [
+    "Transforms",
+    "check",
+    "check_unlabelled",
+    "copied",
+    "evaluated",
+    "optimizer",
+    "passes",
+    "projecting",
+    "strengths",
+    "taught",
+    "unlabelled",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from jaxft.config import Experiment
+from jaxft.config import Experiment, SequenceClassification
 from jaxft.errors import UserError
 from jaxft.objectives.layers import STATES
 from jaxft.objectives.smooth import KINDS
@@ -17,6 +17,8 @@ def strengths(experiment: Experiment) -> dict[str, float]:
     found = {"ema": update.ema, "swa": update.swa, "l2_sp": update.l2_sp}
     found |= {"r_drop": objective.r_drop, "neftune": objective.neftune, "sam": objective.sam}
     found["mixup"] = getattr(experiment.task, "mixup", 0.0)
+    if objective.uda:
+        found |= {key: getattr(objective, key) for key in ("uda", "uda_confidence", "uda_temperature")}
     if objective.teacher and objective.distill:
         found |= {"distill": objective.distill, "temperature": objective.temperature}
     if objective.teacher:
@@ -49,6 +51,7 @@ def check(experiment: Experiment, task: Task, rates: Collection[str]) -> None:
             "learns; unset it"
         )
     _check_mixed(experiment, on)
+    check_unlabelled(experiment)
     _check_states(experiment)
     if "r_drop" in on and not rates:
         raise UserError(
@@ -108,6 +111,35 @@ def _check_mixed(experiment: Experiment, on: Collection[str]) -> None:
     ):
         if {*names} & {*on}:
             raise UserError(f"config.task.mixup mixes texts, but config.{why}; unset one of them")
+
+
+def check_unlabelled(experiment: Experiment) -> None:
+    """Makes sure that something is learned from texts without labels, and that no label is asked of them.
+
+    Raises:
+      UserError: there is not, or one is.
+    """
+    task, on, given = experiment.task, strengths(experiment), experiment.data.unlabelled
+    if "uda" in on and not given:
+        raise UserError("config.objective.uda compares texts without labels; name a file of them in data.unlabelled")
+    if not given:
+        return
+    if not {"uda", "distill", *STATES} & {*on}:
+        raise UserError(
+            "config.data.unlabelled is set, but nothing is learned from texts without labels; set objective.uda or "
+            "objective.teacher, or unset it"
+        )
+    kind = f"{type(task).__name__} {getattr(task, 'problem', '')}".strip()
+    if not isinstance(task, SequenceClassification) or task.windows:
+        windows = " in windows" if getattr(task, "windows", "") else ""
+        raise UserError(
+            f"config.data.unlabelled is for SequenceClassification without windows; this is {kind}{windows}"
+        )
+    if "uda" in on and task.problem != "single_label":
+        raise UserError(f"config.objective.uda compares classes, one a text (problem single_label); this is {kind}")
+    if task.class_weights or "mixup" in on:
+        key = "class_weights (or task.balanced, class_balance)" if task.class_weights else "mixup"
+        raise UserError(f"config.task.{key} asks for the label of each text, which those of data.unlabelled lack")
 
 
 def _check_states(experiment: Experiment) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxft.batch import Target
+from jaxft.batch import UNLABELLED, Target
 from jaxft.tasks import Task
 from jaxft.train.objective import Objective, ObjectiveTransform
 from jaxft.types import Array, Batch, Float, Outputs, Params
@@ -32,6 +32,11 @@ def taught(task: Task, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Targe
     }
 
 
+def answered(batch: Batch) -> Batch:
+    """Returns the batch, in which texts without labels count as well, as teachers have answered them."""
+    return {**batch, "weights": batch["weights"] + batch[UNLABELLED]} if UNLABELLED in batch else batch
+
+
 def distilled(weight: Float[Array, ""], temperature: Float[Array, ""], task: Task) -> ObjectiveTransform:
     """Returns the transform of training; evaluation is of the labels alone."""
 
@@ -44,7 +49,7 @@ def distilled(weight: Float[Array, ""], temperature: Float[Array, ""], task: Tas
             if key is None:
                 return (total, count), outputs
             teacher = {name: batch[f"{PREFIX}{name}"] for name in task.outputs}
-            apart = temperature**2 * task.divergence(soft(teacher), soft(outputs), batch)
+            apart = temperature**2 * task.divergence(soft(teacher), soft(outputs), answered(batch))
             return ((1 - weight) * total + weight * apart, count), outputs
 
         return objective

@@ -79,7 +79,8 @@ class States(NamedTuple):
                     "query"
                 )
         wanted = {kind: layers[-1:] if kind == "relations" else layers for kind in kinds}
-        return cls(wanted, {"attention": facts.heads, "relations": parts}, facts.width, theirs)
+        hidden = options.teacher_hidden or facts.width
+        return cls(wanted, {"attention": facts.heads, "relations": parts}, hidden, theirs)
 
     @property
     def names(self) -> list[tuple[str, int]]:

@@ -6,8 +6,8 @@ L + weight * sum over pairs of layers, the student's and the teacher's ('), of t
   relations  (1 / 3) sum over x in (q, k, v) of KL(r' || r), the mean over heads, r the softmax over the example's
              tokens of x . x / sqrt(d)                                     (MiniLMv2, Wang et al. 2021, section 3.1)
 Examples weigh as in the loss, and are divided by what that is divided by. A teacher's numbers of each token are arrays
-of the batch, computed before training. Hidden states must be as wide as the teacher's, and its heads as many; relations
-split any width into `relation_heads`, so that they need no projection.
+of the batch, computed before training. Hidden states of another width than the teacher's are h W, W learned; see
+`jaxft.objectives.projection`. Its heads must be as many; relations split any width into `relation_heads`.
 
 It composes with every transform (in R-Drop each pass has it) and with every method but `prompt`.
 """
@@ -17,9 +17,11 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from jaxft.objectives.distill import PREFIX
+from jaxft.models import nn
+from jaxft.objectives.distill import PREFIX, answered
 from jaxft.objectives.embeddings import owners
 from jaxft.objectives.layers import STATES, Wanted
+from jaxft.objectives.projection import PATH
 from jaxft.train.objective import Objective, ObjectiveTransform
 from jaxft.types import Array, Batch, Float, Outputs, Params
 
@@ -37,10 +39,13 @@ def alike(strengths: Mapping[str, Array], wanted: Wanted, heads: Mapping[str, in
             if key is None:
                 return (total, count), outputs
             own = owners(batch)
-            share = jnp.einsum("rls,rs->rl", own, batch["weights"] / jnp.maximum(own.sum(1), 1))
+            share = jnp.einsum("rls,rs->rl", own, answered(batch)["weights"] / jnp.maximum(own.sum(1), 1))
+            projection = nn.flatten(params).get(PATH)
             for kind, layers in wanted.items():
                 for names in ([f"{part}/{layer}" for part in STATES[kind]] for layer in layers):
                     ours, theirs = ([of[p + name] for name in names] for p, of in (("", outputs), (PREFIX, batch)))
+                    if kind == "hidden" and projection is not None:
+                        ours = [ours[0] @ projection.astype(ours[0].dtype)]
                     each = apart(kind, ours, theirs, batch["segment_ids"], heads.get(kind, 1))
                     total = total + strengths[kind] * (share * each).sum()
             return (total, count), outputs

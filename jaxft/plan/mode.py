@@ -64,7 +64,7 @@ def subject(experiment: config.Experiment, mesh: Mesh) -> Subject:
     if data.source:
         job = prepare(experiment, mesh=mesh)
         features, first = job.features["train"], job.order[0]
-        bounds = features.items(job.task.together).bounds
+        bounds = features.items(job.together).bounds
         lengths = np.concatenate([features.lengths[bounds[item] : bounds[item + 1]] for item in first])
         return Subject(job.experiment, lengths, lambda parts: job.batch_shapes(parts)[-1])
     table = tables.build(experiment.task)

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 
 from jaxft import config, objectives, program, sharding
+from jaxft.data.features import Features
+from jaxft.data.sources import Split
 from jaxft.devices.distributed import say
 from jaxft.errors import UserError
 from jaxft.job import Body, Job
@@ -25,30 +27,38 @@ Parts = tuple[tuple[str, int], ...]
 
 
 def resolved(experiment: config.Experiment) -> config.Experiment:
-    """Returns the experiment, which says how many numbers a query of the teacher has where its states are compared.
+    """Returns the experiment, which says how wide states of the teacher are where they are compared.
 
     Raises:
       UserError: there is no such teacher.
     """
     options = experiment.objective
-    if options.teacher_width or not options.relations or len(options.teacher) != 1:
+    asked = {"teacher_width": options.relations, "teacher_hidden": options.hidden}
+    unknown = [key for key, weight in asked.items() if weight and not getattr(options, key)]
+    if not unknown or len(options.teacher) != 1:
         return experiment
     folder = run_in(options.teacher[0])
     where = model_of(folder, folder.experiment()) if folder else config.Model(path=options.teacher[0])
-    width = layers.across(Body.of(where, 1).model)
-    return config.check(dataclasses.replace(experiment, objective=dataclasses.replace(options, teacher_width=width)))
+    model = Body.of(where, 1).model
+    widths = {"teacher_width": layers.across(model), "teacher_hidden": model.facts.width}
+    read = {key: widths[key] for key in unknown}
+    return config.check(dataclasses.replace(experiment, objective=dataclasses.replace(options, **read)))
 
 
-def outputs(job: Job) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+def outputs(job: Job, split: Split, own: Features) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Returns the states of the teacher of a job by the names of the student's, `query/3`; and its fingerprint.
 
+    Args:
+      split: rows, as the job's table has read them.
+      own: the examples of the job that they make.
+
     Returns:
-      float32 `[tokens, numbers]`, of the training examples.
+      float32 `[tokens, numbers]`, of these examples.
 
     Raises:
       UserError: the teacher cannot be opened, has other sizes where they are compared, or reads other tokens.
     """
-    experiment, own = job.experiment, job.features["train"]
+    experiment = job.experiment
     (path,) = experiment.objective.teacher
     predictor = Predictor.open(path)
     engine = predictor.engine
@@ -58,7 +68,7 @@ def outputs(job: Job) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     predictor.table = job.table  # which columns are read, and how far, is the student's to say
     length = dataclasses.replace(predictor.experiment.data, max_length=experiment.data.max_length)
     predictor.experiment = dataclasses.replace(predictor.experiment, data=length)
-    theirs = predictor.tokenized(job.splits["train"]).features
+    theirs = predictor.tokenized(split).features
     same = np.array_equal(theirs.offsets, own.offsets)
     if not (same and np.array_equal(theirs.tokens["input_ids"], own.tokens["input_ids"])):
         raise UserError(
@@ -110,10 +120,10 @@ def _check_sizes(path: str, wanted: layers.States, engine: CompiledEngine, job: 
             f"config.data.max_length is {job.experiment.data.max_length}, but {KEY} {path} has only {theirs.longest} "
             "positions"
         )
-    if "hidden" in wanted.wanted and own.width != theirs.width:
+    if "hidden" in wanted.wanted and wanted.hidden != theirs.width:
         raise UserError(
-            f"config.objective.hidden compares hidden states, but the teacher's have {theirs.width} numbers, the "
-            f"model's {own.width}; use config.objective.relations"
+            f"config.objective.teacher_hidden is {wanted.hidden}, but hidden states of {KEY} {path} have "
+            f"{theirs.width} numbers; unset it"
         )
     if "attention" in wanted.wanted and own.heads != theirs.heads:
         raise UserError(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxft.data import unlabelled
 from jaxft.data.features import Features
 from jaxft.data.sources import Split
 from jaxft.devices.distributed import say
@@ -29,8 +30,38 @@ def taught(job: Job) -> Job:
     """
     if not job.program.taught:
         return job
-    own, options, split = job.features["train"], job.experiment, job.splits["train"]
-    objective, cache, wanted = options.objective, options.data.cache, job.program.taught
+    own = job.features["train"]
+    found, models = (_of_all if job.unlabelled else _of_split)(job, job.splits["train"], own)
+    said = {per: {} for per in ("example", "token")}
+    for name, target in job.program.taught.items():
+        said[target.per][name] = found[name]
+    features = dataclasses.replace(
+        own, examples={**own.examples, **said["example"]}, tokens={**own.tokens, **said["token"]}
+    )
+    return dataclasses.replace(job, features={**job.features, "train": features}, teachers=models)
+
+
+def _of_all(job: Job, labelled: Split, own: Features) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """What is said of labelled rows and of texts without labels, as `_of_split`; of copies of these it is 0."""
+    assert job.unlabelled
+    kinds, models = unlabelled.kinds(own), ()
+    sizes = {"example": len(own), "token": int(own.offsets[-1])}
+    found = {
+        name: np.zeros((sizes[target.per], *target.size), np.float32) for name, target in job.program.taught.items()
+    }
+    for kind, split in enumerate((labelled, job.unlabelled.texts)):
+        here = {"example": kinds == kind, "token": np.repeat(kinds, own.lengths) == kind}
+        part = own.take(np.flatnonzero(here["example"]))
+        part = dataclasses.replace(part, examples={key: x for key, x in part.examples.items() if key != "row"})
+        said, models = _of_split(job, split, part)
+        for name, target in job.program.taught.items():
+            found[name][here[target.per]] = said[name]
+    return found, models
+
+
+def _of_split(job: Job, split: Split, own: Features) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """What the teachers say of the examples of a split by the names of a batch, and fingerprints of the teachers."""
+    objective, cache, wanted = job.experiment.objective, job.experiment.data.cache, job.program.taught
     found, models = {}, ()
     answers = {f"{PREFIX}{name}" for name in job.task.outputs}
     if answers & wanted.keys():
@@ -38,15 +69,9 @@ def taught(job: Job) -> Job:
             objective.teacher, split, own, job.table, job.task, cache, temperature=objective.temperature
         )
     if wanted.keys() - answers:
-        between, models = states.outputs(job)
+        between, models = states.outputs(job, split, own)
         found = {**found, **between}
-    said = {per: {} for per in ("example", "token")}
-    for name, target in wanted.items():
-        said[target.per][name] = found[name.removeprefix(PREFIX)]
-    features = dataclasses.replace(
-        own, examples={**own.examples, **said["example"]}, tokens={**own.tokens, **said["token"]}
-    )
-    return dataclasses.replace(job, features={**job.features, "train": features}, teachers=models)
+    return {name: found[name.removeprefix(PREFIX)] for name in wanted}, models
 
 
 def outputs(

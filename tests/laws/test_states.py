@@ -15,6 +15,7 @@ from jaxft.data.features import Features
 from jaxft.models import nn
 from jaxft.objectives import layers
 from jaxft.objectives.distill import PREFIX
+from jaxft.objectives.projection import PATH
 from jaxft.objectives.states import alike
 from jaxft.program import Program
 
@@ -45,6 +46,13 @@ def with_states(features: Features, of: Program) -> Features:
 ALONE = {
     "hidden, attention": KEYS | {"objective.relations": 0.0, "objective.teacher_width": 0},
     "relations": KEYS | {"objective.hidden": 0.0, "objective.attention": 0.0},
+    "projected": KEYS
+    | {
+        "objective.relations": 0.0,
+        "objective.attention": 0.0,
+        "objective.teacher_width": 0,
+        "objective.teacher_hidden": 20,
+    },
 }
 CELLS = [(name, task) for name in ALONE for task in ("single_label", "token", "documents")]
 
@@ -53,6 +61,7 @@ CELLS = [(name, task) for name in ALONE for task in ("single_label", "token", "d
 def test_packed_is_padded_and_accumulated_is_whole(name: str, task: str):
     case, keys = support.TASKS[task], ALONE[name]
     of, params = composed(case, keys), support.random_params(case.task, MODEL, seed=1)
+    assert (PATH in nn.flatten(of.state.trainable)) == (name == "projected")
     features = support.random_features(np.random.default_rng(1), case, [3, 24, 9, 20, 5, 4], support.SMALL)
     features = with_states(features, of)
 
@@ -107,20 +116,22 @@ def by_hand(kind: str, own: list[np.ndarray], theirs: list[np.ndarray], heads: i
     return float(total)
 
 
-@pytest.mark.parametrize("kind", WEIGHTS)
-def test_a_distance_is_the_equation(kind: str):
-    """Loss and gradient of rows of several examples, one of which counts double; relations of another width."""
+@pytest.mark.parametrize(("kind", "theirs"), [("hidden", 6), ("hidden", 8), ("attention", 6), ("relations", 8)])
+def test_a_distance_is_the_equation(kind: str, theirs: int):
+    """Loss and gradient of rows of several examples, one of which counts double; also of a teacher of another width."""
     rng, lengths, heads, weight = np.random.default_rng(2), [3, 5, 1, 4], 2, 0.6
     features = support.random_features(rng, CASE, lengths, support.SMALL)
     counts = np.asarray([1, 2, 1, 0.5], np.float32)
     features = dataclasses.replace(features, examples={**features.examples, "weights": counts})
     batch = support.arrays(support.lay_out(features, CASE.task, 9, slots=0))
-    wide = {"hidden": (6, 6), "attention": (6, 6), "relations": (6, 8)}[kind]
     names = [f"{part}/2" for part in layers.STATES[kind]]
-    own, theirs = (
-        {name: rng.normal(size=(*batch["input_ids"].shape, size)).astype(np.float32) for name in names} for size in wide
+    own, others = (
+        {name: rng.normal(size=(*batch["input_ids"].shape, size)).astype(np.float32) for name in names}
+        for size in (6, theirs)
     )
-    batch = {**batch, **{f"{PREFIX}{name}": jnp.asarray(x) for name, x in theirs.items()}}
+    if (kind, theirs) == ("hidden", 8):
+        own[PATH] = rng.normal(size=(6, 8)).astype(np.float32)
+    batch = {**batch, **{f"{PREFIX}{name}": jnp.asarray(x) for name, x in others.items()}}
 
     def inner(params: Any, batch: Any, key: Any) -> Any:
         return (jnp.float32(2), batch["weights"].sum()), params
@@ -138,15 +149,16 @@ def test_a_distance_is_the_equation(kind: str):
         total = 2.0
         for row, slot in np.argwhere(np.asarray(batch["weights"]) > 0):
             at = segments[row] == slot + 1
-            ours, others = ([x[name][row, at] for name in names] for x in (own, theirs))
-            total += weight * float(batch["weights"][row, slot]) * by_hand(kind, ours, others, heads)
+            ours, told = ([x[name][row, at] for name in names] for x in (own, others))
+            ours = [x @ own[PATH] if PATH in own else x for x in ours]
+            total += weight * float(batch["weights"][row, slot]) * by_hand(kind, ours, told, heads)
         return total
 
     exact = {name: x.astype(np.float64) for name, x in own.items()}
-    theirs = {name: x.astype(np.float64) for name, x in theirs.items()}
+    others = {name: x.astype(np.float64) for name, x in others.items()}
     np.testing.assert_allclose(value, wanted(exact), rtol=1e-5)
     assert count == counts.sum()
-    for name in names:
+    for name in own:
         slope = np.zeros(exact[name].shape)
         for at in np.ndindex(slope.shape):
             ends = []
