@@ -29,7 +29,7 @@ import numpy as np
 import runs
 import support
 
-from jaxft import config, hub, job, models, pretrained, program, sharding
+from jaxft import config, hub, job, models, objectives, pretrained, program, sharding
 from jaxft.batch import BatchShape
 from jaxft.data import packing
 from jaxft.data.batches import Feed
@@ -118,7 +118,6 @@ def curve(
     mesh = make_mesh(sizes)
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 25, EXAMPLES)
-    features = support.random_features(rng, case, lengths.tolist(), hf)
     experiment = config.Experiment(
         task=dataclasses.replace(case.options),
         train=config.Train(accumulate=parts, batch_size=BATCH),
@@ -129,7 +128,11 @@ def curve(
     )
     support.set_keys(experiment, keys)
     case = dataclasses.replace(case, options=experiment.task)
-    items = features.items(case.task.together)
+    features = support.random_features(rng, case, lengths.tolist(), hf)
+    if experiment.data.unlabelled:
+        features = support.with_unlabelled(features, lengths[:20].tolist(), hf)
+    together = case.task.together or objectives.copied(experiment)
+    items = features.items(together)
     order = Order(items.lengths, BATCH, seed=0)
     shapes = packing.plan(
         [order.lengths[order[i]] for i in range(steps)],
@@ -144,7 +147,7 @@ def curve(
     composed = program.compose(experiment, model, case.task, steps, mesh=mesh)
     state = composed.init(jax.device_put(support.random_params(case.task, model, seed), composed.param_shardings))
     losses = []
-    feed = Feed(features, case.task.targets, shapes, composed.batch_sharding, together=case.task.together)
+    feed = Feed(features, composed.targets, shapes, composed.batch_sharding, together=together)
     for _, batch in feed.train(order, 0, steps):
         state, metrics = composed.train_step(state, batch)
         losses.append(metrics["loss"])
@@ -184,6 +187,7 @@ def methods() -> dict[str, dict[str, list[float]]]:
 
 def transforms(written: str) -> dict[str, dict[str, list[float]]]:
     """Transform -> run -> loss of each step; `written` are the keys of each, as JSON."""
+    jax.config.update("jax_disable_most_optimizations", True)  # XLA splits programs over devices as ever
     case, small = support.TASKS["single_label"], support.SMALL | {"num_hidden_layers": 1}
     wide = small | {"hidden_size": 128, "intermediate_size": 160}  # what AdaFactor factors
     return {
