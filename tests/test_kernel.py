@@ -13,7 +13,7 @@ import support
 from jaxft import config, kernels, models, program, sharding, tasks
 from jaxft.batch import BatchShape
 from jaxft.job import with_trusted_attention
-from jaxft.kernels import cudnn, tpu
+from jaxft.kernels import cudnn, tpu, tpu_long
 from jaxft.models import nn
 from jaxft.plan import hlo, reading, topology
 
@@ -35,19 +35,27 @@ def arguments(
 
 
 @pytest.mark.parametrize(
-    ("heads", "dim", "queries", "dtype", "rate", "causal"),
+    ("kernel", "heads", "dim", "queries", "length", "dtype", "rate", "causal", "window"),
     [
-        (4, 32, 24, jnp.float32, 0.0, True),
-        (4, 64, 24, jnp.float32, 0.3, False),
-        (8, 32, 8, jnp.float32, 0.3, True),
-        (2, 64, 24, jnp.bfloat16, 0.3, False),
+        (tpu, 4, 32, 24, 24, jnp.float32, 0.0, True, 0),
+        (tpu, 4, 64, 24, 24, jnp.float32, 0.3, False, 0),
+        (tpu, 8, 32, 8, 24, jnp.float32, 0.3, True, 0),
+        (tpu, 2, 64, 24, 24, jnp.bfloat16, 0.3, False, 0),
+        (tpu_long, 4, 32, 72, 72, jnp.float32, 0.0, False, 0),
+        (tpu_long, 4, 64, 72, 72, jnp.float32, 0.3, True, 0),
+        (tpu_long, 1, 128, 70, 70, jnp.float32, 0.3, False, 5),
+        (tpu_long, 8, 32, 8, 72, jnp.float32, 0.3, False, 0),
+        (tpu_long, 1, 256, 72, 72, jnp.bfloat16, 0.3, True, 9),
     ],
 )
-def test_kernel_is_attention(heads, dim, queries, dtype, rate, causal):
+def test_kernel_is_attention(kernel, heads, dim, queries, length, dtype, rate, causal, window, monkeypatch):
+    """Of long rows in blocks of 16 tokens here."""
+    monkeypatch.setattr(tpu_long, "BLOCKS", (16,))
     rng = np.random.default_rng(0)
-    *inputs, see, keys = arguments(rng, heads, dim, queries, 24, dtype, causal)
+    *inputs, see, keys = arguments(rng, heads, dim, queries, length, dtype, causal or window > 0)
+    see = see.replace(causal=causal, window=window)
     numbers = jnp.asarray(rng.integers(0, 2**20, (3, queries)), jnp.int32)
-    drop = nn.PairDropout(nn.Rate.of(rate), jax.random.key(1), nn.hash_bits, numbers, keys, 24) if rate else None
+    drop = nn.PairDropout(nn.Rate.of(rate), jax.random.key(1), nn.hash_bits, numbers, keys, length) if rate else None
     weights = jnp.asarray(rng.normal(size=inputs[0].shape), dtype)
 
     def run(attend: Callable, **options: bool) -> dict[str, jax.Array]:
@@ -59,7 +67,28 @@ def test_kernel_is_attention(heads, dim, queries, dtype, rate, causal):
         return {"out": out} | dict(zip(("query", "key", "value"), grads, strict=True))
 
     tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
-    support.assert_close(run(tpu.attention, interpret=True), run(nn.attention), tolerance)
+    support.assert_close(run(kernel.attention, interpret=True), run(nn.attention), tolerance)
+
+
+@pytest.mark.parametrize(("causal", "window"), [(False, 0), (True, 0), (False, 6), (True, 6)])
+def test_blocks_that_see_nothing_of_each_other_are_left_out(causal, window):
+    """All of them in rows whose examples lie side by side, and in any others none that a token sees."""
+    _, _, _, see, keys = arguments(np.random.default_rng(0), 1, 1, 64, 64, jnp.float32, True)
+    see = see.replace(causal=causal, window=window)
+    shuffled = np.random.default_rng(1).permutation(64)
+    mixed = see.replace(asking=see.asking[:, shuffled], positions=(keys[:, shuffled], keys))
+
+    def seen(see: nn.See) -> np.ndarray:
+        return np.logical_or.reduce(np.asarray(see.mask()).reshape(3, 8, 8, 16, 4), axis=(2, 4))
+
+    found = np.asarray(tpu_long._meeting(see, (8, 4)))
+    assert (found == seen(see)).all() and not found.all()
+    assert (np.asarray(tpu_long._meeting(mixed, (8, 4))) >= seen(mixed)).all()
+
+    first, count = (np.asarray(x).reshape(3, 8) for x in tpu_long._spans(jnp.asarray(found)))
+    for row, block in np.ndindex(3, 8):
+        blocks = np.flatnonzero(found[row, block])
+        assert (first[row, block], count[row, block]) == (blocks[0], blocks[-1] - blocks[0] + 1)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +125,7 @@ def seeing_what_follows(query, key, value, see, drop):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_a_kernel_is_tried_before_it_is_used(dtype):
+def test_a_kernel_is_tried_before_it_is_used(dtype, monkeypatch):
     def trial(attend: Callable, supports: Callable, dim: int, causal: bool = False) -> str:
         return kernels.disagreement(attend, supports, dtype, heads=4, dim=dim, length=24, causal=causal)
 
@@ -105,30 +134,39 @@ def test_a_kernel_is_tried_before_it_is_used(dtype):
     assert trial(partial(tpu.attention, interpret=True), tpu.supports, 32, causal=True) == ""
     assert "differs from plain attention by" in trial(seeing_what_follows, tpu.supports, 32, causal=True)
     assert trial(without_masks, tpu.supports, 36) == ""  # it will not be asked to
+    assert trial(without_masks, tpu_long.supports, 32) == ""
+    monkeypatch.setattr(tpu_long, "LONGEST", 16)
+    assert trial(partial(tpu_long.attention, interpret=True), tpu_long.supports, 32) == ""
+    assert "differs from plain attention by" in trial(without_masks, tpu_long.supports, 32)
     assert (trial(cudnn.attention, cudnn.supports, 32) == "") == (dtype == jnp.float32)  # no CPU runs cuDNN
 
 
-def test_tpu_compiler_takes_it():
+@pytest.mark.parametrize(
+    ("length", "calls", "products"), [(24, 2, 2 + 5), pytest.param(896, 3, 2 + 3 + 4, marks=pytest.mark.matrix)]
+)
+def test_tpu_compiler_takes_it(length, calls, products):
     """Forward and backward, each device its own rows and heads, in the step of an experiment."""
     pytest.importorskip("libtpu", reason=topology.MISSING)
     hf = support.SMALL | {"hidden_size": 256, "num_attention_heads": 4, "num_hidden_layers": 1}
+    hf |= {"max_position_embeddings": length}
     options = config.SequenceClassification(labels=("a", "b"))
     experiment = config.Experiment(task=options, compute=config.Compute(attention="auto"))
     mesh = sharding.make_mesh(config.Mesh(data=2, tensor=2), topology.devices("v5e:2x2"))
     composed = program.compose(experiment, models.build(hf), tasks.build(options), steps=10, mesh=mesh)
-    step = composed.train_step.lower(composed.state, composed.abstract_batch(BatchShape(4, 24, 3)))  # pyright: ignore
+    step = composed.train_step.lower(composed.state, composed.abstract_batch(BatchShape(4, length, 3)))  # pyright: ignore
     text = step.compile().as_text()
-    assert text.count('custom_call_target="tpu_custom_call"') == 2
+    assert text.count('custom_call_target="tpu_custom_call"') == calls
     module = hlo.parse(text)
     kernels = [reading.kernel_flops(i) for c in module.computations.values() for i in c.instructions]
-    # Of two rows of 24 and two heads of 64, for three queries: two products forward, five backward.
-    assert sum(kernels) == (2 + 5) * 2 * 2 * 3 * 24 * 128
+    # Of two rows and two heads of 64, for three queries, or the least block of them, 16.
+    queries = 3 if length == 24 else 16
+    assert sum(kernels) == products * 2 * 2 * queries * length * 128
 
 
 @pytest.mark.parametrize(("kind", "notes"), [("deberta-v2", 1), ("mpnet", 1), ("bert", 0)])
 def test_a_model_that_no_kernel_computes_is_said_to_be_one(kind, notes, monkeypatch):
     """Where the device has a kernel: its attention is then the plain one, as `supports` says of each layer."""
-    monkeypatch.setitem(kernels.KERNELS, "cpu", "jaxft.kernels.tpu")
+    monkeypatch.setitem(kernels.KERNELS, "cpu", ("jaxft.kernels.tpu",))
     monkeypatch.setattr(kernels, "disagreement", lambda *of: "")
     model, experiment = models.build(support.ARCHITECTURES[kind]), config.Experiment()
     mesh = sharding.make_mesh(experiment.mesh)

@@ -15,31 +15,31 @@ from jaxft.models import nn
 from jaxft.sharding import Rules
 from jaxft.types import Array
 
-KERNELS = {"tpu": "jaxft.kernels.tpu", "gpu": "jaxft.kernels.cudnn"}
-"""Platform -> a module with `attention`, as `jaxft.models.nn` has it, and `supports`."""
+KERNELS = {"tpu": ("jaxft.kernels.tpu", "jaxft.kernels.tpu_long"), "gpu": ("jaxft.kernels.cudnn",)}
+"""Platform -> modules with `attention`, as `jaxft.models.nn` has it, and `supports`; the first that does serves."""
 
 TOLERANCE = 0.03
 """Relative distance from plain attention that a kernel may have: TPUs multiply in bfloat16, a wrong mask makes 0.5."""
 
+TRIED = 4096
+"""Positions a row in a trial, at most: the scores of plain attention, which it is held against, still fit."""
+
 
 def choose(compute: config.Compute, mesh: Mesh, rules: Rules) -> Callable[..., Array]:
     """The attention of the experiment on these devices, which turns to plain operations for shapes not supported."""
-    kernel = _kernel(compute, mesh)
-    if kernel is None:
-        return nn.attention
-    spread = sharding.spread(kernel.attention, mesh, rules)
+    found = [(kernel, sharding.spread(kernel.attention, mesh, rules)) for kernel in _kernels(compute, mesh)]
 
     def attend(query: Array, key: Array, value: Array, see: nn.See, drop: nn.PairDropout | None) -> Array:
         here = sharding.shard_shape(query.shape, sharding.QUERY, mesh, rules)
-        serves = kernel.supports(here, key.shape[1], query.dtype, see, drop)
-        return (spread if serves else nn.attention)(query, key, value, see, drop)
+        serving = (spread for kernel, spread in found if kernel.supports(here, key.shape[1], query.dtype, see, drop))
+        return next(serving, nn.attention)(query, key, value, see, drop)
 
-    return attend
+    return attend if found else nn.attention
 
 
 def serve(compute: config.Compute, mesh: Mesh) -> bool:
     """Tells whether these devices have a kernel that the experiment would use."""
-    return _kernel(compute, mesh) is not None
+    return bool(_kernels(compute, mesh))
 
 
 def trial(compute: config.Compute, mesh: Mesh, heads: int, dim: int, length: int, causal: bool = False) -> str:
@@ -50,10 +50,12 @@ def trial(compute: config.Compute, mesh: Mesh, heads: int, dim: int, length: int
     Args:
       causal: as in `nn.See`.
     """
-    kernel = _kernel(compute, mesh)
-    if kernel is None:
-        return ""
-    return disagreement(kernel.attention, kernel.supports, nn.DTYPES[compute.dtype], heads, dim, length, causal)
+    dtype, length = nn.DTYPES[compute.dtype], min(length, TRIED)
+    found = (
+        disagreement(kernel.attention, kernel.supports, dtype, heads, dim, length, causal)
+        for kernel in _kernels(compute, mesh)
+    )
+    return next(filter(None, found), "")
 
 
 def disagreement(
@@ -65,17 +67,22 @@ def disagreement(
     length: int,
     causal: bool = False,
 ) -> str:
-    """How an attention differs from `jaxft.models.nn.attention`, on two examples a row; empty: not beyond rounding."""
+    """How an attention differs from `jaxft.models.nn.attention`, on two examples a row; empty: not beyond rounding.
+
+    Of the heads as few are tried as it supports.
+    """
     rng = np.random.default_rng(0)
-    shape = (2, length, heads, dim)
-    query, key, value, weights = (jnp.asarray(rng.normal(size=shape), dtype) for _ in range(4))
-    at = jnp.broadcast_to(jnp.arange(length), shape[:2])
+    at = jnp.broadcast_to(jnp.arange(length), (2, length))
     segments, positions = 1 + at // (length // 2 + 1), at % (length // 2 + 1)
     see = nn.See(segments, segments, (positions, positions) if causal else None, causal=causal)
-    drop = nn.PairDropout(nn.Rate.of(0.1), jax.random.key(0), nn.hash_bits, at, positions, length)
-    drop = drop if supports(shape, length, dtype, see, drop) else None
-    if not supports(shape, length, dtype, see, drop):
+    dropped = nn.PairDropout(nn.Rate.of(0.1), jax.random.key(0), nn.hash_bits, at, positions, length)
+    shapes = [(2, length, few, dim) for few in range(1, heads + 1) if heads % few == 0]
+    cases = [(shape, drop) for drop in (dropped, None) for shape in shapes]
+    case = next((case for case in cases if supports(case[0], length, dtype, see, case[1])), None)
+    if case is None:
         return ""  # a run will not use it for such shapes either
+    shape, drop = case
+    query, key, value, weights = (jnp.asarray(rng.normal(size=shape), dtype) for _ in range(4))
 
     def run(attend: Callable[..., Array]) -> Any:
         def total(query: Array, key: Array, value: Array) -> tuple[Array, Array]:
@@ -93,6 +100,6 @@ def disagreement(
     return "" if distance < TOLERANCE else f"it differs from plain attention by {distance:.2g}"
 
 
-def _kernel(compute: config.Compute, mesh: Mesh) -> ModuleType | None:
-    name = KERNELS.get(mesh.devices.flat[0].platform)
-    return importlib.import_module(name) if name and compute.attention == "auto" else None
+def _kernels(compute: config.Compute, mesh: Mesh) -> list[ModuleType]:
+    names = KERNELS.get(mesh.devices.flat[0].platform, ()) if compute.attention == "auto" else ()
+    return [importlib.import_module(name) for name in names]

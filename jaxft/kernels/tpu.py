@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxft.models import nn
-from jaxft.types import Array, Float, Int
+from jaxft.types import Array, Bool, Float, Int, UInt32
 
 LANES = 128
 """Width of a vector register: one program computes as many heads as fit into it."""
@@ -26,15 +26,23 @@ LONGEST = 768
 class Static(NamedTuple):
     """What a kernel is made for: size of a head, heads of all devices, whether anything drops out, dropout's span.
 
-    And whether tokens see no further than themselves.
+    And how far tokens see, and whether no further than themselves.
     """
 
     dim: int
     heads: int
     drops: bool
     span: int
+    window: int
     causal: bool
     interpret: bool
+
+    @classmethod
+    def of(cls, query: Array, see: nn.See, drop: nn.PairDropout | None, among: tuple, interpret: bool) -> "Static":
+        """Returns what is known of the arguments of `attention` before they are."""
+        heads, dim = query.shape[2:]
+        span = drop.span if drop else 0
+        return cls(dim, among[1] or heads, drop is not None, span, see.window, see.causal, interpret)
 
 
 def supports(query: tuple[int, ...], length: int, dtype: Any, see: nn.See, drop: nn.PairDropout | None) -> bool:
@@ -61,27 +69,33 @@ def attention(
       among: the number of the first head, and of how many, where others are on other devices; of 0: these are all.
       interpret: compute on any device, slowly, to test the kernel.
     """
-    rows, queries, here, dim = query.shape
-    first, heads = among
-    zeros = jnp.zeros((1, 1), jnp.uint32)
-    scalars, numbers, keys = jnp.zeros(5, jnp.uint32), zeros, zeros
-    if drop is not None:
-        words = jax.lax.bitcast_convert_type(drop.rate.scale, jnp.uint32), drop.rate.threshold
-        scalars = jnp.stack([*jax.random.key_data(drop.key)[:2], jnp.uint32(first), *words])
-        numbers, keys = drop.numbers, drop.keys
-    marks = (
-        see.asking[:, :, None],
-        see.told[:, None, :],
-        jnp.broadcast_to(numbers.astype(jnp.uint32), (rows, queries))[:, :, None],
-        jnp.broadcast_to(keys.astype(jnp.uint32), see.told.shape)[:, None, :],
-    )
-    if see.causal:
-        assert see.positions is not None, "before is what positions say"
-        marks += see.positions[0][:, :, None], see.positions[1][:, None, :]
-    static = Static(dim, heads or here, drop is not None, drop.span if drop else 0, see.causal, interpret)
-    flat = lambda x: x.reshape(*x.shape[:2], here * dim)  # noqa: E731
-    out: Array = _attention(static, scalars, flat(query), flat(key), flat(value), marks)  # pyright: ignore
+    static = Static.of(query, see, drop, among, interpret)
+    flat = lambda x: x.reshape(*x.shape[:2], -1)  # noqa: E731
+    out: Array = _attention(static, scalars_of(drop, among), flat(query), flat(key), flat(value), marks_of(see, drop))  # pyright: ignore
     return out.reshape(query.shape)
+
+
+def scalars_of(drop: nn.PairDropout | None, among: tuple[Int[Array, ""] | int, int]) -> UInt32[Array, "5"]:
+    """Returns what kernels read of dropout: the words of its key, the first head's number, the scale, the threshold."""
+    if drop is None:
+        return jnp.zeros(5, jnp.uint32)
+    words = jax.lax.bitcast_convert_type(drop.rate.scale, jnp.uint32), drop.rate.threshold
+    return jnp.stack([*jax.random.key_data(drop.key)[:2], jnp.uint32(among[0]), *words])
+
+
+def marks_of(see: nn.See, drop: nn.PairDropout | None) -> tuple[Array, ...]:
+    """Returns what kernels read of tokens, of those that ask `[rows, queries, 1]`, of the others `[rows, 1, length]`.
+
+    That is their segments, what dropout counts them by, and where it matters their positions.
+    """
+    numbers = see.asking * 0 if drop is None else drop.numbers
+    keys = see.told * 0 if drop is None else drop.keys
+    asking, told = [see.asking, numbers.astype(jnp.uint32)], [see.told, keys.astype(jnp.uint32)]
+    if see.causal or see.window:
+        assert see.positions is not None, "before and near is what positions say"
+        asking, told = [*asking, see.positions[0]], [*told, see.positions[1]]
+    pairs = zip(asking, told, strict=True)
+    return tuple(x for a, b in pairs for x in (a[:, :, None], b[:, None, :]))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -128,57 +142,73 @@ def _call(static: Static, kernel: Any, scalars: Array, wide: tuple, marks: tuple
 
 def _forward(static: Static, scalars: Any, query: Any, key: Any, value: Any, *refs: Any) -> None:
     *marks, out = refs
-    for group, part in enumerate(_heads(static)):
-        probs, keep = _probabilities(static, group, scalars, query[0, :, part], key[0, :, part], marks)
-        dropped = _drop(scalars, probs, keep).astype(value.dtype)
-        out[0, :, part] = _product(dropped, value[0, :, part], ((1,), (0,))).astype(out.dtype)
+    for number, part in heads(static, scalars):
+        probs, keep = _probabilities(static, number, scalars, query[0, :, part], key[0, :, part], marks)
+        left = dropped(scalars, probs, keep).astype(value.dtype)
+        out[0, :, part] = product(left, value[0, :, part], ((1,), (0,))).astype(out.dtype)
 
 
 def _backward(static: Static, scalars: Any, query: Any, key: Any, value: Any, grad: Any, *refs: Any) -> None:
     *marks, d_query, d_key, d_value = refs
     scale = static.dim**-0.5
-    for group, part in enumerate(_heads(static)):
+    for number, part in heads(static, scalars):
         q, k, v, g = (x[0, :, part] for x in (query, key, value, grad))
-        probs, keep = _probabilities(static, group, scalars, q, k, marks)
-        d_value[0, :, part] = _product(_drop(scalars, probs, keep).astype(g.dtype), g, ((0,), (0,))).astype(v.dtype)
-        d_probs = _drop(scalars, _product(g, v, ((1,), (1,))), keep)
+        probs, keep = _probabilities(static, number, scalars, q, k, marks)
+        d_value[0, :, part] = product(dropped(scalars, probs, keep).astype(g.dtype), g, ((0,), (0,))).astype(v.dtype)
+        d_probs = dropped(scalars, product(g, v, ((1,), (1,))), keep)
         d_scores = (probs * (d_probs - (probs * d_probs).sum(-1, keepdims=True))).astype(q.dtype)
-        d_query[0, :, part] = (_product(d_scores, k, ((1,), (0,))) * scale).astype(q.dtype)
-        d_key[0, :, part] = (_product(d_scores, q, ((0,), (0,))) * scale).astype(k.dtype)
+        d_query[0, :, part] = (product(d_scores, k, ((1,), (0,))) * scale).astype(q.dtype)
+        d_key[0, :, part] = (product(d_scores, q, ((0,), (0,))) * scale).astype(k.dtype)
 
 
-def _heads(static: Static) -> list[slice]:
-    """The lanes of each head of a group."""
-    return [slice(at, at + static.dim) for at in range(0, LANES, static.dim)]
+def heads(static: Static, scalars: Any) -> list[tuple[UInt32[Array, ""], slice]]:
+    """Returns of each head of a program's group its number among those of all devices, and its lanes."""
+    starts = range(0, max(LANES, static.dim), static.dim)
+    first = scalars[2] + (pl.program_id(1) * len(starts)).astype(jnp.uint32)
+    return [(first + jnp.uint32(i), slice(at, at + static.dim)) for i, at in enumerate(starts)]
 
 
-def _product(a: Array, b: Array, over: tuple[tuple[int], tuple[int]]) -> Array:
+def product(a: Array, b: Array, over: tuple[tuple[int], tuple[int]]) -> Array:
+    """Computes a matrix product over the given axes, summed in float32."""
     return jax.lax.dot_general(a, b, (over, ((), ())), preferred_element_type=jnp.float32)
 
 
 def _probabilities(
-    static: Static, group: int, scalars: Any, q: Array, k: Array, marks: list[Any]
+    static: Static, number: Array, scalars: Any, q: Array, k: Array, marks: list[Any]
 ) -> tuple[Array, Array | None]:
     """Computes the softmax of one head, float32 `[queries, length]`, and which of its entries dropout keeps."""
+    found, seen, keep = scores(static, number, scalars, q, k, marks)
+    found = jnp.where(seen, found, -jnp.inf)
+    shares = jnp.exp(found - found.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True), keep
+
+
+def scores(
+    static: Static,
+    number: UInt32[Array, ""],
+    scalars: Any,
+    q: Float[Array, "queries dim"],
+    k: Float[Array, "length dim"],
+    marks: list[Any],
+) -> tuple[Float[Array, "queries length"], Bool[Array, "queries length"], Bool[Array, "queries length"] | None]:
+    """Computes scores of the head of that number, float32; which are seen; and which dropout keeps, None: all."""
     q_segments, segments, numbers, keys, *places = marks
-    scores = _product(q * static.dim**-0.5, k, ((1,), (1,)))
+    found = product(q * static.dim**-0.5, k, ((1,), (1,)))
     seen = q_segments[0] == segments[0]
-    if static.causal:
-        q_positions, positions = places
-        seen &= q_positions[0] >= positions[0]
-    scores = jnp.where(seen, scores, -jnp.inf)
-    shares = jnp.exp(scores - scores.max(-1, keepdims=True))
-    probs = shares / shares.sum(-1, keepdims=True)
+    if places:
+        back = places[0][0] - places[1][0]
+        if static.causal:
+            seen &= back >= 0
+        if static.window:
+            seen &= jnp.abs(back) <= static.window
     if not static.drops:
-        return probs, None
-    heads_before = (pl.program_id(1) * (LANES // static.dim) + group).astype(jnp.uint32)
-    head = scalars[2] + heads_before
-    pair = (numbers[0] * jnp.uint32(static.heads) + head) * jnp.uint32(static.span) + keys[0]
-    return probs, nn.mix(scalars[0], scalars[1], pair) >= scalars[4]
+        return found, seen, None
+    pair = (numbers[0] * jnp.uint32(static.heads) + number) * jnp.uint32(static.span) + keys[0]
+    return found, seen, nn.mix(scalars[0], scalars[1], pair) >= scalars[4]
 
 
-def _drop(scalars: Any, x: Array, keep: Array | None) -> Array:
-    """What dropout leaves, scaled; the scale's bits are among the scalars."""
+def dropped(scalars: Any, x: Float[Array, "queries length"], keep: Bool[Array, "queries length"] | None) -> Array:
+    """Returns what dropout leaves, scaled; the scale's bits are among the scalars."""
     if keep is None:
         return x
     return jnp.where(keep, x * jax.lax.bitcast_convert_type(scalars[3], jnp.float32), 0)
