@@ -5,7 +5,7 @@
 
 DIR holds xquad.en.json, from whose sentences documents are made at random; between two of them stands one, that a
 proposal was approved, or rejected, which is the label. The model is MiniLM, or its first layers alone. The JSON has
-the accuracy on documents of other articles, by seed, with `task.windows=max` and without.
+the accuracy on documents of other articles, by seed, with `task.windows` and without.
 """
 
 import argparse
@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder with xquad.en.json")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--length", type=int, default=256, help="tokens a window")
+    parser.add_argument("--windows", choices=("max", "mean"), default="max")
     parser.add_argument("--examples", type=int, default=240, help="documents to train on")
     parser.add_argument("--epochs", type=float, default=5)
     parser.add_argument("--rate", type=float, default=1e-4)
@@ -97,7 +98,7 @@ def main() -> None:
                 rows = documents(parts, count, 10 * seed + number)
                 (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
             model = cut(Path(scratch) / "model", arguments.layers)
-            for windows in ("max", ""):
+            for windows in (arguments.windows, ""):
                 runs.append(run(folder, model, windows, arguments, seed))
                 print(json.dumps(runs[-1]), flush=True)
     found = {"machine": platform.processor() or platform.machine(), "arguments": vars(arguments), "runs": runs}
