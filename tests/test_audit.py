@@ -1,8 +1,8 @@
-"""--mode=audit: slices against their law, duplicates against all pairs, and a page of a bounded size."""
+"""--mode=audit: what is looked for in rows and answers, and how it is measured, written and said."""
 
 import datetime
 import json
-import math
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,103 +11,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from scipy import stats
+from sklearn.metrics import f1_score
+from test_audit_page import audit
 from test_report import Reader
 
 from jaxft import cli, config, tables
-from jaxft.audit import card, duplicates, findings, page, slices
-from jaxft.audit.exposure import Exposure
-from jaxft.audit.found import Audit, Duplicate, Mistake
+from jaxft.audit import described, findings, page, slices, thresholds
 from jaxft.audit.slices import Slice
 from jaxft.data.features import Features
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
 from jaxft.explain.explainer import Explained, Explanation
+from jaxft.explain.page import LISTED, Strong
 from jaxft.explain.units import Unit
 from jaxft.metrics.probabilities import softmax
 from jaxft.modes import auditing
 from jaxft.sure import bootstrap, groups
 from jaxft.sure.bootstrap import Labelled
 from jaxft.sure.calibration import Calibration
-
-
-def test_a_slice_is_tested_by_the_law_of_its_number():
-    """Of 60 rows 12 are wrong, 7 of them among 20: all ways to deal out 12, and those with 7 or more there."""
-    wrong = np.zeros(60, bool)
-    wrong[:7], wrong[50:55] = True, True
-    kinds = {"it": np.arange(20), "others": np.arange(20, 60), "few": np.arange(19), "most": np.arange(41)}
-    (one, other) = slices.tested(kinds, wrong)
-    ways = sum(math.comb(20, k) * math.comb(40, 12 - k) for k in range(7, 13))
-    assert one == ("it", 20, 7, pytest.approx(ways / math.comb(60, 12)), pytest.approx(2 * ways / math.comb(60, 12)))
-    ways = sum(math.comb(40, k) * math.comb(20, 12 - k) for k in range(5, 13))
-    assert other[:4] == ("others", 40, 5, pytest.approx(ways / math.comb(60, 12))) and other.corrected == other.p
-    assert slices.tested({}, wrong) == []
-
-
-def test_holm_by_hand():
-    assert slices.holm([0.01, 0.02, 0.022, 0.5]) == pytest.approx([0.04, 0.06, 0.06, 0.5])
-    assert slices.holm([0.4, 0.9]) == pytest.approx([0.8, 0.9]) and slices.holm([0.7, 0.8]) == [1.0, 1.0]
-
-
-def test_by_chance_slices_stand_out_as_seldom_as_is_said():
-    """Of 300 models that are wrong at random, one slice of 24 that overlap stands out in 5% or fewer."""
-    rng = np.random.default_rng(0)
-    kinds = {str(n): np.flatnonzero(rng.random(160) < 0.4) for n in range(24)}
-    found = [slices.tested(kinds, rng.random(160) < 0.3) for _ in range(300)]
-    assert sum(one[0].corrected < 0.05 for one in found) <= stats.binom(300, 0.05).ppf(0.999)
-    assert sum(one[0].p < 0.05 for one in found) > 60, "uncorrected it is many more"
-
-
-def test_kinds_of_rows():
-    texts = [f"{'Good' if n % 2 else 'bad'} day, {'x' * (n // 10)}" for n in range(60)]
-    columns = {"text": texts, "label": ["a", "b"] * 30, "n": list(range(60)), "_own": [1] * 60}
-    found = slices.kinds(Split(pa.table(columns), "rows"), ["text", "pair"], ["a"] * 50 + ["b"] * 10)
-    lengths = [len(text) for text in texts]
-    parts = {name: rows for name, rows in found.items() if name.startswith("length: ")}
-    assert sorted(np.concatenate(list(parts.values()))) == list(range(60)) and 3 <= len(parts) <= slices.PARTS
-    for name, rows in parts.items():
-        own = [lengths[row] for row in rows]
-        assert name == f"length: {min(own)} to {max(own)} characters"
-    assert len({name for row, name in enumerate(lengths)}) > len(parts)
-    rest = {name: rows.tolist() for name, rows in found.items() if name not in parts}
-    odd = list(range(1, 60, 2))
-    assert rest == {
-        "label: a": list(range(0, 60, 2)), "label: b": odd, "answer: a": list(range(50)),
-        "answer: b": list(range(50, 60)), "word: bad": list(range(0, 60, 2)), "word: good": odd,
-    }  # fmt: skip
-    assert not any(name.startswith("answer") for name in slices.kinds(Split(pa.table(columns), "rows"), ["text"], []))
-
-
-def test_words_of_most_rows_are_tested(monkeypatch):
-    texts = [" ".join(f"w{k}" for k in range(30) if n % (k + 2) == 0) for n in range(400)]
-    monkeypatch.setattr(slices, "WORDS", 3)
-    assert list(slices._of_words(texts)) == ["word: w0", "word: w1", "word: w2"]
-
-
-def test_near_duplicates_are_those_of_all_pairs():
-    rng = np.random.default_rng(0)
-    words = np.asarray([f"{a}{b}" for a in ("mor", "tas", "li", "gen") for b in ("na", "ti", "ke", "roum")])
-    others = [" ".join(rng.choice(words, rng.integers(1, 9))) for _ in range(60)]
-    asked = [" ".join(rng.choice(words, rng.integers(1, 9))) for _ in range(20)]
-    for text in others[:30]:
-        place = int(rng.integers(len(text)))
-        asked.append(text[:place] + "".join(rng.choice(list("xyz"), rng.integers(0, 3))) + text[place + 1 :])
-    asked += [others[7].upper().replace(" ", "  \n"), "a", ""]
-    for limit in (0.8, 0.5, 1.0):
-        expected = {}
-        for row, text in enumerate(asked):
-            likeness = [
-                len(duplicates.grams(text) & one) / len(duplicates.grams(text) | one)
-                for one in map(duplicates.grams, others)
-            ]
-            if max(likeness) >= limit:
-                expected[row] = (int(np.argmax(likeness)), max(likeness))
-        found = duplicates.near(asked, iter(others), limit)
-        assert {one.row: (one.other, one.similarity) for one in found} == expected and len(expected) >= 1
-        assert [one.similarity for one in found] == sorted((one.similarity for one in found), reverse=True)
-    assert duplicates.near(asked, others)[0] == (next(iter(sorted(expected))), *expected[min(expected)])
-    assert duplicates.grams("Ab  c") == {"ab c"} and duplicates.grams("abcdef") == {"abcde", "bcdef"}
-
 
 NAMES = ("bad", "fair", "good")
 OPTIONS = config.SequenceClassification(labels=NAMES, problem="single_label")
@@ -191,123 +112,61 @@ def test_rows_that_were_learned_from():
     assert groups.truths(options, several) == ["a: 1, b: 0", "a: 0, b: 1"]
 
 
-def mistake(words: int = 400) -> Mistake:
-    """Of a long text that was explained, of which the model has read a part."""
-    text, units, at = " ".join(f"wordy{n}" for n in range(words)) + " tail" * 4000, [], 0
-    for n in range(words):
-        units.append(Unit(f"wordy{n}", "text", at, at + len(f"wordy{n}")))
-        at += len(f"wordy{n}") + 1
-    why = Explanation("good", 2.0, 0.97, [math.sin(n) for n in range(words)], None, {}, None)
-    return Mistake(
-        "r.csv, row 3", {"text": text}, "<bad>", "good", 0.97,
-        Explained({"text": text}, {}, units, [why], "integrated_gradients", "pad", True, 1),
-    )  # fmt: skip
-
-
-def audit(**changes: Any) -> Audit:
-    rng = np.random.default_rng(0)
-    rows = 5000
-    many = [Slice(f"word: w{n}", 40, 30, 1e-9, 0.01 if n < 60 else 0.2) for n in range(300)]
-    twin = Duplicate(0.9, "r.csv, row 1", "long " * 9000, "bad", "t.csv, row 2", "long " * 9000, "good")
-    line = {"where": "t.csv, row 9", "text": "so & so", "given": "bad", "confidently": "good", "normalized_margin": 0.1}
-    found = Audit(
-        rows=rows,
-        level=0.95,
-        metrics={"accuracy": 0.8, "accuracy_low": 0.7, "accuracy_high": 0.9, "loss": 0.5, "threshold/x": 0.5},
-        sure={"ece": 0.01, "ece_before": 0.09, "log_loss": 0.4, "log_loss_before": 0.5},
-        diagrams={"As it is": (rng.integers(0, 3, rows), rng.dirichlet(np.ones(3), rows))},
-        mistakes=[mistake()] * 19 + [mistake()._replace(why=None)],
-        wrong=1000,
-        slices=many,
-        duplicates=[twin] * 2000,
-        doubtful=[line] * 900,
-        notes=["A note <so>."],
-    )
-    return found._replace(**changes)
-
-
-def test_the_page_is_small_and_needs_no_network():
-    made = page.made(audit(), "/tmp/run", "r.csv")
-    read = Reader(made)
-    assert len(made.encode()) < 3e6 and {"script", "link", "iframe"}.isdisjoint(read.tags)
-    assert all(source.startswith("data:image/png;base64,") for source in read.sources) and len(read.sources) == 1
-    assert "http" not in made.replace("http-equiv", "") and "@import" not in made
-    said = "\n".join(read.texts)
-    for line in (
-        "Audit of run", "/tmp/run · 5,000 rows of r.csv", "A note <so>.", "0.7000 to 0.9000",
-        "r.csv, row 3: said good (97.0%), labelled <bad>", "Surest mistakes (20 of 1,000)", "so & so",
-        "2,000 of 5,000 rows are near duplicates", "Doubtful labels (50 of 900)", "t.csv, row 9",
-    ):  # fmt: skip
-        assert line in said, line
-    assert (
-        "300 slices of 20 rows or more were tested" in said
-        and "60 stand out" in said
-        and "1,000 wrong answers (20.0%)" in said
-    )
-    assert said.count("word: w") == page.LISTED and "word: w60" not in said and "75.0%" in said
-    assert "threshold" not in said and made.count('class="unit') == 19 * 400 and "tail tail" in said
-    assert "0.0900\n0.0100" in "\n".join(line for line in said.splitlines() if line)
-
-
-def test_a_page_has_what_there_is():
-    bare = audit(sure={}, diagrams={}, mistakes=[], wrong=None, slices=[], duplicates=[], doubtful=[], notes=[])
-    assert Reader(page.made(bare, "run", "r.csv")).tags.count("h2") == 1
-    right = audit(
-        mistakes=[],
-        wrong=0,
-        slices=[Slice("a", 20, 0, 1.0, 1.0)],
-        diagrams={"No numbers": (np.zeros(2, int), np.full((2, 2), np.nan))},
-    )
-    read = Reader(page.made(right, "run", "r.csv"))
-    assert not read.sources and any("0 stand out" in text for text in read.texts)
-
-
-def test_numbers_are_json():
-    values = json.loads(json.dumps(audit(duplicates=audit().duplicates[:1]).to_json()))
-    assert values.keys() == {*Audit._fields} - {"diagrams"}
-    assert values["slices"][0] == {"name": "word: w0", "rows": 40, "wrong": 30, "p": 1e-9, "corrected": 0.01}
-    assert values["mistakes"][0]["why"]["units"][0]["text"] == "wordy0" and values["mistakes"][19]["why"] is None
-
-
-def test_the_card_says_it_in_short():
-    """Of the slices that stand out the first ten; what ends a cell of a table does not."""
-    worse = [Slice(f"word: a|{n}", 40, 30, 1e-9, 0.01) for n in range(12)]
-    exposed = [Exposure("c.jsonl, row 1", "7351", 3, 1001, 8.5), Exposure("c.jsonl, row 2", "12", 1, 1001, 10.0)]
-    found = audit(slices=[*worse, Slice("b", 40, 2, 0.5, 1.0)], exposures=exposed)
-    assert card.section(found, "r.csv").splitlines() == [
-        "## Audit", "", "5,000 rows of r.csv, by jaxft's `--mode=audit`.", "",
-        "| metric | value | 95% interval |", "|---|---:|---:|", "| accuracy | 0.8000 | 0.7000 to 0.9000 |",
-        "| loss | 0.5000 |  |", "| expected calibration error | 0.0100 |  |",
-        "| expected calibration error, not calibrated | 0.0900 |  |", "| log loss | 0.4000 |  |",
-        "| log loss, not calibrated | 0.5000 |  |", "",
-        "13 slices were tested, and 12 are worse than chance gives (hypergeometric law, corrected p below 5%).", "",
-        "| worse on | rows | wrong | corrected p |", "|---|---:|---:|---:|",
-        *(f"| word: a\\|{n} | 40 | 30 | 0.01 |" for n in range(10)), "",
-        "2,000 rows are near duplicates of training data.", "",
-        "| canary | exposure |", "|---|---:|", "| c.jsonl, row 2 | 10.0 bits |", "| c.jsonl, row 1 | 8.5 bits |", "",
-        "A note <so>.",
+def test_what_rows_are():
+    """Beside those that were learned from, of which the tokens are not known."""
+    own = Split(pa.table({"text": ["a b c", "a b c", "d" * 9, "e"], "label": ["bad", "bad", "good", "fair"]}), "r.csv")
+    known = Split(pa.table({"text": ["a", "bcd"], "label": ["good", "fair"]}), "t.csv")
+    features = Features(np.asarray([0, 5, 10, 14, 17]), {"input_ids": np.asarray([7, 1] + [8] * 15)}, {})
+    found = described.lines(OPTIONS, ["text"], own, features, known, (5, 1))
+    assert found == [
+        ("rows", 4, 2), ("characters, median", 5, 2), ("characters, 95% have fewer", pytest.approx(8.4), 2.9),
+        ("rows with the text of an earlier one", 1, 0), ("tokens, median", 4.5, None),
+        ("share that fills the 5 tokens read at once", 0.5, None),
+        ("share of tokens that the model does not know", pytest.approx(1 / 17), None),
+        ("class bad", 2, 0), ("class good", 1, 1), ("class fair", 1, 1),
     ]  # fmt: skip
-    bare = audit(sure={}, slices=[], duplicates=[], notes=[])
-    assert card.section(bare, "r.csv").count("\n\n") == 2 and card.section(bare, "r.csv").endswith("0.5000 |  |\n")
+    alone = described.lines(OPTIONS, ["text"], own, features, None, (5, -1))
+    assert [line.name for line in alone] == [line.name for line in found if "know" not in line.name]
+    assert all(line.known is None for line in alone)
+    tagged = Split(pa.table({"tokens": [["a", "b"], ["c"]], "tags": [["O", "B-X"], ["O"]]}), "t.jsonl")
+    assert described.counts(config.TokenClassification(), tagged) == {"class O": 2, "class B-X": 1}
+    several = Split(pa.table({"text": ["a", "b"], "label": [["x", "y"], ["y"]]}), "t.csv")
+    options = config.SequenceClassification(problem="multi_label", labels=("x", "y"))
+    assert described.counts(options, several) == {"class y": 2, "class x": 1}
+    assert described.counts(config.SequenceClassification(problem="regression"), own) == {}
+    assert described.counts(config.QuestionAnswering(), own) == {}
 
 
-def test_a_card_has_one_audit(tmp_path, capsys):
-    """The last one, before how the model is used; whatever else somebody wrote there stays."""
-    text = "---\ntags: a\n---\n\n# M\n\n## Metrics\n\n1\n\n## How to use\n\nso\n\n## Audit of bees\n\nmine\n"
-    one = card.with_section(text, "## Audit\n\nfirst\n")
-    assert one == text.replace("## How", "## Audit\n\nfirst\n\n## How")
-    other = card.with_section(one, "## Audit\n\nsecond\n")
-    assert other == one.replace("first", "second")
-    assert card.with_section("# M", "## Audit\n\n1\n") == "# M\n\n## Audit\n\n1\n"
-    assert card.with_section("", "## Audit\n") == "## Audit\n"
-    (tmp_path / "export").mkdir()
-    assert card.of_run(str(tmp_path)) is None
-    (tmp_path / "export" / "README.md").write_text(text, encoding="utf-8")
-    there = card.of_run(str(tmp_path))
-    assert there is not None
-    auditing.tell(there, "## Audit\n\nfirst\n")
-    assert there.read_text() == one and [file.name for file in there.parent.iterdir()] == ["README.md"]
-    assert capsys.readouterr().err == f"model card: {there}, Audit\n"
+def test_thresholds_have_the_f1_of_scikit_learn():
+    table, one, _ = labelled(problem="multi_label")
+    found = thresholds.curves(table, one)
+    held, chances = one.features.examples["labels"] > 0, 1 / (1 + np.exp(-one.outputs["logits"]))
+    assert [curve.label for curve in found] == list(NAMES)
+    for n, curve in enumerate(found):
+        wanted = [f1_score(held[:, n], chances[:, n] >= at / 100, zero_division=0) for at in range(1, 100)]
+        np.testing.assert_allclose(curve.curve, wanted)
+        assert (curve.threshold, curve.f1) == (0.5, pytest.approx(wanted[49]))
+        assert (curve.best, curve.at) == (max(wanted), (np.argmax(wanted) + 1) / 100)
+    assert thresholds.f1(np.zeros(3, bool), np.zeros(3, bool)) == 0
+    assert thresholds.curves(labelled()[0], labelled()[1]) == []
+
+
+def test_the_strongest_words_are_of_drawn_rows(monkeypatch):
+    split, asked = Split(pa.table({"text": [f"t {n}" for n in range(9)]}), "r.csv"), []
+
+    def why(rows: Split) -> list[Explained]:
+        asked.extend(rows.table["text"].to_pylist())
+        unit = [Unit("t", "text", 0, 1), Unit("x", "text", 2, 3)]
+        one = [Explanation("good", 1.0, 0.5, [0.5, -0.25], None, {}, None)]
+        return [Explained({}, {}, unit, one, "integrated_gradients", "pad", False, 1)] * rows.table.num_rows
+
+    monkeypatch.setattr(findings, "DRAWN", 4)
+    found = findings.strongest_words(split, why)
+    assert found == {"good": [("t", 0.5, 4), ("x", -0.25, 4)]}
+    assert len(set(asked)) == 4 and asked == sorted(asked) and findings.strongest_words(split, None) == {}
+    many = [Strong(str(n), 20.0 - n, 1) for n in range(41)]
+    kept = findings.ends(many)
+    assert kept == many[:LISTED] + many[-LISTED:] and findings.ends(many[:3]) == many[:3]
 
 
 def doubts(folder: Path) -> Path:
@@ -516,6 +375,7 @@ def test_an_audit_from_start_to_end(tmp_path, monkeypatch):
 
     engine = SimpleNamespace(task=SimpleNamespace(outputs={"logits": "example"}))
     model = {"experiment": config.Experiment(), "table": table, "measured": measured, "engine": engine}
+    model["tokenizer"] = lambda: nullcontext(SimpleNamespace(unk_token_id=None))
     monkeypatch.setattr(auditing.Predictor, "open", lambda path: asked.append(path) or SimpleNamespace(**model))
     monkeypatch.setattr(auditing, "explained", lambda predictor, rows, options: explanations(rows))
     (tmp_path / "run").mkdir()
@@ -523,6 +383,7 @@ def test_an_audit_from_start_to_end(tmp_path, monkeypatch):
     given = {"inputs": str(tmp_path / "r.csv"), "output": str(tmp_path / "a.json"), "crossfit": str(doubts(tmp_path))}
     values = auditing.audit(f"{tmp_path}/run/", **given)
     assert asked == [f"{tmp_path}/run/", one.split.table.to_pydict()]
+    assert values["data"][0] == {"name": "rows", "measured": 60, "known": None}
     assert values["rows"] == 60 and values["doubtful"][0]["where"] == "t.csv, row 9" and len(values["mistakes"]) == 20
     assert all(mistake["why"] for mistake in values["mistakes"]) and values["metrics"]["loss"] == 0.25
     assert json.loads((tmp_path / "a.json").read_text())["slices"] == values["slices"]

@@ -9,6 +9,9 @@ from jaxft.report.tables import number, spoken
 
 HEADING, NEXT = "## Audit", "## "
 
+MARK = "<!-- written by jaxft --mode=audit, which replaces this section -->"
+"""Behind the heading of a section that is ours: another one of that name is somebody's own, and stays."""
+
 LISTED = 10
 """Slices and canaries that the card names, at most; the page has more of them."""
 
@@ -21,7 +24,7 @@ def of_run(workdir: str) -> Path | None:
 
 def section(found: Audit, origin: str) -> str:
     """Returns what an audit of rows of `origin` found, in Markdown, its heading first."""
-    lines = [HEADING, "", f"{found.rows:,} rows of {origin}, by jaxft's `--mode=audit`.", ""]
+    lines = [HEADING, MARK, "", f"{found.rows:,} rows of {origin}, by jaxft's `--mode=audit`.", ""]
     sure = [[_said(name), number(value), ""] for name, value in found.sure.items()]
     lines += [markdown([["metric", "value", f"{100 * found.level:g}% interval"], *metrics(found), *sure]), ""]
     worse = [one for one in found.slices if one.corrected < RISK]
@@ -45,11 +48,15 @@ def section(found: Audit, origin: str) -> str:
 
 
 def with_section(card: str, text: str) -> str:
-    """Returns a card with this section in place of that of an earlier audit, or else before how to use the model."""
+    """Returns a card with this section in place of that of an earlier audit, or else before how to use the model.
+
+    A section of the same name without `MARK` is not an audit's, and stays.
+    """
     lines, inside = card.splitlines(keepends=True), False
     kept: list[str] = []
-    for line in lines:
-        inside = line.rstrip() == HEADING or (inside and not line.startswith(NEXT))
+    for line, following in zip(lines, [*lines, ""][1:], strict=True):
+        ours = (line.rstrip(), following.rstrip()) == (HEADING, MARK)
+        inside = ours or (inside and not line.startswith(NEXT))
         if not inside:
             kept.append(line)
     at = next((number for number, line in enumerate(kept) if line.startswith("## How to use")), len(kept))

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxft.audit import duplicates, slices
+from jaxft.audit import duplicates, slices, thresholds
 from jaxft.audit.found import Audit, Duplicate, Mistake
 from jaxft.data.sources import Split
 from jaxft.errors import UserError
 from jaxft.explain.explainer import Explained
+from jaxft.explain.page import LISTED, Strong, strongest
 from jaxft.metrics.probabilities import softmax
 from jaxft.sure import bootstrap, groups
 from jaxft.sure.bootstrap import Labelled
@@ -19,6 +20,9 @@ from jaxft.tables.sequence_classification import SequenceClassification
 
 SURES = 20
 """Mistakes that are shown with their words."""
+
+DRAWN = 100
+"""Rows whose words are explained, so that the strongest of a class are known."""
 
 Why = Callable[[Split], Sequence[Explained]]
 """What explains rows, of which it may raise a UserError."""
@@ -39,6 +43,7 @@ def gathered(
     wrong, noted = table.errors(outputs, features, split), list(notes)
     mistaken: list[Mistake] = []
     tested: list[slices.Slice] = []
+    words: dict[str, list[Strong]] = {}
     if wrong is None or wrong.dtype != bool:
         wrong = None
         noted.append("Answers are not wrong or right: there are no surest mistakes and no slices.")
@@ -46,6 +51,7 @@ def gathered(
         answers = list(table.predictions(outputs, features, split))
         mistaken, more = with_words(split, mistakes(table, split, answers, wrong), why)
         noted += more
+        words = {} if more else strongest_words(split, why)
         tested = slices.tested(slices.kinds(split, table.inputs, said_of(answers)), wrong)
     sure, diagrams = how_sure(table, labelled)
     return Audit(
@@ -60,7 +66,25 @@ def gathered(
         duplicates=twins(table, split, known) if known else [],
         doubtful=[],
         notes=noted,
+        curves=thresholds.curves(table, labelled),
+        words=words,
     )
+
+
+def strongest_words(split: Split, why: Why | None) -> dict[str, list[Strong]]:
+    """Returns of each answer that drawn rows have the words for it and against it, as `Audit.words` has them."""
+    if why is None:
+        return {}
+    drawn = np.random.default_rng(0).permutation(split.table.num_rows)[:DRAWN]
+    explained = why(split.take(np.sort(drawn)))
+    targets = dict.fromkeys(one.target for row in explained for one in row.explanations)
+    return {target: ends(strongest(explained, target)) for target in targets}
+
+
+def ends(words: Sequence[Strong]) -> list[Strong]:
+    """Returns of words in their order the first that speak for a target, and the last that speak against it."""
+    above, below = [one for one in words if one.score > 0], [one for one in words if one.score < 0]
+    return above[:LISTED] + below[-LISTED:]
 
 
 def measures(table: Table, labelled: Labelled) -> dict[str, float]:

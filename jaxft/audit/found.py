@@ -1,13 +1,17 @@
 """What an audit finds: values that a page shows and JSON holds."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxft.audit.described import Line
 from jaxft.audit.exposure import Exposure
 from jaxft.audit.slices import Slice
+from jaxft.audit.thresholds import Curve
 from jaxft.explain.explainer import Explained
+from jaxft.explain.page import Strong
 
 
 class Mistake(NamedTuple):
@@ -57,6 +61,10 @@ class Audit(NamedTuple):
       doubtful: rows of crossfit whose label is doubtful, the most doubtful first.
       notes: what could not be looked for, and why, a line each.
       exposures: of the canaries that were given.
+      data: what the rows are, beside those that were learned from.
+      curves: of several labels, how good each is by its threshold.
+      words: target -> the words that speak most for it, the strongest first, and those against it, the strongest last:
+        of rows that were drawn.
     """
 
     rows: int
@@ -71,6 +79,9 @@ class Audit(NamedTuple):
     doubtful: Sequence[Mapping[str, Any]]
     notes: Sequence[str]
     exposures: Sequence[Exposure] = ()
+    data: Sequence[Line] = ()
+    curves: Sequence[Curve] = ()
+    words: Mapping[str, Sequence[Strong]] = MappingProxyType({})
 
     def to_json(self) -> dict[str, Any]:
         """Returns the same as JSON values, without what is drawn."""
@@ -79,5 +90,8 @@ class Audit(NamedTuple):
             "slices": [one._asdict() for one in self.slices],
             "duplicates": [one._asdict() for one in self.duplicates],
             "exposures": [one._asdict() for one in self.exposures],
+            "data": [one._asdict() for one in self.data],
+            "curves": [one._asdict() for one in self.curves],
+            "words": {target: [one._asdict() for one in words] for target, words in self.words.items()},
         }
         return {name: value for name, value in found.items() if name != "diagrams"}

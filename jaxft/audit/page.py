@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxft.audit.duplicates import NEAR
 from jaxft.audit.found import Audit, Mistake
+from jaxft.audit.thresholds import GRID
 from jaxft.explain import page as explaining
 from jaxft.report import page, plots
 from jaxft.report.tables import ENDS, interval, number, spoken
@@ -30,8 +31,8 @@ def made(found: Audit, name: str, origin: str) -> str:
     Args:
       name, origin: what the model and the rows are called.
     """
-    sections = [*_metrics(found), *_sure(found), *_mistakes(found), *_slices(found), *_duplicates(found)]
-    sections += [*_doubtful(found), *_exposures(found)]
+    sections = [*_metrics(found), *_data(found), *_sure(found), *_thresholds(found), *_mistakes(found), *_words(found)]
+    sections += [*_slices(found), *_duplicates(found), *_doubtful(found), *_exposures(found)]
     body = "".join(f'<p class="sub">{escape(note)}</p>\n' for note in found.notes)
     return explaining.TEMPLATE.substitute(
         title=escape(f"Audit of {name.rsplit('/', 1)[-1]}"),
@@ -56,6 +57,36 @@ def _metrics(found: Audit) -> Iterator[tuple[str, str]]:
     yield "Metrics", page.table(("metric", "value", f"{100 * found.level:g}% interval"), metrics(found)) + _said(said)
 
 
+def _data(found: Audit) -> Iterator[tuple[str, str]]:
+    if not found.data:
+        return
+    rows = [[one.name, number(one.measured), "" if one.known is None else number(one.known)] for one in found.data]
+    yield "The rows", page.table(("", "measured", "learned from"), rows)
+
+
+def _thresholds(found: Audit) -> Iterator[tuple[str, str]]:
+    if not found.curves:
+        return
+    rows = [[one.label, *map(number, (one.threshold, one.f1, one.best, one.at))] for one in found.curves[:LISTED]]
+    head = ("label", "threshold", "F1", "best F1", "at")
+    said = (
+        "A label is given from its threshold on. That of the best F1 on these rows is no better choice: it fits them."
+    )
+    chosen = {one.label: (one.threshold, one.curve) for one in found.curves}
+    figure = image(plots.thresholds(GRID, chosen), "The mark is the threshold", "F1 of labels by threshold.", 660)
+    yield "Thresholds", page.table(head, rows) + _said(said) + f'<div class="plots">{figure}</div>'
+
+
+def _words(found: Audit) -> Iterator[tuple[str, str]]:
+    parts = [explaining.both_sides(target, words) for target, words in found.words.items()]
+    if parts:
+        said = (
+            "Mean of what a word adds to the logit of the answer (integrated gradients) over the rows, of those that "
+            "were drawn, which are answered so; and in how many places it stands."
+        )
+        yield "Strongest words of each answer", _said(said) + "".join(parts)
+
+
 def _sure(found: Audit) -> Iterator[tuple[str, str]]:
     names = {"log_loss": "log loss", "ece": "expected calibration error"}
     rows = [
@@ -74,12 +105,16 @@ def _figure(title: str, labels: np.ndarray, probabilities: np.ndarray) -> str:
     """A diagram within the page; empty where a probability is no number."""
     if (figure := plots.reliability(labels, probabilities)) is None:
         return ""
+    return image(figure, title, f"Reliability diagram with a histogram of confidence: {title}.")
+
+
+def image(figure: plots.Figure, title: str, alt: str, width: int = 400) -> str:
+    """Returns a figure within the page, so many pixels wide where there is room."""
     held = io.BytesIO()
     plots.save(figure, held, dpi=100)
-    image = base64.b64encode(held.getvalue()).decode()
-    alt = f"Reliability diagram with a histogram of confidence: {title}."
+    drawn = base64.b64encode(held.getvalue()).decode()
     return (
-        f'<figure><img src="data:image/png;base64,{image}" alt="{escape(alt)}" style="--width: 400px">'
+        f'<figure><img src="data:image/png;base64,{drawn}" alt="{escape(alt)}" style="--width: {width}px">'
         f"<figcaption>{escape(title)}</figcaption></figure>"
     )
 

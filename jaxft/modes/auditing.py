@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jaxft import config
-from jaxft.audit import card, page
+from jaxft.audit import card, described, page
 from jaxft.audit.exposure import exposures
 from jaxft.audit.findings import gathered
 from jaxft.audit.found import Audit
@@ -63,7 +63,11 @@ def audit(workdir: str, inputs: str = "", output: str = "", crossfit: str = "", 
 
     can = isinstance(table.options, config.SequenceClassification)
     found = gathered(table, labelled, outcome.loss, known, why if can else None, notes)
-    found = found._replace(doubtful=doubtful, exposures=exposed)
+    with predictor.tokenizer() as tokenizer:
+        unknown = tokenizer.unk_token_id
+    limits = predictor.experiment.data.max_length, -1 if unknown is None else unknown
+    data = described.lines(table.options, table.inputs, split, features, known, limits)
+    found = found._replace(doubtful=doubtful, exposures=exposed, data=data)
     values = written(found, file, workdir.rstrip("/"), split.origin)
     if run_in(workdir) and (there := card.of_run(workdir)):
         tell(there, card.section(found, split.origin))

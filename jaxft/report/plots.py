@@ -280,6 +280,26 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -
 
 
 @_style()
+def thresholds(grid: np.ndarray, curves: Mapping[str, tuple[float, Sequence[float]]]) -> Figure:
+    """F1 of each label by its threshold, with a mark where it is given from; at most `MOST_ROC` labels, the first.
+
+    Args:
+      grid: thresholds, ascending.
+      curves: name -> the threshold, and F1 at each of the grid.
+    """
+    shown, names = list(curves)[:MOST_ROC], list(curves)
+    few = f" (the first {MOST_ROC} of {len(names)} labels)" if len(shown) < len(names) else ""
+    figure, axes = _axes(f"F1 by threshold{few}", "threshold", "F1", (6.6, 4.0))
+    for n, (name, color) in enumerate(zip(shown, CYCLE, strict=False)):
+        threshold, curve = curves[name]
+        axes.plot(grid, curve, color=color, label=_label(names, n))
+        axes.plot([threshold], [np.interp(threshold, grid, curve)], "o", color=color, markersize=6)
+    axes.legend(title="label", alignment="left", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
+    return figure
+
+
+@_style()
 def predicted_against_true(labels: np.ndarray, scores: np.ndarray) -> Figure | None:
     """Scatter of `[n]` scores over `[n]` labels, at most `MOST_POINTS` of them; None without a finite score."""
     labels, scores = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
