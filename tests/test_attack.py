@@ -149,6 +149,8 @@ def test_sums_by_hand(found):
     assert f"Answers that changed ({len(flipped)} of {len(flipped)})" in page and "up to 2 words" in page
     change = flipped[0].changes[0]
     assert escape(f"{change.word} to {change.by} ({change.method})") in page and "Attack on a model" in page
+    text = escape(" | ".join(flipped[0].attacked.values()))
+    assert f'<td class="name">{text}</td>' in page, "texts are read from the left, and wrapped"
 
 
 def test_changes_are_of_words_by_their_methods(found):

@@ -128,8 +128,7 @@ def test_doubtful_rows_are_those_confidently_of_another_class(written):
 def test_the_page_has_the_most_doubtful_first(written):
     folder, found, probabilities = written
     page, doubtful = (folder / "index.html").read_text(), lines(folder, "doubtful.jsonl")
-    cells = re.findall(r"<td[^>]*>(.*?)</td>|<th[^>]*>(.*?)</th>", page)
-    flat = [one or other for one, other in cells]
+    flat = re.findall(r"<t[dh](?: [^>]*)?>(.*?)</t[dh]>", page)
     for row in doubtful:
         said = [row["where"], row["text"], row["given"], row["confidently"]]
         said += [number(row["self_confidence"]), number(row["normalized_margin"])]
@@ -142,6 +141,7 @@ def test_the_page_has_the_most_doubtful_first(written):
     assert f"{len(doubtful)} of 31 rows" in page and "doubtful labels of data[" in page.lower()
     assert flat[flat.index("accuracy") + 1] == number(float((probabilities.argmax(-1) == found.labels).mean()))
     assert "support/bad" not in page
+    assert page.count('<td class="name">') == 3 * len(doubtful), "texts and labels are read from the left"
 
 
 def test_a_column_that_has_the_name_of_a_part_is_shown_as_well(tmp_path):

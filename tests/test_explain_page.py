@@ -82,6 +82,18 @@ def test_numbers_that_add_up_fall_from_the_baseline_to_the_output():
     assert [("without any" in made) for made in rows.values()] == [True, True, True, False, False]
 
 
+def test_bars_go_from_the_middle_to_their_side():
+    made = page._bars([("a<", 1.0, 0.125), ("b", -0.5, 0.0), ("c", 0.0, 0.0)], 2.0)
+    found = re.findall(r'<span>([^<]*)</span><span class="bar"><i style="left:(.*?)%;width:(.*?)%;\S*--(\w+)\)', made)
+    assert found == [
+        ("a&lt;", "50.0", "25.0", "for"),
+        ("b", "37.5", "12.5", "against"),
+        ("c", "50.0", "0.0", "against"),
+    ]
+    assert "+1.000 ± 0.125" in made and "-0.500</span>" in made
+    assert "width:0.0%" in page._bars([("a", 0.0, 0.0)], 0.0)
+
+
 def test_the_page_needs_no_network():
     rows = [row([0.5, -0.25, 0.125])] * 3
     made = page.made(rows, Options("lime").check(), "model", "a.txt")

@@ -65,11 +65,8 @@ def made_page(rows: Sequence[Attacked], found: dict[str, Any], options: Options,
         for one in flipped[:SHOWN]
     ]
     about = f"{origin}: up to {options.words} words of a text changed by {', '.join(options.names)}"
-    return page.of_tables(
-        f"Attack on {name}",
-        about,
-        [
-            ("What is left", lines(found)),
-            (f"Answers that changed ({len(listed):,} of {len(flipped):,})", [heading, *listed]),
-        ],
+    changed = page.table(heading, listed, names=len(heading))
+    left = ("What is left", page.table((), lines(found)))
+    return page.of_sections(
+        f"Attack on {name}", about, [left, (f"Answers that changed ({len(listed):,} of {len(flipped):,})", changed)]
     )

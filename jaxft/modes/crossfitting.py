@@ -171,7 +171,7 @@ def _write(folder: Path, pool: Pool, probabilities: np.ndarray) -> dict[str, Any
         with opened(str(folder / name)) as out:
             out.writelines(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in chosen)
     title, about = f"Doubtful labels of {pool.split.origin}", f"{len(doubtful):,} of {len(labels):,} rows"
-    page.write_tables(folder / "index.html", title, about, _sections(pool, results, doubtful))
+    page.write_sections(folder / "index.html", title, about, _sections(pool, results, doubtful))
     with opened(str(folder / "crossfit.json")) as out:
         out.write(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     say(metrics_table({f"held_out/{name}": value for name, value in metrics.items()}, "held_out", names))
@@ -200,14 +200,11 @@ def _lines(pool: Pool, probabilities: np.ndarray, found: np.ndarray, margins: np
     ]
 
 
-def _sections(
-    pool: Pool, results: Mapping[str, Any], doubtful: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, list[list[str]]]]:
+def _sections(pool: Pool, results: Mapping[str, Any], doubtful: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """The tables of the page."""
     names, inputs = results["labels"], tables.build(pool.task).inputs
-    joint = [["given \\ confidently", *names]]
     counted = zip(names, results["confident_joint"], strict=True)
-    joint += [[name, *(f"{n:,}" for n in counts)] for name, counts in counted]
+    joint = [[name, *(f"{n:,}" for n in counts)] for name, counts in counted]
     heading = ["row", *inputs, "given", "confidently", "probability of the given", "margin"]
     listed = [
         [
@@ -223,7 +220,10 @@ def _sections(
     most = f"The most doubtful labels ({len(listed):,} of {len(doubtful):,}; all are in doubtful.jsonl)"
     metrics = [[name, number(value)] for name, value in results["metrics"].items() if "/" not in name]
     return [
-        ("Rows with each label that confidently are of each class", joint),
-        (most, [heading, *listed]),
-        ("Rows held out", metrics),
+        (
+            "Rows with each label that confidently are of each class",
+            page.table(["given \\ confidently", *names], joint),
+        ),
+        (most, page.table(heading, listed, names=len(heading) - 2)),
+        ("Rows held out", page.table((), metrics)),
     ]

@@ -153,7 +153,8 @@ def write(folder: Path, facts: dict[str, Any]) -> None:
     about = show.head(facts)
     try:
         (folder / "report").mkdir(parents=True, exist_ok=True)
-        page.write_tables(folder / "report" / "plan.html", about["plan"], about["verdict"], show.sections(facts))
+        sections = [(title, page.table((), rows)) for title, rows in show.sections(facts)]
+        page.write_sections(folder / "report" / "plan.html", about["plan"], about["verdict"], sections)
         temporary.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(temporary, folder / "plan.json")
     except OSError as error:

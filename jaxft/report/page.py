@@ -154,17 +154,10 @@ def write(
     return folder / "index.html"
 
 
-def write_tables(
-    file: Path, title: str, subtitle: str, sections: Sequence[tuple[str, Sequence[Sequence[str]]]]
-) -> None:
-    """Writes a page of titled tables, whole or not at all; the folder must exist."""
-    page = of_tables(title, subtitle, sections)
+def write_sections(file: Path, title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> None:
+    """Writes the page of `of_sections`, whole or not at all; the folder must exist."""
+    page = of_sections(title, subtitle, sections)
     _replace(file, lambda path: path.write_text(page, encoding="utf-8"))
-
-
-def of_tables(title: str, subtitle: str, sections: Sequence[tuple[str, Sequence[Sequence[str]]]]) -> str:
-    """Returns a page of titled tables."""
-    return of_sections(title, subtitle, [(name, table([], rows)) for name, rows in sections])
 
 
 def of_sections(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
