@@ -143,7 +143,8 @@ def test_thresholds_have_the_f1_of_scikit_learn():
     held, chances = one.features.examples["labels"] > 0, 1 / (1 + np.exp(-one.outputs["logits"]))
     assert [curve.label for curve in found] == list(NAMES)
     for n, curve in enumerate(found):
-        wanted = [f1_score(held[:, n], chances[:, n] >= at / 100, zero_division=0) for at in range(1, 100)]
+        zero: Any = {"zero_division": 0}
+        wanted = [f1_score(held[:, n], chances[:, n] >= at / 100, **zero) for at in range(1, 100)]
         np.testing.assert_allclose(curve.curve, wanted)
         assert (curve.threshold, curve.f1) == (0.5, pytest.approx(wanted[49]))
         assert (curve.best, curve.at) == (max(wanted), (np.argmax(wanted) + 1) / 100)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy import stats
 from sklearn.linear_model import Ridge
@@ -13,8 +14,9 @@ from support import ARCHITECTURES, FILES, TASKS, compose, once, random_params
 
 from jaxft import config, models
 from jaxft.data.features import Features
+from jaxft.data.sources import Split
 from jaxft.errors import UserError
-from jaxft.explain import agreement, faithfulness, gradients, lime, shapley, units
+from jaxft.explain import agreement, explainer, faithfulness, gradients, lime, shapley, units
 from jaxft.explain.options import Options
 from jaxft.explain.targets import Aim
 from jaxft.explain.units import Unit, phrase_ends
@@ -175,17 +177,22 @@ def test_a_hierarchy_is_cut_where_phrases_end():
     assert shapley.leaves(shapley.hierarchy([False] * 9)) == list(range(9))
 
 
+def spearman(one: np.ndarray, other: np.ndarray) -> float:
+    found: Any = stats.spearmanr(one, other)
+    return float(found.statistic)
+
+
 def test_ranks_are_correlated_as_scipy_has_it():
     rng = np.random.default_rng(0)
     one, other = rng.integers(0, 4, 12).astype(float), rng.normal(size=12)
-    assert agreement.correlation(one, other) == pytest.approx(stats.spearmanr(one, other)[0])
+    assert agreement.correlation(one, other) == pytest.approx(spearman(one, other))
     assert agreement.correlation(other, -other) == pytest.approx(-1)
     for few in (np.zeros(12), one[:2]):
         assert agreement.correlation(few, other[: len(few)]) is None
     scores = np.stack([one, other], axis=1)
     found = agreement.measured(scores, {"a": scores, "b": -scores[:, ::-1]})
     assert [part["a"] for part in found] == pytest.approx([1, 1])
-    assert found[0]["b"] == found[1]["b"] == pytest.approx(-stats.spearmanr(one, other)[0])
+    assert found[0]["b"] == found[1]["b"] == pytest.approx(-spearman(one, other))
 
 
 def test_which_orders_are_compared():
@@ -222,7 +229,17 @@ def test_faithfulness_is_that_of_its_definition():
         assert found[0]["sufficiency"]["normalized"] == (pytest.approx(1 - share) if nothing else None)
         alike = faithfulness.alike(scores, np.stack([values, values], axis=1), orders)
         assert [one[faithfulness.LEFT_OUT] for one in alike] == pytest.approx([1, -1])
-        ranks = [stats.spearmanr(-np.argsort(order), worth)[0] for order in orders[2:]]
+        ranks = [spearman(-np.argsort(order), worth) for order in orders[2:]]
         assert alike[0][faithfulness.CHANCE] == pytest.approx(np.mean(ranks))
     falls = faithfulness.measured(-np.stack([values, values], axis=1), orders, nothing=True)
     assert falls[0]["sufficiency"]["normalized"] is None, "it gains by losing all of them"
+
+
+def test_more_ways_than_partition_shap_takes_are_one_line():
+    many = [Unit("a", "text", 0, 1)] * 200
+    none = np.zeros(0, np.int32)
+    rows, options = [units.Reading(none, none, none, many, False)], Options("partition_shap").check()
+    said = r"r\.csv, row 1: its 200 words can be added in 102,400 ways; partition_shap takes 32,768 at most: take shap"
+    with pytest.raises(UserError, match=said):
+        explainer._check_sizes(rows, Split(pa.table({"text": ["a"]}), "r.csv"), options)
+    explainer._check_sizes([rows[0]._replace(units=many[:100])], Split(pa.table({"text": ["a"]}), "r.csv"), options)

@@ -216,7 +216,8 @@ def test_influence_on_words_is_the_plain_loop(kind, tiny_model, cache, tmp_path,
         rows = features.examples.get("row", np.arange(9))
         for n, row in enumerate(rows):
             own = slice(*features.offsets[n : n + 2])
-            chances = logarithms(model, *(features.tokens[name][own] for name in ("input_ids", "token_type_ids")), kind)
+            ids, types = (features.tokens[column][own] for column in ("input_ids", "token_type_ids"))
+            chances = logarithms(model, ids, types, kind)
             if kind == "tags":
                 labels = features.tokens["labels"][own]
                 there = np.flatnonzero(labels >= 0)
