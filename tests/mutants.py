@@ -36,6 +36,9 @@ SURVIVORS = ROOT / "tests" / "survivors.md"
 PLACES = (
     *("data/*.py", "tables/*.py", "metrics/*.py", "storage/*.py", "hub/*.py", "adapt/*.py", "tasks/*.py", "sure/*.py"),
     *("audit/*.py", "cli/*.py", "modes/*.py", "predict/*.py"),
+    *(f"explain/{name}.py" for name in ("ablation", "agreement", "counterfactual", "explainer", "faithfulness")),
+    *(f"explain/{name}.py" for name in ("inputs", "lime", "methods", "occlusion", "options", "page", "pairs")),
+    *(f"explain/{name}.py" for name in ("shapley", "targets", "units")),
     *(f"generate/{name}.py" for name in ("answers", "conversing", "options", "resuming", "rows")),
     *(f"generate/{name}.py" for name in ("settings", "writing")),
     *("train/loop.py", "train/checkpoint.py", "train/evaluate.py", "sharding.py", "batch.py", "trained.py"),
