@@ -78,7 +78,7 @@ th, td { padding: 0.32rem 0.7rem; text-align: right; border-bottom: 1px solid va
 th { color: var(--soft); font-weight: 500; }
 tbody tr:last-child > * { border-bottom: 0; }
 thead th { white-space: nowrap; }
-.name { text-align: left; overflow-wrap: break-word; max-width: 34rem; }
+.name { text-align: left; overflow-wrap: anywhere; min-width: 7rem; max-width: 34rem; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem;
   align-items: start; }
 figure { margin: 0; background: #ffffff; color: #4a5361; border: 1px solid var(--line); border-radius: 8px;
