@@ -25,6 +25,8 @@ from jaxft.report import page, plots, tables
 from jaxft.report.progress import Progress, duration
 from jaxft.report.tensorboard import TensorBoard
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 VALUES = {"loss": 0.5123, "learning_rate": 1.9e-5, "examples_per_second": 142.2, "real_tokens_per_second": 3312.0}
 
 
