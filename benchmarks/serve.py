@@ -5,6 +5,10 @@
 Clients keep their connections and send one text after the other, of a ragged number of words, over loopback. Without
 packing there is a text a row (`data.packing=off`, lengths in steps of 8). The two take turns, each in a server of its
 own. That without packing has many more shapes to compile, which takes minutes on two cores.
+
+    python benchmarks/serve.py --workdir=/tmp/jaxft-quickstart --requests=50000 --out=memory.json
+
+Whether the memory of a service grows: what the server holds after each tenth of so many requests.
 """
 
 import argparse
@@ -16,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,21 +50,27 @@ def start(run: Path, packing: str, folder: Path) -> tuple[subprocess.Popen, str]
     raise SystemExit((folder / "log").read_text())
 
 
-def measure(url: str, clients: int, seconds: float, words: int) -> dict[str, float]:
-    """Returns requests a second and their latencies, in milliseconds."""
-    end = time.monotonic() + seconds
+def asked(url: str, clients: int, words: int, seed: int, more: Callable[[int], bool]) -> np.ndarray:
+    """Returns the seconds of each request; a client goes on as long as `more`, of how many it has sent, says so."""
 
     def client(number: int) -> list[float]:
-        rng, found = np.random.default_rng(number), []
+        rng, found = np.random.default_rng([seed, number]), []
         with httpx.Client(timeout=120) as connection:
-            while (began := time.monotonic()) < end:
+            while more(len(found)):
                 text = " ".join(["word"] * int(rng.integers(1, words + 1)))
+                began = time.monotonic()
                 connection.post(f"{url}/v1/predict", json={"texts": [text]}).raise_for_status()
                 found.append(time.monotonic() - began)
         return found
 
     with ThreadPoolExecutor(clients) as pool:
-        times = np.concatenate(list(pool.map(client, range(clients)))) * 1e3
+        return np.concatenate(list(pool.map(client, range(clients))))
+
+
+def measure(url: str, clients: int, seconds: float, words: int) -> dict[str, float]:
+    """Returns requests a second and their latencies, in milliseconds."""
+    end = time.monotonic() + seconds
+    times = asked(url, clients, words, seed=0, more=lambda _: time.monotonic() < end) * 1e3
     return {
         "requests_per_second": len(times) / seconds,
         "p50_ms": float(np.percentile(times, 50)),
@@ -68,16 +79,41 @@ def measure(url: str, clients: int, seconds: float, words: int) -> dict[str, flo
     }
 
 
+def growth(run: Path, clients: int, requests: int, words: int) -> list[dict[str, float]]:
+    """Returns what a server holds in memory, in MB, before and after each tenth of so many requests."""
+    each, found = -(-requests // (10 * clients)), []
+    with tempfile.TemporaryDirectory() as folder:
+        server, url = start(run, "auto", Path(folder))
+        try:
+            for part in range(11):
+                if part:
+                    asked(url, clients, words, seed=part, more=lambda sent: sent < each)
+                status = Path(f"/proc/{server.pid}/status").read_text()
+                held = int(status.split("VmRSS:")[1].split()[0]) / 1024
+                found.append({"requests": part * each * clients, "memory_mb": held})
+                print(json.dumps(found[-1]), flush=True)
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait()
+    return found
+
+
 def main() -> None:
-    """Measures both, in turns, and writes what was found."""
+    """Measures both, in turns, or the memory of one, and writes what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="a finished run")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--words", type=int, default=100, help="of the longest text")
+    parser.add_argument("--requests", type=int, default=0, help="instead: so many requests, and the server's memory")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    if given.requests:
+        held = growth(given.workdir, given.clients, given.requests, given.words)
+        if given.out:
+            given.out.write_text(json.dumps(held, indent=1) + "\n")
+        return
     found: dict[str, list[dict[str, float]]] = {"auto": [], "off": []}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(given.rounds):
