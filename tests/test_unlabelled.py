@@ -69,7 +69,7 @@ def asked(folder: Path, *texts: str, **keys: Any) -> config.Experiment:
     assert MINILM
     e = options(MINILM)
     (folder / "texts.txt").write_text("\n".join(texts or TEXTS) + "\n")
-    e.data.unlabelled, e.objective.uda = str(folder / "texts.txt"), 1.0
+    e.data.test_examples, e.data.unlabelled, e.objective.uda = 3, str(folder / "texts.txt"), 1.0
     for name, value in keys.items():
         section, key = name.split("__")
         setattr(getattr(e, section), key, value)
@@ -83,10 +83,10 @@ def job_of(e: config.Experiment) -> Job:
 
 def test_texts_of_validation_and_test_are_left_out(tmp_path):
     """And those that occur in training stay: a run learns from their texts, not from their labels, once more."""
-    job = job_of(asked(tmp_path, data__test_examples=3))
+    job = job_of(asked(tmp_path))
     held = {name: split.table.column("text").to_pylist() for name, split in job.splits.items()}
     mixed = [held["validation"][0], *TEXTS, held["test"][0], held["train"][0]]
-    job = job_of(asked(tmp_path, *mixed, data__test_examples=3, data__augment_share=0.3))
+    job = job_of(asked(tmp_path, *mixed, data__augment_share=0.3))
     assert job.unlabelled and job.unlabelled.copies
     texts, copies = (part.table.column("text").to_pylist() for part in job.unlabelled.parts)
     assert texts == [*TEXTS, held["train"][0]]
@@ -97,7 +97,7 @@ def test_texts_of_validation_and_test_are_left_out(tmp_path):
     assert len(job.order.lengths) == count + 4 and job.together
     assert UNLABELLED not in job.features["validation"].examples
     with pytest.raises(UserError, match="all of its texts are in validation or test too; give others"):
-        job_of(asked(tmp_path, held["validation"][0], data__test_examples=3))
+        job_of(asked(tmp_path, held["validation"][0]))
 
 
 def test_what_cannot_be_read_is_said(tmp_path):
