@@ -147,6 +147,7 @@ def curve(
     composed = program.compose(experiment, model, case.task, steps, mesh=mesh)
     state = composed.init(jax.device_put(support.random_params(case.task, model, seed), composed.param_shardings))
     losses = []
+    features = support.told(features, composed.taught)
     feed = Feed(features, composed.targets, shapes, composed.batch_sharding, together=together)
     for _, batch in feed.train(order, 0, steps):
         state, metrics = composed.train_step(state, batch)

@@ -405,6 +405,16 @@ def with_unlabelled(features: Features, lengths: list[int], hf: Mapping[str, Any
     return unlabelled.joined(features, [texts, copies])
 
 
+def told(features: Features, taught: Mapping[str, Target]) -> Features:
+    """The same, with what a teacher says at random."""
+    rng, said = np.random.default_rng(7), {"example": {}, "token": {}}
+    sizes = {"example": len(features), "token": int(features.offsets[-1])}
+    for name, target in taught.items():
+        said[target.per][name] = rng.normal(size=(sizes[target.per], *target.size)).astype(np.float32)
+    examples, tokens = {**features.examples, **said["example"]}, {**features.tokens, **said["token"]}
+    return dataclasses.replace(features, examples=examples, tokens=tokens)
+
+
 def random_params(task: Task, model: Model, seed: int) -> Params:
     """Parameters of which none is left at zero or one, so that each of them matters."""
     rng = np.random.default_rng(seed)

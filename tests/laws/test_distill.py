@@ -10,7 +10,6 @@ import support
 
 from jaxft import config, models, objectives, program, tasks
 from jaxft.batch import IGNORED
-from jaxft.data.features import Features
 from jaxft.errors import UserError
 from jaxft.objectives.distill import PREFIX, distilled
 from jaxft.program import Program
@@ -30,23 +29,13 @@ def composed(case: support.Case, keys: dict) -> Program:
     return program.compose(experiment, MODEL, tasks.build(experiment.task), steps=10, parts=parts)
 
 
-def with_teacher(features: Features, of: Program) -> Features:
-    """The same, with what a teacher says at random."""
-    rng, said = np.random.default_rng(7), {"example": {}, "token": {}}
-    sizes = {"example": len(features), "token": int(features.offsets[-1])}
-    for name, target in of.taught.items():
-        said[target.per][name] = rng.normal(size=(sizes[target.per], *target.size)).astype(np.float32)
-    examples, tokens = {**features.examples, **said["example"]}, {**features.tokens, **said["token"]}
-    return dataclasses.replace(features, examples=examples, tokens=tokens)
-
-
 @pytest.mark.parametrize("name", support.once(TAUGHT, "single_label", "token"))
 def test_packed_is_padded_and_accumulated_is_whole(name: str):
     case = support.TASKS[name]
     of = composed(case, KEYS)
     assert of.taught.keys() == {f"{PREFIX}{output}" for output in case.task.outputs}
     features = support.random_features(np.random.default_rng(1), case, [3, 24, 9, 20, 5, 4], support.SMALL)
-    features = with_teacher(features, of)
+    features = support.told(features, of.taught)
     params = support.random_params(case.task, MODEL, seed=1)
 
     def gradients(of: Program, slots: int, rows: int = 0) -> dict:

@@ -11,7 +11,6 @@ import support
 
 from jaxft import config, models, program, tasks
 from jaxft.batch import BatchShape
-from jaxft.data.features import Features
 from jaxft.models import nn
 from jaxft.objectives import layers
 from jaxft.objectives.distill import PREFIX
@@ -35,13 +34,6 @@ def composed(case: support.Case, keys: dict[str, Any]) -> Program:
     return program.compose(experiment, MODEL, tasks.build(experiment.task), steps=10, parts=parts)
 
 
-def with_states(features: Features, of: Program) -> Features:
-    """The same, with states at random."""
-    rng, tokens = np.random.default_rng(7), int(features.offsets[-1])
-    said = {name: rng.normal(size=(tokens, *target.size)).astype(np.float32) for name, target in of.taught.items()}
-    return dataclasses.replace(features, tokens={**features.tokens, **said})
-
-
 # Attention of the same width as the student's, and so as few as 24 numbers cannot be.
 ALONE = {
     "hidden, attention": KEYS | {"objective.relations": 0.0, "objective.teacher_width": 0},
@@ -63,7 +55,7 @@ def test_packed_is_padded_and_accumulated_is_whole(name: str, task: str):
     of, params = composed(case, keys), support.random_params(case.task, MODEL, seed=1)
     assert (PATH in nn.flatten(of.state.trainable)) == (name == "projected")
     features = support.random_features(np.random.default_rng(1), case, [3, 24, 9, 20, 5, 4], support.SMALL)
-    features = with_states(features, of)
+    features = support.told(features, of.taught)
 
     def gradients(of: Program, slots: int, rows: int = 0) -> dict[str, Any]:
         host = support.lay_out(features, case.task, 24, slots, targets=of.targets)

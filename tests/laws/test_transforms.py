@@ -115,8 +115,14 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     },
 }
 
-UDA: dict[str, Any] = {"data.unlabelled": "texts", "objective.uda": 0.7, "objective.uda_confidence": 0.4}
-"""What else of it is tested is in test_uda.py."""
+TEACHER: dict[str, Any] = {"objective.teacher": ("of no run",)}
+
+ELSEWHERE: dict[str, dict[str, Any]] = {
+    "uda": {"data.unlabelled": "texts", "objective.uda": 0.7, "objective.uda_confidence": 0.4},
+    "distill": TEACHER | {"objective.distill": 0.4},
+    "hidden": TEACHER | {"objective.distill": 0.0, "objective.hidden": 0.5, "objective.teacher_hidden": 24},
+}
+"""Those whose batches have more; the other laws are in test_uda.py, test_distill.py and test_states.py."""
 
 MIXOUT: dict[str, Any] = {"adapt": "mixout", "mixout.rate": 0.4}
 
@@ -402,7 +408,7 @@ def test_a_run_exports_its_average(tiny_model, cache, tmp_path):
 @pytest.mark.matrix
 def test_a_mesh_changes_nothing():
     """Law 3: five steps on one device and on eight, with dropout."""
-    for name, runs in on_eight_devices("transforms", json.dumps(TRAINED | {"uda": UDA})).items():
+    for name, runs in on_eight_devices("transforms", json.dumps(TRAINED | ELSEWHERE)).items():
         alone = np.asarray(runs["1"])
         assert len(set(alone)) == 5
         np.testing.assert_allclose(runs["2 x 2 x 2"], alone, rtol=1e-5, err_msg=name)

@@ -44,10 +44,7 @@ def composed(keys: dict[str, Any], parts: Parts = program.DEFAULTS, case: suppor
 def examples(of: Program) -> Features:
     """Three with labels and three without, and what a teacher says of all at random."""
     labelled = support.random_features(np.random.default_rng(1), CASE, [3, 24, 9], HF)
-    found = support.with_unlabelled(labelled, [11, 5, 8], HF)
-    rng = np.random.default_rng(7)
-    said = {name: rng.normal(size=(len(found), *target.size)).astype(np.float32) for name, target in of.taught.items()}
-    return dataclasses.replace(found, examples={**found.examples, **said})
+    return support.told(support.with_unlabelled(labelled, [11, 5, 8], HF), of.taught)
 
 
 @pytest.mark.parametrize("name", support.once(CELLS, "uda, r_drop, teacher"))
