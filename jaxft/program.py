@@ -289,6 +289,7 @@ def _run(compute: config.Compute, mesh: Mesh, rules: Rules, spec: nn.Spec, model
         scan=compute.scan,
         reach=reach,
         constrain=sharding.constrain(mesh, rules),
+        shards=sharding.row_shards(mesh, rules),
     )
     if not compute.scan:
         return run

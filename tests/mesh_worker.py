@@ -36,7 +36,8 @@ from jaxft.data.batches import Feed
 from jaxft.data.order import Order
 from jaxft.kernels import tpu
 from jaxft.models import nn
-from jaxft.plan import mode
+from jaxft.plan import hlo, mode, reading
+from jaxft.tasks import causal_lm
 from jaxft.train.compiled import Compiled
 
 STEPS, BATCH, EXAMPLES = 20, 13, 57  # five batches an epoch, the last of 5; rows are filled up to multiples of 8 and 16
@@ -227,7 +228,24 @@ def facts() -> dict[str, Any]:
     for whole in (True, False):
         shapes = [x.shape for x in flat.values() if x.sharding.is_fully_replicated == whole]
         found["whole" if whole else "split"] = shapes
-    return found | {"kernel": kernel_error()}
+    return found | {"kernel": kernel_error(), "decoder": decoder_sums()}
+
+
+def decoder_sums() -> dict[str, int]:
+    """Bytes of all float32 arrays that a decoder's step sums over data-parallel devices, and of its parameters.
+
+    Words are scored in four blocks of each row.
+    """
+    hf = support.ARCHITECTURES["llama"] | {"vocab_size": 512, "tie_word_embeddings": False}
+    model, mesh, shape = models.build(hf), make_mesh(RUNS["8 data"][0]), BatchShape(24, 40, 3)
+    task = causal_lm.CausalLM(config.CausalLM(), scores=shape.rows // 8 * 512 * 10)
+    composed = program.compose(config.Experiment(task=task.options), model, task, STEPS, mesh=mesh)
+    step = composed.train_step.lower(composed.state, composed.abstract_batch(shape))  # pyright: ignore
+    sums = reading.collectives(hlo.parse(step.compile().as_text()), dict(mesh.shape))
+    return {
+        "summed": sum(one.bytes for one in sums if (one.kind, one.dtype) == ("all-reduce", "f32")),
+        "parameters": sum(4 * int(np.prod(x.shape)) for x in nn.flatten(composed.state.trainable).values()),
+    }
 
 
 def plan(model: str, cache: str) -> dict[str, Any]:
@@ -281,10 +299,10 @@ def declared_bytes(tree: Any) -> int:
     return int(sum(sizes))
 
 
-def collectives(hlo: str) -> list[tuple[str, list[int]]]:
+def collectives(text: str) -> list[tuple[str, list[int]]]:
     """Kind and dimensions of each array that crosses devices."""
     kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|ragged-all-to-all|collective-broadcast"
-    calls = re.findall(rf"= (\S.*?) ({kinds})(?:-start)?\(", hlo)
+    calls = re.findall(rf"= (\S.*?) ({kinds})(?:-start)?\(", text)
     return [
         (kind, [int(n) for n in dims.split(",") if n])
         for result, kind in calls

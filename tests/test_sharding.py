@@ -45,6 +45,12 @@ def test_one_device_needs_no_collectives(facts: dict[str, Any]):
     assert facts["1"]["collectives"] == []
 
 
+def test_the_gradient_of_words_is_summed_over_devices_once(facts: dict[str, Any]):
+    """However many blocks they are scored in."""
+    sums = facts["decoder"]
+    assert 1 <= sums["summed"] / sums["parameters"] < 1.01
+
+
 def test_each_device_computes_its_heads_by_the_kernel(facts: dict[str, Any]):
     assert facts["kernel"] < 1e-5
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,7 +23,10 @@ from jaxft.tasks.likelihood import block_size, likelihood, of_scores
 from jaxft.types import Array, Batch, Float, Int, Outputs, Params
 
 SCORES = 2**27
-"""Scores of words that exist at a time, at most, on all devices together: half a GiB of float32."""
+"""Scores of words that exist on a device at a time, at most: half a GiB of float32.
+
+Of far fewer it takes longer to read their table, and to add to its gradient, than to multiply by it.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +34,7 @@ class CausalLM(Task):
     """An example is a text or a piece of one, of which the first token is not guessed; or a conversation.
 
     Attributes:
-      scores: how many scores of words exist at a time, at most.
+      scores: how many scores of words exist on a device at a time, at most.
     """
 
     options: config.CausalLM | config.Chat
@@ -63,12 +67,15 @@ class CausalLM(Task):
         `counted` is 1 where a token is guessed: not the first one of an example, nor one without a label.
         """
         x, head, guessed = model.encode(params, batch, run), model.head("next"), following(batch)
-        size = block_size(*guessed.shape, words=model.facts.vocabulary, scores=self.scores)
+        rows, length = guessed.shape
+        shards = run.shards if rows % run.shards == 0 else 1
+        size = block_size(rows // shards, length, words=model.facts.vocabulary, scores=self.scores)
         places = {path.rpartition("/")[0] for path in (*nn.flatten(head.spec), *self.tied(model))}
         # Beside these parameters may stand what an adaptation has put there.
         beside = {path: one for path, one in nn.flatten(params).items() if path.rpartition("/")[0] in places}
         score = lambda scoring, x: head.apply(scoring, x, run)  # noqa: E731
-        return behind(*likelihood(score, nn.unflatten(beside), x, guessed, size), guessed)
+        copied = partial(_copied, shards=shards, words=model.facts.vocabulary, run=run)
+        return behind(*likelihood(score, nn.unflatten(beside), x, guessed, size, shards, copied), guessed)
 
     def padded(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
         """The scores of all words at each token."""
@@ -82,6 +89,12 @@ class CausalLM(Task):
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """-log probability, summed over the tokens that are guessed; and their number."""
         return -outputs["log_probs"].sum(), outputs["counted"].sum()
+
+
+def _copied(one: Array, shards: int, words: int, run: nn.Run) -> Array:
+    """Copies of a parameter, each on the devices of a part of the rows; words may be split over others."""
+    axes = tuple("vocab" if size == words else None for size in one.shape)
+    return run.constrain(jnp.broadcast_to(one, (shards, *one.shape)), ("rows", *axes))
 
 
 def following(batch: Batch) -> Int[Array, "rows length"]:

@@ -6,11 +6,15 @@ is guessed cost nothing: of a conversation, the half that the assistant does not
 Of a token's log probability, the gradient by its hidden state is the same whatever is computed from it later, up to a
 factor. So where the parameters that score do not learn, it is computed beside the log probability itself, and scores
 are computed once. Where they learn, scores are computed in the backward pass again.
+
+Each part of the rows, on devices of its own, then has a copy of the parameters: the gradients of all blocks are added
+to the copy's, and devices sum those once. Of parameters that all share, they would sum the gradient of each block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -32,6 +36,8 @@ def likelihood(
     x: Float[Array, "rows length width"],
     guessed: Int[Array, "rows length"],
     size: int,
+    shards: int = 1,
+    copied: Callable[[Array], Array] = lambda one: one[None],
 ) -> tuple[Float[Array, "rows length"], Float[Array, "rows length"]]:
     """Returns the log probability of each label, and 1 where it is the best guess; 0 where there is none.
 
@@ -39,12 +45,15 @@ def likelihood(
       params: those that `score` reads, and no others.
       guessed: the labels; `IGNORED`: none.
       size: how many places of each row are scored at a time.
+      shards: how many parts of equal size the rows are in.
+      copied: makes of a parameter as many copies, one after the other, each where a part of the rows is.
     """
     order = jnp.argsort(guessed == IGNORED, axis=1, stable=True)
     back, labels = jnp.argsort(order, axis=1), nn.pick(guessed, order)
 
     def again(params: Any, x: Array) -> tuple[Array, Array]:
-        each = lambda x, labels: of_scores(score(params, x), labels)  # noqa: E731
+        scored = in_parts(score, jax.tree.map(copied, params), shards) if shards > 1 else partial(score, params)
+        each = lambda x, labels: of_scores(scored(x), labels)  # noqa: E731
         log_probs, right = in_blocks(each, nn.pick(x, order), labels, size)
         return nn.pick(log_probs, back), nn.pick(right, back)
 
@@ -67,6 +76,16 @@ def likelihood(
     compute = jax.custom_jvp(again)
     compute.defjvp(derivative, symbolic_zeros=True)
     return compute(params, x)
+
+
+def in_parts(score: Score, copies: Any, shards: int) -> Callable[[Array], Array]:
+    """Returns `score` of so many parts of the rows, each by its own copy of the parameters."""
+
+    def scored(x: Float[Array, "rows places width"]) -> Float[Array, "rows places words"]:
+        found = jax.vmap(score)(copies, x.reshape(shards, -1, *x.shape[1:]))
+        return found.reshape(*x.shape[:2], -1)
+
+    return scored
 
 
 def _whole(tangent: Any) -> Any:

@@ -108,6 +108,7 @@ class Run:
       reach: tokens an example, at most; 0: as many as the model has positions. See `jaxft.models.nn.attend`.
       gather: makes the parameters of one layer whole, inside that loop; see `jaxft.sharding.gather`.
       constrain: places an activation by its logical axes; see `jaxft.sharding`.
+      shards: how many parts the rows of a batch are split into, each on devices of its own.
       tap: is told while the model is traced what each layer reads, "read", what is behind it, "hidden", and what its
         attention computes with, "query", "key" and "value", `[rows, length, numbers]`, from the lowest layer on; what
         it returns is computed with in its place. The layers are unrolled then, all of them at every position, and
@@ -125,6 +126,7 @@ class Run:
     reach: int = 0
     gather: Callable[[Params], Params] = lambda params: params
     constrain: Callable[[Array, tuple[str | None, ...]], Array] = lambda x, axes: x
+    shards: int = 1
     tap: Callable[[str, Array], Array] | None = None
 
     def fold(self, n: int | Int[Array, ""]) -> "Run":
