@@ -116,16 +116,18 @@ def written(
 def _begun(engine: CompiledEngine, prompt: Sequence[int], given: Given, options: Options, kept: Kept | None) -> State:
     """The state of an answer that has a token."""
     how, room = options.how, writing.room_of(options)
-    texts = [by_rows(engine, x) for x in (given.ids, given.lengths)]
     if kept is None:
         begin: Any = engine.function(decoding.begin, how, room)
-        return begin(engine.weights, *texts, by_rows(engine, given.keys), given.ends, given.numbers)
+        texts = (by_rows(engine, x) for x in (given.ids, given.lengths, given.keys))
+        return begin(engine.weights, *texts, given.ends, given.numbers)
     before = min(common(kept.tokens, prompt), len(prompt) - 1)
     rest, more = np.zeros((len(given.ids), writing.size(len(prompt) - before, FEW)), np.int32), len(prompt) - before
     rest[0, :more] = prompt[before:]
     virtual = engine.composed.adaptation.positions
     places = writing.size(virtual + before + rest.shape[1], LEAST) + room
     begin = engine.function(begin_after, how, room, places)
-    others = (by_rows(engine, x) for x in (rest, np.full(len(rest), more, np.int32), given.keys))
-    asked = Asked(*texts, *others, jnp.int32(before))
+    ids, lengths, following, counts, keys = (
+        by_rows(engine, x) for x in (given.ids, given.lengths, rest, np.full(len(rest), more, np.int32), given.keys)
+    )
+    asked = Asked(ids, lengths, following, counts, keys, jnp.int32(before))
     return begin(engine.weights, kept.cache, asked, given.ends, given.numbers)
