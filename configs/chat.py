@@ -23,8 +23,8 @@ Qwen3-0.6B by LoRA, and all of Llama-3.2-1B, on the eight chips of a v5e-8. Nobo
 says of a step of 32 rows of 2,048 tokens, of times a bound and no forecast (docs/plan.md):
 
                               needs a chip       step    tokens a day  utilization
-  Qwen3-0.6B, LoRA, data 8    9.01 of 15.75 GiB  0.88 s  6.4e9         23%
-  Llama-3.2-1B, fsdp 8        9.89 of 15.75 GiB  2.81 s  2.0e9         12%
+  Qwen3-0.6B, LoRA, data 8    7.13 of 15.75 GiB  0.46 s  12.4e9        46%
+  Llama-3.2-1B, fsdp 8        8.92 of 15.75 GiB  0.74 s  7.7e9         47%
 
 For one H100 (80 GB) leave `mesh` out. The planner compiles for GPUs that are attached alone: of the same step on one
 chip of v5p it says 32.9 and 67.5 GiB, 349 and 683 TFLOP, 4.4 and 4.1 TB to and from memory, by plain attention. At the
