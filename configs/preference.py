@@ -21,8 +21,8 @@ Qwen3-0.6B by LoRA, and all of Llama-3.2-1B, on the eight chips of a v5e-8. Nobo
 says of a step of 16 pairs, both answers of 2,048 tokens side by side, of times a bound and no forecast (docs/plan.md):
 
                               needs a chip        step    tokens a day  utilization
-  Qwen3-0.6B, LoRA, data 8    11.20 of 15.75 GiB  1.23 s  4.6e9         17%
-  Llama-3.2-1B, fsdp 8        13.95 of 15.75 GiB  3.22 s  1.8e9         11%
+  Qwen3-0.6B, LoRA, data 8    7.13 of 15.75 GiB   0.51 s  11.1e9        41%
+  Llama-3.2-1B, fsdp 8        9.48 of 15.75 GiB   0.77 s  7.4e9         45%
 
 For one H100 leave `mesh` out; that is not planned.
 

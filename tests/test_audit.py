@@ -119,8 +119,8 @@ def test_what_rows_are():
     features = Features(np.asarray([0, 5, 10, 14, 17]), {"input_ids": np.asarray([7, 1] + [8] * 15)}, {})
     found = described.lines(OPTIONS, ["text"], own, features, known, (5, 1))
     assert found == [
-        ("rows", 4, 2), ("characters, median", 5, 2), ("characters, 95% have fewer", pytest.approx(8.4), 2.9),
-        ("rows with the text of an earlier one", 1, 0), ("tokens, median", 4.5, None),
+        ("rows", 4, 2), ("characters, median", 5, 2), ("characters, 95% have fewer", 8, 3),
+        ("rows with the text of an earlier one", 1, 0), ("tokens, median", 4, None),
         ("share that fills the 5 tokens read at once", 0.5, None),
         ("share of tokens that the model does not know", pytest.approx(1 / 17), None),
         ("class bad", 2, 0), ("class good", 1, 1), ("class fair", 1, 1),

@@ -45,10 +45,10 @@ def lines(
     sizes = [_sizes(inputs, part) for part in both]
     found = [
         line("rows", *(part.table.num_rows for part in both)),
-        line("characters, median", *(float(np.median(each)) for each, _ in sizes)),
-        line("characters, 95% have fewer", *(float(np.quantile(each, 0.95)) for each, _ in sizes)),
+        line("characters, median", *(round(np.median(each)) for each, _ in sizes)),
+        line("characters, 95% have fewer", *(round(np.quantile(each, 0.95)) for each, _ in sizes)),
         line("rows with the text of an earlier one", *(again for _, again in sizes)),
-        Line("tokens, median", float(np.median(features.lengths)), None),
+        Line("tokens, median", round(np.median(features.lengths)), None),
         Line(f"share that fills the {full:,} tokens read at once", float((features.lengths >= full).mean()), None),
     ]
     if unknown >= 0:
