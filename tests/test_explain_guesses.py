@@ -126,7 +126,7 @@ def test_leave_one_out_of_a_guess_is_the_plain_loop(request, torch, kind):
 @pytest.mark.parametrize("kind", ["next", "mask"])
 def test_every_method_has_numbers_for_the_words_of_a_text(request, kind, method):
     predictor = request.getfixturevalue("following" if kind == "next" else "filling")
-    baseline = "pad" if kind == "next" and method in ("occlusion", "shap", "exact_shap") else ""
+    baseline = "pad" if kind == "next" and method in ("occlusion", "shap", "exact_shap", "partition_shap") else ""
     texts = PROMPTS if kind == "next" else HIDDEN
     how = {"baseline": baseline, "samples": 50 if method == "lime" else 0, "faithfulness": True}
     both = jaxft.explain(predictor, texts, method, "the,a" if kind == "next" else "day,night", **how)
