@@ -32,10 +32,11 @@ def plain(params: Any, x: jax.Array) -> jax.Array:
     return jnp.where(GUESSED == IGNORED, 0, found)
 
 
-@pytest.mark.parametrize("size", [11, 4, 1])
-def test_values_and_gradients_are_those_of_all_scores_together(size: int):
+@pytest.mark.parametrize(("size", "shards"), [(11, 1), (4, 1), (1, 1), (4, 3)])
+def test_values_and_gradients_are_those_of_all_scores_together(size: int, shards: int):
     """By hidden states alone, by the parameters that score alone, and by both; forward mode too."""
-    ours = lambda params, x: likelihood(score, params, x, GUESSED, size)  # noqa: E731
+    copied = lambda one: jnp.stack([one] * shards)  # noqa: E731
+    ours = lambda params, x: likelihood(score, params, x, GUESSED, size, shards, copied)  # noqa: E731
     log_probs, right = jax.jit(ours)(TABLE, X)
     np.testing.assert_allclose(log_probs, plain(TABLE, X), atol=1e-6)
     best = np.asarray(score(TABLE, X)).argmax(-1)
