@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from runs import experiment
 from safetensors.numpy import load_file, save_file
@@ -22,6 +23,8 @@ from jaxft.predict.predictor import Predictor
 from jaxft.serve.limits import Limits
 from jaxft.serve.models import open_all
 from jaxft.serve.service import Service
+
+INT8 = onnx.TensorProto.INT8
 
 TEXTS = ["what a lovely day in the café", "this is the worst phone I ever had", "ok"]
 
@@ -60,6 +63,14 @@ def test_int8_says_what_it_costs(run):
     assert sorted(file.name for file in files["int8"].parent.iterdir()) == [
         "int8.json", "model.onnx", "model_quantized.onnx",
     ]  # fmt: skip
+
+
+def test_no_processor_cuts_a_sum_of_two_products(run):
+    """Where products of uint8 and int8 are added in pairs as int16 (x86 with AVX2 alone)."""
+    graph = onnx.load(str(run / "export" / "onnx" / "model_quantized.onnx")).graph
+    weights = [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.data_type == INT8]
+    matrices = [weight.astype(int) for weight in weights if weight.ndim == 2]
+    assert len(matrices) > 12 and 60 <= max(np.abs(weight).max() for weight in matrices) <= (2**15 - 1) // (2 * 255)
 
 
 def test_each_engine_answers(run, tmp_path, capsys):
