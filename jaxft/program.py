@@ -214,9 +214,9 @@ def compose(
         part = parts.gradient(transforms.gradient(slope, numbers.strengths))
         return transforms.whole(accumulate(experiment.train.accumulate)(part), numbers.strengths)
 
-    schedule, transform = _optimizer(experiment.optimizer, parts, method, model)
+    begin, update_step = _update(experiment, parts, method, model)
     values = numbers.of(experiment.optimizer, steps, task.numbers, rates, objectives.strengths(experiment))
-    start = lambda params, values: init(*split(params), transform, values, experiment.seed)  # noqa: E731
+    start = lambda params, values: begin(*split(params), values)  # noqa: E731
     noisy = lambda key: dataclasses.replace(run, rates=values.dropout, key=key)  # noqa: E731
     dropped = lambda pair, inputs, key: dict(forward(computed(*pair), inputs, noisy(key)))  # noqa: E731
     given_up = () if experiment.compute.frozen != "float32" else 0  # what is of another size cannot be taken over
@@ -233,7 +233,7 @@ def compose(
         declared=everything,
         init=partial(jax.jit(start, out_shardings=places, donate_argnums=given_up), values=values),
         numbers=values,
-        **_jitted(step.make_gradient_step(gradient), step.make_update_step(transform, schedule), places, mesh, rules),
+        **_jitted(step.make_gradient_step(gradient), update_step, places, mesh, rules),
         eval_step=evaluated(step.make_eval_step(objective({}, {}), join)),
         outputs=evaluated(outputs),
         computed=computed,
@@ -296,12 +296,18 @@ def _run(compute: config.Compute, mesh: Mesh, rules: Rules, spec: nn.Spec, model
     return dataclasses.replace(run, gather=sharding.gather(spec, mesh, rules, below=model.facts.layers[-1]))
 
 
-def _optimizer(
-    options: config.Optimizer, parts: Parts, method: adapt.Adaptation, model: Model
-) -> tuple[optimizer.Schedule, optax.GradientTransformation]:
-    """The learning rate that is reported; the optimizer as the method has it, with an average of what it makes."""
+def _update(
+    experiment: config.Experiment, parts: Parts, method: adapt.Adaptation, model: Model
+) -> tuple[Callable[[Params, Params, Numbers], State], step.UpdateStep]:
+    """What makes the state before the first step, and the update: the optimizer as the method has it, its average."""
+    options = experiment.optimizer
     schedule = optimizer.make_schedule(options.schedule, options)
-    return schedule, objectives.optimizer(method.optimizer(parts.optimizer(options, schedule, model.depth)), options)
+    transform = method.optimizer(parts.optimizer(options, schedule, model.depth))
+
+    def begin(trainable: Params, frozen: Params, numbers: Numbers) -> State:
+        return objectives.begun(init(trainable, frozen, transform, numbers, experiment.seed), options)
+
+    return begin, objectives.update(step.make_update_step(transform, schedule), options)
 
 
 def _objective(

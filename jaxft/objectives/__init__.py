@@ -11,14 +11,12 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import optax
 
 from jaxft.batch import COPY, UNLABELLED, Target
 from jaxft.config import Experiment, Optimizer
 from jaxft.models import Model, nn
-from jaxft.objectives import layers
+from jaxft.objectives import average, layers
 from jaxft.objectives.adversarial import adversarial, movable
-from jaxft.objectives.average import Averaged, averaged, exponential, uniform
 from jaxft.objectives.checks import check, check_unlabelled, strengths
 from jaxft.objectives.distill import distilled, taught
 from jaxft.objectives.embeddings import Bits, Table
@@ -33,6 +31,8 @@ from jaxft.objectives.uda import counting, uda
 from jaxft.tasks import Task
 from jaxft.train.gradient import Gradient
 from jaxft.train.objective import Objective
+from jaxft.train.state import State
+from jaxft.train.step import UpdateStep
 from jaxft.types import Array, Params
 
 
@@ -118,28 +118,34 @@ def copied(experiment: Experiment) -> bool:
     return "uda" in strengths(experiment)
 
 
-def optimizer(inner: optax.GradientTransformation, options: Optimizer) -> optax.GradientTransformation:
-    """Returns the optimizer with the average that is asked for, if any."""
+def begun(state: State, options: Optimizer) -> State:
+    """Returns the state before the first step, with the average that is asked for, if any."""
+    return average.begun(state) if options.ema or options.swa else state
+
+
+def update(inner: UpdateStep, options: Optimizer) -> UpdateStep:
+    """Returns the update, with the average that is asked for, if any."""
     if options.ema or options.swa:
-        return averaged(inner, exponential if options.ema else uniform)
+        return average.averaged(inner, average.exponential if options.ema else average.uniform)
     return inner
 
 
 def evaluated(trainable: Params, opt_state: Any) -> Params:
     """Returns what is evaluated and exported of what learns: its average where the optimizer keeps one."""
-    return opt_state.mean if isinstance(opt_state, Averaged) else trainable
+    return opt_state.mean if isinstance(opt_state, average.Averaged) else trainable
 
 
 __all__ = [
     "Transforms",
+    "begun",
     "check",
     "check_unlabelled",
     "copied",
     "evaluated",
-    "optimizer",
     "passes",
     "projecting",
     "strengths",
     "taught",
     "unlabelled",
+    "update",
 ]

@@ -29,7 +29,8 @@ from jaxft.program import Program
 from jaxft.tasks import Task
 from jaxft.train import numbers, optimizer
 from jaxft.train.checkpoint import Checkpoints
-from jaxft.train.state import State
+from jaxft.train.state import State, init
+from jaxft.train.step import make_update_step
 from jaxft.types import Params
 
 CASE = support.TASKS["single_label"]
@@ -295,20 +296,22 @@ def test_resuming_is_exact(name: str, tmp_path):
 def test_an_average_is_the_equation(name: str):
     """By optax.ema, and the mean of what was visited; of a run of ten steps SWA takes the last three."""
     share = {"ema": average.exponential, "swa": average.uniform}[name]
-    transform = average.averaged(optax.sgd(0.1), share)
     values = numbers.of(config.Optimizer(), 10, strengths={"ema": 0.6, "swa": 0.3})
     params: Any = {"x": jnp.asarray([1.0, -2.0])}
-    state: Any = transform.init(params)
-    ema, visited, update = optax.ema(0.6, debias=True), [], jax.jit(transform.update)
+    sgd = optax.sgd(0.1)
+    update = jax.jit(average.averaged(make_update_step(sgd, lambda count, numbers: jnp.asarray(0.1)), share))
+    state = average.begun(init(params, {}, sgd, values, seed=0))
+    ema, visited = optax.ema(0.6, debias=True), []
     memory = ema.init(params)
     for step in range(10):
-        changes, state = update({"x": jnp.asarray([step, 1.0])}, state, params, numbers=values)
-        params = optax.apply_updates(params, changes)
-        visited.append(np.asarray(params["x"], np.float64))
+        left_out, _ = update(state, jnp.asarray(jnp.nan), {"x": jnp.asarray([jnp.nan, 1.0])})
+        assert bits_equal(left_out.opt_state, state.opt_state)
+        state, _ = update(state, jnp.asarray(1.0), {"x": jnp.asarray([step, 1.0])})
+        visited.append(np.asarray(state.trainable["x"], np.float64))
         wanted: Any
-        wanted, memory = ema.update(params, memory)
+        wanted, memory = ema.update(state.trainable, memory)
         last = np.mean(visited[max(min(step, 7), 0) :], axis=0)
-        np.testing.assert_allclose(state.mean["x"], wanted["x"] if name == "ema" else last, rtol=1e-5)
+        np.testing.assert_allclose(state.opt_state.mean["x"], wanted["x"] if name == "ema" else last, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", support.once(AVERAGES, "ema"))
