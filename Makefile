@@ -57,7 +57,8 @@ clean:
 	.venv/bin/python $(PIP) -e '.[test]'
 	@touch $@
 
-.venv/.lint: .venv/.run
+# After the other, as no two may install in one place.
+.venv/.lint: .venv/.test
 	.venv/bin/python $(PIP) -e '.[lint]'
 	@touch $@
 
