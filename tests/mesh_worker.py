@@ -87,13 +87,13 @@ CHOSEN = {
 }
 """The runs of the first task. Threefry takes long to compile."""
 
-OTHERS = {"off": MESHES, "hash": MESHES}
-"""The runs of tasks after the first, which differ in the head alone."""
+OTHERS = {"hash": tuple(MESHES)}
+"""The runs of tasks after the first, which differ in the head alone. Without dropout there is less to differ."""
 
-FEW = {"off": ("1", "2 x 2 x 2", "8 fsdp"), "hash": ("1", "2 x 2 x 2")}
+FEW = {"hash": ("1", "2 x 2 x 2", "8 fsdp")}
 """The runs of architectures after the first, which differ in what is laid out over the axes."""
 
-GROUPED = FEW | {"off": (*FEW["off"], *APART)}
+GROUPED = {"hash": (*FEW["hash"], *APART)}
 """The runs of decoders."""
 
 
@@ -161,11 +161,8 @@ def curves(name: str, architecture: str) -> dict[str, dict[str, list[float]]]:
     case, first = support.EVERY[name], name == next(iter(support.TASKS))
     hf = support.ARCHITECTURES[architecture]
 
-    # Of the others every kind of layer.
-    few = 2 if architecture in ("modernbert", "modernbert-decoder", "albert") else 1
-
     def layers(kind: str) -> dict[str, Any]:
-        return support.with_layers(hf, 2 if first and kind == "off" else few)
+        return support.with_layers(hf, 2) if first and kind == "off" else support.shallow(architecture)
 
     seed = 0 if hf is support.SMALL else sum(map(ord, architecture))
     one = GROUPED if architecture in support.DECODERS else FEW

@@ -193,6 +193,7 @@ DECODERS = [kind for kind, hf in ARCHITECTURES.items() if models.build(hf).facts
 """Architectures whose tokens see themselves and those before them alone."""
 
 _SHARED = ("xlm-roberta", "camembert", "new", "qwen2", "qwen3", "mistral", "smollm3")
+_TWO_KINDS = ("albert", "modernbert", "modernbert-decoder", "qwen2", "smollm3", "gemma3_text")
 FILES = [kind for kind in ARCHITECTURES if kind not in _SHARED]
 """Architectures to ask of what depends on the file: those that are left out differ from one in names and switches."""
 
@@ -212,6 +213,12 @@ def with_layers(hf: Mapping[str, Any], count: int) -> dict[str, Any]:
     groups = {"num_hidden_groups": 1} if "num_hidden_groups" in hf else {}
     kinds = {"layer_types": [*islice(cycle(hf["layer_types"]), count)]} if "layer_types" in hf else {}
     return {**hf, key: count, **groups, **kinds}
+
+
+def shallow(architecture: str, times: int = 1, more: int = 0) -> dict[str, Any]:
+    """The config.json of an architecture with so many layers of every kind, and so many more."""
+    kinds = 2 if architecture in _TWO_KINDS else 1
+    return with_layers(ARCHITECTURES[architecture], times * kinds + more)
 
 
 def random_config(rng: np.random.Generator, hidden_act: str, layers: int) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def test_masks_are_random_enough(generator: str):
 def test_a_loop_over_the_layers_changes_nothing(architecture: str):
     """Nor does recomputing them: loss and gradients, each layer with the masks that it has written out."""
     case = support.TASKS["single_label"]
-    hf = support.with_layers(support.ARCHITECTURES[architecture], 5)
+    hf = support.shallow(architecture, times=2, more=1)
     model = models.build(hf, dropout=RATE)
     features = support.random_features(np.random.default_rng(1), case, [3, 24, 9, 20], hf)
     params, host = support.random_params(case.task, model, seed=1), support.lay_out(features, case.task, 24)

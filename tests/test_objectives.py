@@ -306,7 +306,7 @@ def test_smoothness_is_the_equation(kind: str, steps: int):
     """Loss and gradient, by differences with d where it is; the first direction is the noise's."""
     case, radius, size, weight = support.TASKS["single_label"], 0.8, 0.5, 0.7
     batch, params = batch_of(case), start()
-    params["head"] = jnp.asarray(np.random.default_rng(4).normal(size=(WIDTH, 3)), jnp.float32)
+    params["head"] = jnp.asarray(np.random.default_rng(4).normal(scale=0.7, size=(WIDTH, 3)), jnp.float32)
     numbers = {"adversarial": weight, "adversarial_radius": radius, "adversarial_step": size}
     options = config.Objective(adversarial=kind, adversarial_steps=steps)
     made = smooth(options, {name: jnp.float32(x) for name, x in numbers.items()}, TABLE, case.task)(classified)

@@ -131,7 +131,7 @@ METHODS = ("freeze", "lora", "ia3", "adapter", "prompt")
 @pytest.mark.parametrize("kind", support.once(OTHERS, "modernbert"))
 def test_what_is_frozen_stays(kind: str):
     """Law 5, by method: a step leaves it bit for bit; what has learned can be merged where the method says so."""
-    case, hf = support.TASKS["single_label"], support.ARCHITECTURES[kind]
+    case, hf = support.TASKS["single_label"], support.shallow(kind)
     model = models.build(hf, dropout=0.0)
     features = support.random_features(np.random.default_rng(3), case, LENGTHS, hf)
     batch = support.arrays(support.lay_out(features, case.task, 20, 0))
@@ -157,7 +157,7 @@ def test_what_is_frozen_stays(kind: str):
 @pytest.mark.parametrize("kind", support.once(OTHERS))
 def test_resumed_is_whole(kind: str, tmp_path: Path):
     """Law 4, bit for bit, from a checkpoint between two steps; and law 7: all steps are one program."""
-    case, hf = support.TASKS["token"], support.ARCHITECTURES[kind]
+    case, hf = support.TASKS["token"], support.shallow(kind)
     case = case if support.has_head(kind, case) else support.TASKS["single_label"]
     features = support.random_features(np.random.default_rng(4), case, LENGTHS, hf)
     model = models.build(hf, dropout=0.2)
@@ -184,7 +184,7 @@ def test_it_is_planned_for_tpus(kind: str):
     """Of sizes that the chip likes; the state is what the parameters are, with their two moments."""
     pytest.importorskip("libtpu", reason=topology.MISSING)
     sizes = {"vocab_size": 512, "max_position_embeddings": 130}
-    facts = arithmetic.on_tpu(support.ARCHITECTURES[kind] | sizes, "v5e:4x4", 64, 128)
+    facts = arithmetic.on_tpu(support.shallow(kind) | sizes, "v5e:4x4", 64, 128)
     held = facts["memory"]
     assert held["fits"] and held["optimizer"] == pytest.approx(2 * held["parameters"], rel=0.01)
     assert {c["kind"] for c in facts["collectives"]} == {"all-reduce"}
