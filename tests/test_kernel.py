@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -126,19 +127,21 @@ def seeing_what_follows(query, key, value, see, drop):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_kernel_is_tried_before_it_is_used(dtype, monkeypatch):
-    def trial(attend: Callable, supports: Callable, dim: int, causal: bool = False) -> str:
-        return kernels.disagreement(attend, supports, dtype, heads=4, dim=dim, length=24, causal=causal)
+    def trial(kernel: Any, dim: int, causal: bool = False, attention: Callable | None = None) -> str:
+        changed: Any = SimpleNamespace(supports=kernel.supports, attention=attention or kernel.attention)
+        return kernels.disagreement(changed, dtype, heads=4, dim=dim, length=24, causal=causal)
 
-    assert trial(partial(tpu.attention, interpret=True), tpu.supports, 32) == ""
-    assert "differs from plain attention by" in trial(without_masks, tpu.supports, 32)
-    assert trial(partial(tpu.attention, interpret=True), tpu.supports, 32, causal=True) == ""
-    assert "differs from plain attention by" in trial(seeing_what_follows, tpu.supports, 32, causal=True)
-    assert trial(without_masks, tpu.supports, 36) == ""  # it will not be asked to
-    assert trial(without_masks, tpu_long.supports, 32) == ""
+    interpreted = partial(tpu.attention, interpret=True)
+    assert trial(tpu, 32, attention=interpreted) == ""
+    assert "differs from plain attention by" in trial(tpu, 32, attention=without_masks)
+    assert trial(tpu, 32, causal=True, attention=interpreted) == ""
+    assert "differs from plain attention by" in trial(tpu, 32, causal=True, attention=seeing_what_follows)
+    assert trial(tpu, 36, attention=without_masks) == ""  # it will not be asked to
+    assert trial(tpu_long, 32, attention=without_masks) == ""
     monkeypatch.setattr(tpu_long, "LONGEST", 16)
-    assert trial(partial(tpu_long.attention, interpret=True), tpu_long.supports, 32) == ""
-    assert "differs from plain attention by" in trial(without_masks, tpu_long.supports, 32)
-    assert (trial(cudnn.attention, cudnn.supports, 32) == "") == (dtype == jnp.float32)  # no CPU runs cuDNN
+    assert trial(tpu_long, 32, attention=partial(tpu_long.attention, interpret=True)) == ""
+    assert "differs from plain attention by" in trial(tpu_long, 32, attention=without_masks)
+    assert (trial(cudnn, 32) == "") == (dtype == jnp.float32)  # no CPU runs cuDNN
 
 
 @pytest.mark.parametrize(

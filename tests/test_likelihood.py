@@ -10,7 +10,7 @@ import pytest
 import support
 
 from jaxft.batch import IGNORED
-from jaxft.tasks.likelihood import block_size, in_blocks, likelihood, of_scores
+from jaxft.tasks.likelihood import Parts, block_size, in_blocks, likelihood, of_scores
 
 ROWS, LENGTH, WIDTH, WORDS = 3, 11, 4, 13
 RNG = np.random.default_rng(0)
@@ -35,8 +35,8 @@ def plain(params: Any, x: jax.Array) -> jax.Array:
 @pytest.mark.parametrize(("size", "shards"), [(11, 1), (4, 1), (1, 1), (4, 3)])
 def test_values_and_gradients_are_those_of_all_scores_together(size: int, shards: int):
     """By hidden states alone, by the parameters that score alone, and by both; forward mode too."""
-    copied = lambda one: jnp.stack([one] * shards)  # noqa: E731
-    ours = lambda params, x: likelihood(score, params, x, GUESSED, size, shards, copied)  # noqa: E731
+    parts = Parts(shards, lambda one: jnp.stack([one] * shards)) if shards > 1 else None
+    ours = lambda params, x: likelihood(score, params, x, GUESSED, size, parts)  # noqa: E731
     log_probs, right = jax.jit(ours)(TABLE, X)
     np.testing.assert_allclose(log_probs, plain(TABLE, X), atol=1e-6)
     best = np.asarray(score(TABLE, X)).argmax(-1)

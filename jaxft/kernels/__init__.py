@@ -2,8 +2,7 @@
 
 import importlib
 from collections.abc import Callable
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +14,31 @@ from jaxft.models import nn
 from jaxft.sharding import Rules
 from jaxft.types import Array
 
+
+class Kernel(Protocol):
+    """What a module of `KERNELS` has."""
+
+    def supports(
+        self, query: tuple[int, ...], length: int, dtype: Any, see: nn.See, drop: nn.PairDropout | None
+    ) -> bool:
+        """Tells whether `attention` computes queries of this shape and dtype, and rows of this length.
+
+        Args:
+          query: rows, queries, heads and their size, on one device.
+        """
+        ...
+
+    @property
+    def attention(self) -> Callable[..., Array]:
+        """As `jaxft.models.nn.attention`, of one device.
+
+        `among` are the number of its first head and of how many, which masks of dropout depend on.
+        """
+        ...
+
+
 KERNELS = {"tpu": ("jaxft.kernels.tpu", "jaxft.kernels.tpu_long"), "gpu": ("jaxft.kernels.cudnn",)}
-"""Platform -> modules with `attention`, as `jaxft.models.nn` has it, and `supports`; the first that does serves."""
+"""Platform -> modules, each a `Kernel`; the first that supports a shape serves."""
 
 TOLERANCE = 0.03
 """Relative distance from plain attention that a kernel may have: TPUs multiply in bfloat16, a wrong mask makes 0.5."""
@@ -51,23 +73,12 @@ def trial(compute: config.Compute, mesh: Mesh, heads: int, dim: int, length: int
       causal: as in `nn.See`.
     """
     dtype, length = nn.DTYPES[compute.dtype], min(length, TRIED)
-    found = (
-        disagreement(kernel.attention, kernel.supports, dtype, heads, dim, length, causal)
-        for kernel in _kernels(compute, mesh)
-    )
+    found = (disagreement(kernel, dtype, heads, dim, length, causal) for kernel in _kernels(compute, mesh))
     return next(filter(None, found), "")
 
 
-def disagreement(
-    attend: Callable[..., Array],
-    supports: Callable[..., bool],
-    dtype: Any,
-    heads: int,
-    dim: int,
-    length: int,
-    causal: bool = False,
-) -> str:
-    """How an attention differs from `jaxft.models.nn.attention`, on two examples a row; empty: not beyond rounding.
+def disagreement(kernel: Kernel, dtype: Any, heads: int, dim: int, length: int, causal: bool = False) -> str:
+    """How a kernel differs from `jaxft.models.nn.attention`, on two examples a row; empty: not beyond rounding.
 
     Of the heads as few are tried as it supports.
     """
@@ -78,7 +89,7 @@ def disagreement(
     dropped = nn.PairDropout(nn.Rate.of(0.1), jax.random.key(0), nn.hash_bits, at, positions, length)
     shapes = [(2, length, few, dim) for few in range(1, heads + 1) if heads % few == 0]
     cases = [(shape, drop) for drop in (dropped, None) for shape in shapes]
-    case = next((case for case in cases if supports(case[0], length, dtype, see, case[1])), None)
+    case = next((case for case in cases if kernel.supports(case[0], length, dtype, see, case[1])), None)
     if case is None:
         return ""  # a run will not use it for such shapes either
     shape, drop = case
@@ -92,7 +103,7 @@ def disagreement(
         return jax.device_get(jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(query, key, value))
 
     try:
-        found, plain = jax.tree.leaves(run(attend)), jax.tree.leaves(run(nn.attention))
+        found, plain = jax.tree.leaves(run(kernel.attention)), jax.tree.leaves(run(nn.attention))
     except Exception as error:  # whatever a compiler, a driver or a missing library says
         return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
     far = lambda a, b: np.linalg.norm(np.float32(a) - np.float32(b)) / np.linalg.norm(np.float32(b))  # noqa: E731
@@ -100,6 +111,6 @@ def disagreement(
     return "" if distance < TOLERANCE else f"it differs from plain attention by {distance:.2g}"
 
 
-def _kernels(compute: config.Compute, mesh: Mesh) -> list[ModuleType]:
+def _kernels(compute: config.Compute, mesh: Mesh) -> list[Kernel]:
     names = KERNELS.get(mesh.devices.flat[0].platform, ()) if compute.attention == "auto" else ()
-    return [importlib.import_module(name) for name in names]
+    return [cast(Kernel, importlib.import_module(name)) for name in names]

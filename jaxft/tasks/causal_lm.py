@@ -19,7 +19,7 @@ from jaxft import config
 from jaxft.batch import IGNORED, Target
 from jaxft.models import Model, nn
 from jaxft.tasks.base import Task
-from jaxft.tasks.likelihood import block_size, likelihood, of_scores
+from jaxft.tasks.likelihood import Parts, block_size, likelihood, of_scores
 from jaxft.types import Array, Batch, Float, Int, Outputs, Params
 
 SCORES = 2**27
@@ -75,7 +75,8 @@ class CausalLM(Task):
         beside = {path: one for path, one in nn.flatten(params).items() if path.rpartition("/")[0] in places}
         score = lambda scoring, x: head.apply(scoring, x, run)  # noqa: E731
         copied = partial(_copied, shards=shards, words=model.facts.vocabulary, run=run)
-        return behind(*likelihood(score, nn.unflatten(beside), x, guessed, size, shards, copied), guessed)
+        parts = Parts(shards, copied) if shards > 1 else None
+        return behind(*likelihood(score, nn.unflatten(beside), x, guessed, size, parts), guessed)
 
     def padded(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
         """The scores of all words at each token."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,14 +30,25 @@ Score = Callable[[Any, Float[Array, "rows places width"]], Float[Array, "rows pl
 """`(parameters, hidden states) -> scores of words`."""
 
 
+class Parts(NamedTuple):
+    """Parts of equal size that the rows of a batch are in, each on devices of its own.
+
+    Attributes:
+      count: of them.
+      copied: makes of a parameter as many copies, one after the other, each where a part of the rows is.
+    """
+
+    count: int
+    copied: Callable[[Array], Array]
+
+
 def likelihood(
     score: Score,
     params: Any,
     x: Float[Array, "rows length width"],
     guessed: Int[Array, "rows length"],
     size: int,
-    shards: int = 1,
-    copied: Callable[[Array], Array] = lambda one: one[None],
+    parts: Parts | None = None,
 ) -> tuple[Float[Array, "rows length"], Float[Array, "rows length"]]:
     """Returns the log probability of each label, and 1 where it is the best guess; 0 where there is none.
 
@@ -45,14 +56,13 @@ def likelihood(
       params: those that `score` reads, and no others.
       guessed: the labels; `IGNORED`: none.
       size: how many places of each row are scored at a time.
-      shards: how many parts of equal size the rows are in.
-      copied: makes of a parameter as many copies, one after the other, each where a part of the rows is.
+      parts: of the rows; None: they are all in one.
     """
     order = jnp.argsort(guessed == IGNORED, axis=1, stable=True)
     back, labels = jnp.argsort(order, axis=1), nn.pick(guessed, order)
 
     def again(params: Any, x: Array) -> tuple[Array, Array]:
-        scored = in_parts(score, jax.tree.map(copied, params), shards) if shards > 1 else partial(score, params)
+        scored = in_parts(score, params, parts) if parts else partial(score, params)
         each = lambda x, labels: of_scores(scored(x), labels)  # noqa: E731
         log_probs, right = in_blocks(each, nn.pick(x, order), labels, size)
         return nn.pick(log_probs, back), nn.pick(right, back)
@@ -78,11 +88,12 @@ def likelihood(
     return compute(params, x)
 
 
-def in_parts(score: Score, copies: Any, shards: int) -> Callable[[Array], Array]:
-    """Returns `score` of so many parts of the rows, each by its own copy of the parameters."""
+def in_parts(score: Score, params: Any, parts: Parts) -> Callable[[Array], Array]:
+    """Returns `score` of the parts of the rows, each by its own copy of the parameters."""
+    copies = jax.tree.map(parts.copied, params)
 
     def scored(x: Float[Array, "rows places width"]) -> Float[Array, "rows places words"]:
-        found = jax.vmap(score)(copies, x.reshape(shards, -1, *x.shape[1:]))
+        found = jax.vmap(score)(copies, x.reshape(parts.count, -1, *x.shape[1:]))
         return found.reshape(*x.shape[:2], -1)
 
     return scored
