@@ -34,6 +34,7 @@ from jaxft.predict.predictor import Predictor
 TRAINED, VALIDATED, TESTED, UNLABELLED = 480, 300, 1_000, 1_920
 BATCH, LENGTH = 24, 32
 STEPS = 2 * TRAINED // BATCH
+RATE = 2e-4  # so few steps learn little at the quickstart's
 MEMBERS, LAYERS = 5, 3
 A_CLASS, FEW_STEPS, SOME = 8, 80, 200
 SURE = 0.8
@@ -65,6 +66,7 @@ def experiment(group: Group, row: str, member: int = 0) -> config.Experiment:
     e.data = config.Data(source=str(group.split("train", of.part)), validation_fraction=0.0, max_length=LENGTH)
     e.data.packing, e.data.shapes = "off", 1  # so that all groups share a compiled step
     e.train = config.Train(batch_size=BATCH, steps=of.steps)
+    e.optimizer.learning_rate = RATE
     if of.start:
         e.model.path = str(group.folder / of.start)
     for key, value in of.keys.items():
@@ -172,7 +174,7 @@ ROWS: dict[str, Row] = {
     "plain": Row(members=MEMBERS, attacked=True),
     "plain, twice as long": Row(steps=2 * STEPS),
     "plain, four times as long": Row(steps=4 * STEPS),
-    "ema": Row({"optimizer.ema": 0.98}),
+    "ema": Row({"optimizer.ema": 0.9}),
     "r_drop": Row({"objective.r_drop": 1.0}),
     "freelb": Row({"objective.adversarial": "freelb"}, attacked=True),
     "fgm": Row({"objective.adversarial": "fgm"}, attacked=True),
