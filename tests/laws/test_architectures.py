@@ -139,7 +139,7 @@ def test_what_is_frozen_stays(kind: str):
     whole = support.compose(case.task, model)
     for method in METHODS if "key" in model.facts.parts else [m for m in METHODS if m != "ia3"]:
         keys: dict[str, Any] = support.ADAPTATIONS[method] | ({"freeze": config.Freeze()} if method == "freeze" else {})
-        composed = support.compose(case.task, model, optimizer=config.Optimizer(learning_rate=1e-2, warmup=0), **keys)
+        composed = support.compose(case.task, model, optimizer=config.Optimizer(learning_rate=1e-3, warmup=0), **keys)
         state = composed.init(support.copy(params))
         frozen = support.copy(state.frozen)
         after, metrics = composed.train_step(state, batch)
