@@ -87,13 +87,13 @@ CHOSEN = {
 }
 """The runs of the first task. Threefry takes long to compile."""
 
-OTHERS = {"hash": tuple(MESHES)}
-"""The runs of tasks after the first, which differ in the head alone. Without dropout there is less to differ."""
+OTHERS = {"off": ("1",), "hash": tuple(MESHES)}
+"""The runs of tasks after the first, which differ in the head alone. Without dropout one, to tell that it shows."""
 
-FEW = {"hash": ("1", "2 x 2 x 2", "8 fsdp")}
+FEW = {"off": ("1",), "hash": ("1", "2 x 2 x 2", "8 fsdp")}
 """The runs of architectures after the first, which differ in what is laid out over the axes."""
 
-GROUPED = {"hash": (*FEW["hash"], *APART)}
+GROUPED = FEW | {"hash": (*FEW["hash"], *APART)}
 """The runs of decoders."""
 
 

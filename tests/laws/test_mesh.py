@@ -14,7 +14,7 @@ CELLS += [("llama", "causal_lm"), ("llama", "preference")]
 
 @pytest.mark.parametrize(("architecture", "task"), support.once(CELLS, ("bert", "single_label")))
 def test_loss_curves_agree_on_all_meshes(architecture: str, task: str):
-    """20 steps on up to eight devices, dropout on (of the first also off), from batches laid out as suits each mesh."""
+    """20 steps on up to eight devices, dropout on, and off on one or more, from batches laid out as suits each mesh."""
     curves = on_eight_devices("curves", task, architecture)
     for dropout, runs in curves.items():
         alone = np.asarray(runs["1"])

@@ -60,13 +60,15 @@ def test_a_graph_and_a_program_give_the_same(kind: str, name: str, tmp_path: Pat
     onnx.checker.check_model(str(tmp_path / "onnx" / "model.onnx"), full_check=True)
     support.assert_close(support.by_example(runtime(batch), task, host, features), wanted, 1e-4)
 
-    # One question of three choices, or one text, at another length: another size of the same graph.
+    # Two questions of three choices each, or six texts; and the shortest alone: other sizes of the same graph.
     lead = (-1, 3) if name == "choices" else (-1,)
     given = {"attention_mask": np.asarray(batch["segment_ids"]), **batch}
-    inputs = {name: np.asarray(given[name], np.int32).reshape(*lead, max(LENGTHS))[:1] for name in answers.inputs}
-    part = {name: x[..., :7] for name, x in inputs.items()}
-    ran = runtime.run({name: x.astype(np.int64) for name, x in part.items()})
-    support.assert_close(ran, dict(stablehlo.program_of(answers).call(as_stored(params), part)), 1e-4)  # pyright: ignore
+    inputs = {name: np.asarray(given[name], np.int32).reshape(*lead, max(LENGTHS)) for name in answers.inputs}
+    program, weights = stablehlo.program_of(answers), as_stored(params)
+    for rows, length in ((2, max(LENGTHS)), (1, 7)):
+        part = {name: x[:rows, ..., :length] for name, x in inputs.items()}
+        ran = runtime.run({name: x.astype(np.int64) for name, x in part.items()})
+        support.assert_close(ran, dict(program.call(weights, part)), 1e-4)  # pyright: ignore
 
 
 @pytest.mark.parametrize(("window", "causal"), [(0, False), (2, False), (0, True), (2, True)])
