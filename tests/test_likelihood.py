@@ -1,6 +1,7 @@
 """Log probabilities of tokens whose scores of words never exist together: values, gradients, and what is computed."""
 
 import math
+import re
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 import support
 
 from jaxft.batch import IGNORED
+from jaxft.models.heads import word_scores
 from jaxft.tasks.likelihood import Parts, block_size, in_blocks, likelihood, of_scores
 
 ROWS, LENGTH, WIDTH, WORDS = 3, 11, 4, 13
@@ -122,3 +124,10 @@ def test_blocks_are_put_together_again(size):
     x, guessed = jnp.arange(42.0).reshape(2, 7, 3), jnp.arange(14).reshape(2, 7)
     sums, doubled = in_blocks(lambda x, guessed: (x.sum(-1), 2.0 * guessed), x, guessed, size)
     assert sums.tolist() == x.sum(-1).tolist() and doubled.tolist() == (2 * guessed).tolist()
+
+
+def test_of_one_place_a_row_the_table_is_the_left_side_of_the_product():
+    """XLA turns products and their transposes around; so it is its program that is read."""
+    x, table, bias = jnp.zeros((8, 1, 64)), jnp.zeros((1000, 64)), jnp.zeros(1000)
+    program = jax.jit(word_scores).lower(x, table, bias).compile().as_text()
+    assert re.findall(r"f32\[([0-9,]+)\]\S* dot\(", program) == ["1000,8"]

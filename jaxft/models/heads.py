@@ -114,11 +114,12 @@ def word_scores(
     """Computes x E^T + b for a table E of word embeddings, the products summed in float32.
 
     Of one place a row, as an answer is written, it is (E x^T)^T: XLA on CPU copies the right side of a product first,
-    which takes longer than the product where that is the table.
+    which takes longer than the product where that is the table. Without the barrier XLA makes x E^T of it again.
     """
     table = table.astype(x.dtype)
     if x.shape[1] == 1:
-        return jnp.einsum("ve,re->vr", table, x[:, 0], preferred_element_type=jnp.float32).T[:, None] + bias
+        scores = jnp.einsum("ve,re->vr", table, x[:, 0], preferred_element_type=jnp.float32)
+        return jax.lax.optimization_barrier(scores).T[:, None] + bias
     return jnp.einsum("rce,ve->rcv", x, table, preferred_element_type=jnp.float32) + bias
 
 
