@@ -168,6 +168,17 @@ def test_the_length_of_rows_suits_every_batch_of_few():
     assert found == [BatchShape(4, 32, 3)]
 
 
+@pytest.mark.parametrize("longest", [128, 512, 3_688, 8_192])
+def test_few_lengths_of_rows_are_tried_however_long_items_are(monkeypatch, longest):
+    """Each trial packs all batches: of a document's thousands of positions every 32nd would take minutes."""
+    tried, plain = set(), packing.pack
+    monkeypatch.setattr(packing, "pack", lambda lengths, length: tried.add(length) or plain(lengths, length))
+    batches = [np.full(8, longest - 5), np.full(8, longest // 3)]
+    (shape,) = plan(batches, longest=longest, packing=True, rows_multiple=1, count=1, cost=Cost(step_cost))
+    assert min(tried) == longest <= shape.length and max(tried) > 3.7 * longest
+    assert 12 <= len(tried) <= 49
+
+
 def test_a_batch_beyond_all_shapes_has_one_of_its_own():
     shapes = [BatchShape(4, 32, 6), BatchShape(8, 32, 6)]
     assert [fitting(shapes, rows, 30, parts=4).rows for rows in (1, 4, 5, 8, 9, 13)] == [4, 4, 8, 8, 12, 16]

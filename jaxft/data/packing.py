@@ -52,7 +52,7 @@ def pack(lengths: Sequence[int] | np.ndarray, length: int, slots: int = 0) -> Ro
     """
     lengths = np.asarray(lengths)
     row, slot, start = (np.zeros(len(lengths), np.int64) for _ in range(3))
-    free: list[list[int]] = [[] for _ in range(length + 1)]  # free[c]: rows with c positions left
+    free: dict[int, list[int]] = {}  # free[c]: rows with c positions left
     occupied = 0  # bit c is set where free[c] is not empty
     used: list[int] = []  # examples in each row
     for i in np.argsort(-lengths, kind="stable"):
@@ -69,7 +69,7 @@ def pack(lengths: Sequence[int] | np.ndarray, length: int, slots: int = 0) -> Ro
         row[i], slot[i], start[i] = r, used[r], length - room
         used[r] += 1
         if used[r] != slots and room > size:
-            free[room - size].append(r)
+            free.setdefault(room - size, []).append(r)
             occupied |= 1 << (room - size)
     return Rows(row, slot, start)
 
@@ -145,7 +145,8 @@ def plan(
         return total, [BatchShape(size, length, slots) for size in sizes]
 
     shortest = _up(longest, MULTIPLE)
-    lengths = {shortest, *(n for n in range(_up(shortest, 32), 4 * shortest, 32))}
+    apart = _up(max(shortest // 16, 1), 32)  # 48 lengths are tried at most, however long rows are
+    lengths = {shortest, *range(_up(shortest, 32), 4 * shortest, apart)}
     return shapes(min(lengths, key=lambda length: (shapes(length, sample)[0], length)), batches)[1]
 
 
