@@ -174,12 +174,16 @@ ROWS: dict[str, Row] = {
     "plain": Row(members=MEMBERS, attacked=True),
     "plain, twice as long": Row(steps=2 * STEPS),
     "plain, four times as long": Row(steps=4 * STEPS),
+    "plain, eight times as long": Row(steps=8 * STEPS, attacked=True),
     "ema": Row({"optimizer.ema": 0.9}),
     "r_drop": Row({"objective.r_drop": 1.0}),
     "freelb": Row({"objective.adversarial": "freelb"}, attacked=True),
     "fgm": Row({"objective.adversarial": "fgm"}, attacked=True),
     "fgm, radius 0.3": Row({"objective.adversarial": "fgm", "objective.adversarial_radius": 0.3}, attacked=True),
     "fgm, radius 0.1": Row({"objective.adversarial": "fgm", "objective.adversarial_radius": 0.1}, attacked=True),
+    "fgm, radius 0.5, eight times as long": Row(
+        {"objective.adversarial": "fgm", "objective.adversarial_radius": 0.5}, steps=8 * STEPS, attacked=True
+    ),
     "soup of five, greedy": Row(made=souped("greedy"), cost=MEMBERS),
     "soup of five, uniform": Row(made=souped("uniform"), cost=MEMBERS),
     "ensemble of five": Row(made=plain_runs, cost=MEMBERS),
