@@ -144,6 +144,10 @@ def teacher(group: Group) -> tuple[str, ...]:
     return (str(group.run("plain") / "export"),)
 
 
+def better_teacher(group: Group) -> tuple[str, ...]:
+    return (str(group.run("plain, twice as long") / "export"),)
+
+
 class Row(NamedTuple):
     """A row of the table: how it is made.
 
@@ -194,6 +198,7 @@ ROWS: dict[str, Row] = {
     "200 labels, uda": Row(UDA, part="some", steps=2 * STEPS, cost=3.0),
     "three layers": Row(**THREE),
     "three layers, distilled": Row(TAUGHT, **THREE),
+    "three layers, distilled, better teacher": Row(TAUGHT | {"objective.teacher": better_teacher}, **THREE),
     "three layers, distilled, unlabelled": Row(TAUGHT | {"data.unlabelled": unlabelled}, **THREE),
     "three layers, distilled, relations": Row(TAUGHT | {"objective.relations": 1.0}, **THREE),
     "start": Row({"optimizer.learning_rate": 0.0}, steps=1, start="", members=0),
