@@ -145,7 +145,7 @@ def plan(
         return total, [BatchShape(size, length, slots) for size in sizes]
 
     shortest = _up(longest, MULTIPLE)
-    apart = _up(max(shortest // 16, 1), 32)  # 48 lengths are tried at most, however long rows are
+    apart = _up(max(shortest // 16, 1), 32)  # beside the shortest 48 are tried at most, however long rows are
     lengths = {shortest, *range(_up(shortest, 32), 4 * shortest, apart)}
     return shapes(min(lengths, key=lambda length: (shapes(length, sample)[0], length)), batches)[1]
 
