@@ -12,14 +12,14 @@ run, with its peak of resident memory, and of each architecture how much faster 
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import machine
 
 from jaxft.storage import paths
 
@@ -92,11 +92,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="turns of each")
     parser.add_argument("--out", default="architectures.json")
     arguments = parser.parse_args()
-    found: dict[str, Any] = {
-        "machine": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "kinds": {},
-    }
+    found: dict[str, Any] = machine.described() | {"kinds": {}}
     for kind in arguments.kinds.split(","):
         one = measured(kind, arguments)
         found["kinds"][kind] = {"runs": one["runs"], "summary": one["summary"]}

@@ -5,7 +5,6 @@ jaxft runs twice a seed: first without any compiled program on disk, then with t
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -13,6 +12,8 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import machine
 
 FIRST, LATER = "jaxft, first run", "jaxft"
 
@@ -40,9 +41,8 @@ def in_turns(
             for name in names:
                 runs.append({"contestant": name, "seed": seed} | _one_run(name, seed, command(name, seed, cache)))
                 print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
-    machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     summary = summarize(runs, averages)
-    Path(out).write_text(json.dumps(machine | {"runs": runs, "summary": summary}, indent=2) + "\n")
+    Path(out).write_text(json.dumps(machine.described() | {"runs": runs, "summary": summary}, indent=2) + "\n")
     print(json.dumps(summary, indent=2))
 
 

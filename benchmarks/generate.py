@@ -12,14 +12,13 @@ checked: two scores may be as good as equal, so the share of answers that agree 
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import machine
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -109,7 +108,7 @@ def main() -> None:
     seconds = {name: float(np.median(of)) for name, of in times.items()}
     same = np.mean([one == other for one, other in zip(first["jaxft"], first["transformers"], strict=True)])
     result = {
-        "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}",
+        **machine.described(),
         "versions": {"jaxft": jaxft.__version__, "torch": torch.__version__},
         "model": options.model,
         "seconds": seconds,

@@ -12,13 +12,12 @@ and compiled for any size. All have the threads of the machine's cores.
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import machine
 import numpy as np
 import onnxruntime
 import torch
@@ -98,7 +97,7 @@ def main() -> None:
         del found[name.strip()]
     words = jaxft.Predictor.open(options.workdir).engine.model.facts.vocabulary
     result: dict[str, Any] = {
-        "machine": f"{os.cpu_count()} cores, {cpu()}",
+        **machine.described(),
         "versions": {"jaxft": jaxft.__version__, "onnxruntime": onnxruntime.__version__, "torch": torch.__version__},
     }
     print(f"{'ms':24}" + "".join(f"{name:>20}" for name in found))
@@ -109,13 +108,6 @@ def main() -> None:
         print(f"{case:24}" + "".join(f"{ms:20.1f}" for ms in result[case]["ms"].values()), flush=True)
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def cpu() -> str:
-    """The processor's name."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
   python run.py --config=configs/long_documents.py:reports.jsonl --workdir=/tmp/reports
 
 A document is cut into windows of `data.max_length` tokens that share `task.stride`; of each class the largest logit of
-all windows counts (`mean` for what is said all over a document). With a model that reads 8,192 tokens itself:
+all windows counts. `--config.task.windows=mean` is for what is said all over a document; with `attention` the model
+learns which windows count. With a model that reads 8,192 tokens itself:
 
   python run.py --config=configs/long_documents.py:reports.jsonl --workdir=/tmp/reports \\
       --config.model.path=answerdotai/ModernBERT-base --config.data.max_length=8192 --config.task.windows=

@@ -92,8 +92,8 @@ class SequenceClassification(Classification):
     windows: str = knob(
         "",
         "a text longer than data.max_length is read in overlapping windows, and each class (or the score) gets the "
-        "mean or the max of theirs; empty: it is cut",
-        choices=("", "mean", "max"),
+        "mean or the max of theirs, or a mean by weights that the head learns to give (attention); empty: it is cut",
+        choices=("", "mean", "max", "attention"),
         since="0.2.0",
     )
     stride: int = knob(32, "tokens that two windows of a text share", low=0, since="0.2.0")
@@ -246,6 +246,14 @@ class SentenceEmbedding(Task):
         choices=("mean", "cls", "last"),
     )
     scale: float = knob(20.0, "factor of cosines in the softmax, 1 / temperature", low=0)
+    windows: str = knob(
+        "",
+        "a text longer than data.max_length is read in overlapping windows, and its vector is the mean of theirs; "
+        "empty: it is cut",
+        choices=("", "mean"),
+        since="0.2.0",
+    )
+    stride: int = knob(32, "tokens that two windows of a text share", low=0, since="0.2.0")
 
 
 TASKS: dict[str, type[Task]] = {

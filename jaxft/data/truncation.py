@@ -9,9 +9,9 @@ from jaxft.errors import UserError
 
 def cuts(options: Task) -> bool:
     """Tells whether a task cuts what is too long; others have windows of it, or go on with the rest."""
-    if isinstance(options, SequenceClassification):
+    if isinstance(options, SequenceClassification | SentenceEmbedding):
         return not options.windows
-    return isinstance(options, Assistant | MultipleChoice | SentenceEmbedding)
+    return isinstance(options, Assistant | MultipleChoice)
 
 
 class Keeping:
@@ -52,7 +52,7 @@ def keeping(tokenizer: Any, options: Task, keep: str) -> Any:
     if isinstance(options, Assistant):
         raise UserError(f"config.data.truncate is {keep!r}, but conversations are cut at their end alone; unset it")
     if not cuts(options):
-        how = " in windows" if isinstance(options, SequenceClassification) else ""
+        how = " in windows" if getattr(options, "windows", "") else ""
         raise UserError(
             f"config.data.truncate is {keep!r}, but {type(options).__name__}{how} cuts no texts: it reads all of a "
             "long one; unset it"

@@ -33,7 +33,7 @@ def task_of(predictor: Predictor) -> targets.Options:
             "(both ends of the answer), SentenceEmbedding (the similarity of two texts), CausalLM (the next word) and "
             "MaskedLM (the word at [MASK])"
         )
-    if isinstance(options, config.SequenceClassification) and options.windows:
+    if isinstance(options, config.SequenceClassification | config.SentenceEmbedding) and options.windows:
         raise UserError(
             f"the model reads long texts in windows (config.task.windows={options.windows}), which cannot be explained "
             "yet; give it the passage that matters, by a run without windows"

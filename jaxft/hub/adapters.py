@@ -121,9 +121,8 @@ def meaning(directory: Path) -> Meaning | None:
 
 def named(meaning: Meaning) -> dict[str, Any]:
     """Returns the names of the outputs of an adapter's head as a config.json has them."""
-    labels = getattr(meaning.task, "labels", ())
-    architecture = tasks.build(meaning.task).hf_class
-    return {"architectures": [architecture], "id2label": {str(i): name for i, name in enumerate(labels)}}
+    task = tasks.build(meaning.task)
+    return {"architectures": [task.hf_class], "id2label": {str(i): name for i, name in enumerate(task.head_outputs)}}
 
 
 def published(experiment: config.Experiment, inputs: Sequence[str]) -> dict[str, str]:
@@ -137,8 +136,9 @@ def published(experiment: config.Experiment, inputs: Sequence[str]) -> dict[str,
         row = "{" + ", ".join(f'"{column}": "A text."' for column in inputs) + "}"
         opened = f'jaxft.Predictor.open({base}, adapter="path/to/this/directory")'
         return {"library": "jaxft", "usage": f"import jaxft\n\npredict = {opened}\nprint(predict([{row}]))"}
-    kind, labels = tasks.build(experiment.task).hf_class, getattr(experiment.task, "labels", ())
-    keys = f", num_labels={len(labels) or 1}" if kind in COUNTED else "" if kind else ", add_pooling_layer=False"
+    task = tasks.build(experiment.task)
+    kind, outputs = task.hf_class, len(task.head_outputs)
+    keys = f", num_labels={outputs}" if kind in COUNTED else "" if kind else ", add_pooling_layer=False"
     usage = f"""from peft import PeftModel
 from transformers import AutoModel{kind}
 

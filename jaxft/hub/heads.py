@@ -68,7 +68,7 @@ def fit_of(hf: Mapping[str, Any], composed: Program, wanted: str) -> Fit:
     """Returns how the head of a checkpoint, or of an adapter, fits the labels of a program's task; see `fit`."""
     flat, prefix = nn.flatten(composed.spec), composed.model.prefix
     beside = [path for path in flat if not path.startswith(f"{prefix}/")]
-    labels = getattr(composed.task.options, "labels", ())
+    labels = composed.task.head_outputs if getattr(composed.task.options, "labels", ()) else ()
     return fit(hf, composed.task.hf_class, labels, wanted, beside if wanted == "new" else _of_labels(composed))
 
 

@@ -60,7 +60,7 @@ def task_of(hf: Mapping[str, Any], directory: Path, task: config.Task | None = N
     if isinstance(task, config.SentenceEmbedding):
         return task
     if pooled:
-        return _embedding(directory)
+        return _embedding(hf, directory)
     raise UserError(
         f"{where}, which answers nothing by itself; give the folder of a run or the directory of a trained model "
         f"({', '.join(KINDS)})"
@@ -70,7 +70,8 @@ def task_of(hf: Mapping[str, Any], directory: Path, task: config.Task | None = N
 def _texts(hf: Mapping[str, Any], directory: Path) -> Options:
     names = _labels(hf, directory)
     problem = PROBLEMS.get(hf.get("problem_type") or "", "regression" if len(names) == 1 else "single_label")
-    cut = {"windows": found["combine"], "stride": found["stride"]} if (found := _windows(hf)) else {}
+    cut = _cut(hf)
+    names = names[:-1] if cut.get("windows") == "attention" else names  # the last one weighs windows
     return {"labels": () if problem == "regression" else names, "problem": problem} | cut
 
 
@@ -78,6 +79,11 @@ def _windows(hf: Mapping[str, Any]) -> Options:
     """How long texts are cut and put together again, as an export of jaxft says it; empty: they are not."""
     found = hf.get("windows")
     return found if isinstance(found, dict) and {"combine", "stride", "max_length"} <= found.keys() else {}
+
+
+def _cut(hf: Mapping[str, Any]) -> Options:
+    """The same as options of a task."""
+    return {"windows": found["combine"], "stride": found["stride"]} if (found := _windows(hf)) else {}
 
 
 def _words(hf: Mapping[str, Any], directory: Path) -> Options:
@@ -122,8 +128,8 @@ MODULES = ("Transformer", "Pooling", "Normalize")
 """Classes of sentence-transformers that are computed here."""
 
 
-def _embedding(directory: Path) -> config.SentenceEmbedding:
-    """What a directory of sentence-transformers says of its pooling."""
+def _embedding(hf: Mapping[str, Any], directory: Path) -> config.SentenceEmbedding:
+    """What a directory of sentence-transformers says of its pooling, and its config.json of windows."""
     listed = directory / "modules.json"
     for one in read_json_objects(listed) if listed.exists() else []:
         kind = str(one.get("type")).rpartition(".")[2]
@@ -140,4 +146,4 @@ def _embedding(directory: Path) -> config.SentenceEmbedding:
         raise UserError(
             f"{file}: pooling by {', '.join(sorted(modes)) or 'nothing'}; it must be one of {', '.join(known)}"
         )
-    return config.SentenceEmbedding(pooling=known[modes.pop()])
+    return config.SentenceEmbedding(pooling=known[modes.pop()], **_cut(hf))

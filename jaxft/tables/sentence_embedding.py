@@ -1,6 +1,6 @@
 """Texts that belong together, perhaps one that does not; or two and a score.
 
-An example is one text; the texts of a row of the table stay together.
+An example is one text, or a window of one; the texts of a row of the table stay together.
 """
 
 from __future__ import annotations
@@ -19,13 +19,24 @@ from jaxft.data.sources import Split, require_columns
 from jaxft.errors import UserError
 from jaxft.metrics import classification, retrieval
 from jaxft.models import Model
-from jaxft.tables import means
+from jaxft.tables import means, windows
 from jaxft.tables.base import Host, Published, Table
 
 USAGE = """from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("path/to/this/directory")
 print(model.encode(["A text."]))"""
+
+OF_WINDOWS = """import torch
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/directory")
+cut = dict(truncation=True, max_length={max_length}, stride={stride}, return_overflowing_tokens=True)
+windows = model.tokenizer("A long text.", **cut, padding=True, return_tensors="pt")
+windows.pop("overflow_to_sample_mapping")
+with torch.no_grad():
+    vectors = model(dict(windows))["sentence_embedding"]
+print(torch.nn.functional.normalize(vectors.mean(0), dim=0))  # of the text"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,27 +83,37 @@ class SentenceEmbedding(Table):
         names = self.options.texts if labelled else self.inputs
         columns = [split.table[name].to_pylist() for name in names]
         texts = [text for row in zip(*columns, strict=True) for text in row]
-        encoded = tokenizer(
-            texts, truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=True
-        )
-        found = {name: encoded[name] for name in ("input_ids", "token_type_ids")}
-        found["row"] = np.repeat(np.arange(split.table.num_rows), len(names))
-        if not self.options.score:  # texts of the same tokens have the same number
-            numbers = [zlib.crc32(np.asarray(ids, np.int32).tobytes()) for ids in found["input_ids"]]
-            found["twins"] = np.asarray(numbers, np.uint32).view(np.int32)
+        number = np.arange(len(texts))
+        if self.options.windows:
+            encodings, number = windows.encode(tokenizer, texts, max_length=max_length, stride=self.options.stride)
+            found = {"input_ids": [e.ids for e in encodings], "token_type_ids": [e.type_ids for e in encodings]}
+            found["text"] = number
+        else:
+            encoded = tokenizer(
+                texts, truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=True
+            )
+            found = {name: encoded[name] for name in ("input_ids", "token_type_ids")}
+        found["row"] = number // len(names)
+        if not self.options.score:
+            found["twins"] = _alike(found["input_ids"], number)
         elif labelled:
-            found["scores"] = np.repeat(np.asarray(split.table[self.options.score], np.float32), len(names))
+            found["scores"] = np.asarray(split.table[self.options.score], np.float32)[found["row"]]
         return found
+
+    def _of_texts(self, column: np.ndarray, features: Features) -> np.ndarray:
+        """Of each text what its first window has; all its windows have the same."""
+        return column[_first(features.examples["text"])] if self.options.windows else column
 
     def mean(self, several: Sequence[Host], features: Features) -> Host:
         return {"embeddings": means.of_vectors(np.stack([outputs["embeddings"] for outputs in several]))}
 
     def metrics(self, outputs: Host, features: Features, split: Split) -> dict[str, float]:
         size = len(self.options.texts)
-        vectors = outputs["embeddings"].reshape(-1, size, outputs["embeddings"].shape[-1])
+        vectors = self._of_texts(outputs["embeddings"], features)
+        vectors = vectors.reshape(-1, size, vectors.shape[-1])
         if self.options.score:
             cosines = (vectors[:, 0] * vectors[:, 1]).sum(-1)
-            return classification.regression(features.examples["scores"][::size], cosines)
+            return classification.regression(self._of_texts(features.examples["scores"], features)[::size], cosines)
         columns = [split.table[name].to_pylist() for name in self.options.texts]
         asked, query = retrieval.distinct(columns[0])
         places, entry = retrieval.distinct([text for row in zip(*columns[1:], strict=True) for text in row])
@@ -105,7 +126,8 @@ class SentenceEmbedding(Table):
 
     def predictions(self, outputs: Host, features: Features, split: Split) -> Iterator[dict[str, Any]]:
         """The vector of each text of the first column, of length 1."""
-        yield from ({"embedding": vector.tolist()} for vector in outputs["embeddings"].astype(np.float64))
+        vectors = self._of_texts(outputs["embeddings"], features).astype(np.float64)
+        yield from ({"embedding": vector.tolist()} for vector in vectors)
 
     def published(self, model: Model, max_length: int) -> Published:
         """Returns what makes the export a model of sentence-transformers."""
@@ -126,4 +148,20 @@ class SentenceEmbedding(Table):
             "1_Pooling/config.json": pooling,
             "2_Normalize/config.json": {},
         }
-        return Published("sentence-similarity", USAGE, files=files, library="sentence-transformers")
+        cut = {"max_length": max_length, "stride": self.options.stride}
+        usage = OF_WINDOWS.format(**cut) if self.options.windows else USAGE
+        settings = {"windows": {"combine": self.options.windows, **cut}} if self.options.windows else {}
+        return Published("sentence-similarity", usage, settings, files, "sentence-transformers")
+
+
+def _first(number: np.ndarray) -> np.ndarray:
+    """Where each number stands for the first time, of numbers that ascend."""
+    return np.flatnonzero(np.diff(number, prepend=-1))
+
+
+def _alike(ids: Sequence[Sequence[int]], number: np.ndarray) -> np.ndarray:
+    """Of each window, which is of text `number`, a number of its text that texts of the same tokens share."""
+    sums = [zlib.crc32(np.asarray(each, np.int32).tobytes()) for each in ids]
+    first = _first(number)
+    texts = [zlib.crc32(np.asarray(part, np.uint32).tobytes()) for part in np.split(np.asarray(sums), first[1:])]
+    return np.asarray(texts, np.uint32).view(np.int32)[np.cumsum(np.diff(number, prepend=-1) > 0) - 1]

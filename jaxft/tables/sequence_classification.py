@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxft import config
+from jaxft import config, tasks
 from jaxft.data.columns import with_text
 from jaxft.data.features import Features
 from jaxft.data.sources import Split, require_columns
@@ -39,10 +39,15 @@ cut = dict(truncation=True, max_length={max_length}, stride={stride}, return_ove
 windows = tokenizer("A long text.", **cut, padding=True, return_tensors="pt")
 windows.pop("overflow_to_sample_mapping")
 with torch.no_grad():
-    print(model(**windows).logits.{how})  # of the text"""
+    logits = model(**windows).logits
+print({how})  # of the text"""
 
-HOW = {"mean": "mean(0)", "max": "amax(0)"}
-"""How PyTorch calls what `config.task.windows` names."""
+HOW = {
+    "mean": "logits.mean(0)",
+    "max": "logits.amax(0)",
+    "attention": "logits[:, -1].softmax(0) @ logits[:, :-1]",
+}
+"""How PyTorch computes what `config.task.windows` names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,10 +241,9 @@ class SequenceClassification(Table):
         return {"labels": labels, "probabilities": self.probabilities(logits), "names": self.options.labels}
 
     def published(self, model: Model, max_length: int) -> Published:
-        names = self.options.labels or ("LABEL_0",)
         kinds = {"regression": "regression", "multi_label": "multi_label_classification"}
         kind = kinds.get(self.options.problem, "single_label_classification")
-        settings = {**named(names), "problem_type": kind}
+        settings = {**named(tasks.build(self.options).head_outputs), "problem_type": kind}
         if not self.options.windows:
             return Published("text-classification", USAGE, settings)
         cut = {"max_length": max_length, "stride": self.options.stride}

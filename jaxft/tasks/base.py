@@ -48,6 +48,11 @@ class Task(ABC):
     def outputs(self) -> Mapping[str, str]:
         """What `forward` returns, each "example" (`[rows, slots, ...]`) or "token" (`[rows, length, ...]`)."""
 
+    @property
+    def head_outputs(self) -> Sequence[str]:
+        """The names of the head's outputs in their order; none: they have no names."""
+        return getattr(self.options, "labels", ())
+
     @abstractmethod
     def param_spec(self, model: Model) -> nn.Spec:
         """Declares the parameters of body and head."""

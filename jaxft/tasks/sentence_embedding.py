@@ -17,15 +17,17 @@ import numpy as np
 from jaxft import config
 from jaxft.batch import Target
 from jaxft.models import Model, nn
-from jaxft.tasks import losses
+from jaxft.tasks import losses, windows
 from jaxft.tasks.base import Task
 from jaxft.tasks.together import groups
-from jaxft.types import Array, Batch, Int, Outputs, Params
+from jaxft.types import Array, Batch, Float, Int, Outputs, Params
 
 
 @dataclasses.dataclass(frozen=True)
 class SentenceEmbedding(Task):
-    """An example is one text; the texts of a row of the table stay together.
+    """An example is one text, or a window of one, which has the vector of its text.
+
+    The texts of a row of the table stay together.
 
     A text is no negative of its like: neither the positive's twins count, nor the positives of the anchor's twins.
     With `train.accumulate` a batch's parts are batches by themselves here: each sees its own negatives alone.
@@ -36,10 +38,16 @@ class SentenceEmbedding(Task):
     together: bool = True
 
     @property
+    def reads(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return ("text",) if self.options.windows else ()
+
+    @property
     def targets(self) -> Mapping[str, Target]:
-        return (
-            {"scores": Target("example", np.float32)} if self.options.score else {"twins": Target("example", np.int32)}
-        )
+        """`text` tells the texts apart that windows are of."""
+        several = {"text": Target("example", np.int32, -1)} if self.options.windows else {}
+        if self.options.score:
+            return {"scores": Target("example", np.float32), **several}
+        return {"twins": Target("example", np.int32), **several}
 
     @property
     def outputs(self) -> Mapping[str, str]:
@@ -49,10 +57,16 @@ class SentenceEmbedding(Task):
         return model.param_spec()
 
     def forward(self, params: Params, model: Model, batch: Batch, run: nn.Run) -> Outputs:
-        if self.options.pooling != "mean":
-            return {"embeddings": nn.unit(model.encode(params, batch, run, at=self._place(batch)))}
-        hidden = model.encode(params, batch, run)
-        return {"embeddings": nn.unit(nn.mean_pool(hidden, batch["segment_ids"], batch["starts"].shape[1]))}
+        if self.options.pooling == "mean":
+            hidden = model.encode(params, batch, run)
+            pooled = nn.mean_pool(hidden, batch["segment_ids"], batch["starts"].shape[1])
+        else:
+            pooled = model.encode(params, batch, run, at=self._place(batch))
+        return {"embeddings": self._of_texts(nn.unit(pooled), batch)}
+
+    def _of_texts(self, vectors: Float[Array, "rows slots dim"], batch: Mapping[str, Any]) -> Array:
+        """Of each window, in place of its own, the vector of its text: the mean of all windows' vectors."""
+        return nn.unit(windows.combined(vectors, batch["text"], "mean")) if self.options.windows else vectors
 
     def _place(self, batch: Batch) -> Int[Array, "rows slots"]:
         """Where the one token of each example stands that its vector is of."""
@@ -67,13 +81,18 @@ class SentenceEmbedding(Task):
         return {"last_hidden_state": hidden, "sentence_embedding": nn.unit(pooled).squeeze(1)}
 
     def unpadded(self, found: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
-        return {"embeddings": found["sentence_embedding"][:, None]}
+        if not self.options.windows:
+            return {"embeddings": found["sentence_embedding"][:, None]}
+        vectors = self._of_texts(jnp.asarray(found["sentence_embedding"])[None], {"text": jnp.asarray(batch["text"]).T})
+        return {"embeddings": vectors.swapaxes(0, 1)}
 
     def loss(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """Over the first texts of the rows of the table: the others are told apart by their slots."""
         size = len(self.options.texts)
-        grouped = lambda x: groups(x, size)  # noqa: E731
-        vectors, weights = grouped(outputs["embeddings"]), grouped(batch["weights"])[:, 0]
+        once = (lambda x: windows.of_texts(x, batch["text"])) if self.options.windows else lambda x: x
+        grouped = lambda x: groups(once(x), size)  # noqa: E731
+        counts = batch["weights"] * windows.is_first(batch["text"]) if self.options.windows else batch["weights"]
+        vectors, weights = grouped(outputs["embeddings"]), grouped(counts)[:, 0]
         if self.options.score:
             cosine = (vectors[:, 0] * vectors[:, 1]).sum(-1)
             return losses.squared_error(cosine, grouped(batch["scores"])[:, 0], weights)

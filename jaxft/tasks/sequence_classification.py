@@ -58,8 +58,14 @@ class SequenceClassification(Task):
     def param_spec(self, model: Model) -> nn.Spec:
         return model.param_spec(self._head(model))
 
+    @property
+    def head_outputs(self) -> tuple[str, ...]:
+        """Those of the labels, of a score LABEL_0 as Hugging Face has it; and behind them the weight of a window."""
+        weighs = (windows.WEIGHT,) if self.options.windows == "attention" else ()
+        return (*(self.labels or ("LABEL_0",)), *weighs)
+
     def _head(self, model: Model) -> Head:
-        head = model.head("text", outputs=max(len(self.labels), 1))
+        head = model.head("text", outputs=len(self.head_outputs))
         if self.options.mixup and head.pooling == "late":
             raise UserError(
                 f"config.task.mixup mixes what the head is applied to, one vector a text, but {model.cfg.hf_name} "
@@ -71,7 +77,7 @@ class SequenceClassification(Task):
         """In training with a contrastive loss also the `vectors` that the head is applied to, of windows their mean."""
         head = self._head(model)
         head = mixing.mixed(head, batch) if mixing.SHARE in batch else head
-        beside, count = self._says_vectors(run), max(len(self.labels), 1)
+        beside, count = self._says_vectors(run), len(self.head_outputs)
         found = model.of_examples(heads.beside(head) if beside else head, params, batch, run)
         logits, vectors = found[..., :count], {"vectors": found[..., count:]} if beside else {}
         if self.together:
