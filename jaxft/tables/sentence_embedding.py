@@ -86,8 +86,8 @@ class SentenceEmbedding(Table):
         number = np.arange(len(texts))
         if self.options.windows:
             encodings, number = windows.encode(tokenizer, texts, max_length=max_length, stride=self.options.stride)
-            found = {"input_ids": [e.ids for e in encodings], "token_type_ids": [e.type_ids for e in encodings]}
-            found["text"] = number
+            found: dict[str, Any] = {"input_ids": [e.ids for e in encodings], "text": number}
+            found["token_type_ids"] = [e.type_ids for e in encodings]
         else:
             encoded = tokenizer(
                 texts, truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=True
