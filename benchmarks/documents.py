@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--short", type=int, default=1280, help="short documents to train on")
     parser.add_argument("--short-epochs", type=float, default=4)
     parser.add_argument("--examples", type=int, default=160, help="documents to train on")
-    parser.add_argument("--epochs", type=float, default=1.5)
+    parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--rate", type=float, default=1e-4)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", default="documents.json")
