@@ -58,7 +58,7 @@ def task_of(hf: Mapping[str, Any], directory: Path, task: config.Task | None = N
                 raise UserError(f"{where}, the class of {kind.__name__}; task is a {type(task).__name__}")
             return dataclasses.replace(task or kind(), **known(hf, directory))
     if isinstance(task, config.SentenceEmbedding):
-        return task
+        return dataclasses.replace(task, **_cut(hf))
     if pooled:
         return _embedding(hf, directory)
     raise UserError(

@@ -164,4 +164,4 @@ def _alike(ids: Sequence[Sequence[int]], number: np.ndarray) -> np.ndarray:
     sums = [zlib.crc32(np.asarray(each, np.int32).tobytes()) for each in ids]
     first = _first(number)
     texts = [zlib.crc32(np.asarray(part, np.uint32).tobytes()) for part in np.split(np.asarray(sums), first[1:])]
-    return np.asarray(texts, np.uint32).view(np.int32)[np.cumsum(np.diff(number, prepend=-1) > 0) - 1]
+    return np.asarray(texts, np.uint32).view(np.int32)[number]
