@@ -259,6 +259,24 @@ def test_the_usage_of_an_export_gives_the_same_answers(torch, read_in_windows, c
         np.testing.assert_allclose(list(answer["probabilities"].values()), expected, atol=2e-3)
 
 
+def test_windows_of_texts_to_embed_know_their_row_and_text(tiny_model):
+    """Texts of the same tokens have the same number, however many windows they are; a score is that of the row."""
+    rows = pa.table({"anchor": [TEXTS[1], "good"], "positive": ["good", TEXTS[1]], "near": [0.5, -0.5]})
+    tokenizer = hub.load_tokenizer(tiny_model)
+
+    def found(**options):
+        table = tables.build(config.SentenceEmbedding(windows="mean", stride=2, **options))
+        return table.features(Split(rows, "pairs"), tokenizer, 10)
+
+    columns = found()
+    text, count = columns["text"].tolist(), columns["text"].tolist().count(0)
+    assert count >= 3 and text == [0] * count + [1, 2] + [3] * count
+    assert columns["row"].tolist() == [0] * (count + 1) + [1] * (count + 1)
+    long, short = columns["twins"][[0, count]]
+    assert columns["twins"].tolist() == [long] * count + [short] * 2 + [long] * count and long != short
+    assert found(score="near")["scores"].tolist() == [0.5] * (count + 1) + [-0.5] * (count + 1)
+
+
 def test_the_loss_of_vectors_sees_each_text_once():
     """Two rows of windows in slots that are filled as they come, beside the same texts, a vector each."""
     once, cut = (tasks.build(config.SentenceEmbedding(windows=how)) for how in ("", "mean"))
